@@ -1,0 +1,34 @@
+"""torch.optim's optimizers, re-derived so that a person can read them, to the same bits.
+
+Use it in place of ``torch.optim``::
+
+    import optimlab as optim
+
+    optimizer = optim.Adam(model.parameters(), lr=1e-3)
+
+Read it in this order: ``sgd.py``, ``adam.py`` and ``rmsprop.py`` (the rules), ``values.py`` (what a
+rule is applied to), ``program.py`` (a rule written down), ``execution.py`` (a rule carried out) and
+``optimizer.py`` (everything around it).
+"""
+
+from torch.optim import lr_scheduler, swa_utils
+
+from optimlab.adam import Adam, AdamW
+from optimlab.optimizer import Optimizer
+from optimlab.program import Instruction, Program
+from optimlab.rmsprop import RMSprop
+from optimlab.sgd import SGD
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Instruction",
+    "Optimizer",
+    "Program",
+    "RMSprop",
+    "lr_scheduler",
+    "swa_utils",
+]

@@ -1,0 +1,359 @@
+r"""Adam: momentum and a step size of its own for every weight, both corrected for their start.
+
+Adam (Kingma and Ba, 2015) keeps two running averages of each weight's gradient, its mean and
+its uncentered variance:
+
+.. math::
+    m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t, \qquad
+    v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2 .
+
+**Bias correction.** Both start at zero, and so lean towards zero: unrolled,
+:math:`m_t = (1 - \beta_1) \sum_{i \le t} \beta_1^{t-i} g_i`, whose weights add up to
+:math:`1 - \beta_1^t` instead of 1. Dividing by that sum makes them averages again:
+
+.. math::
+    \hat m_t = \frac{m_t}{1 - \beta_1^t}, \qquad \hat v_t = \frac{v_t}{1 - \beta_2^t}, \qquad
+    \theta_t = \theta_{t-1} - \gamma \frac{\hat m_t}{\sqrt{\hat v_t} + \epsilon} .
+
+At the first step :math:`\hat m_1 = g_1` and :math:`\hat v_1 = g_1^2`: every weight moves by
+:math:`\gamma`, whatever the size of its gradient.
+
+**Weight decay.** An L2 penalty adds :math:`\lambda \theta` to the gradient, where it is divided by
+:math:`\sqrt{\hat v_t}` like everything else: weights with large gradients decay less. AdamW
+(Loshchilov and Hutter, 2019) decouples it and shrinks the weights themselves,
+:math:`\theta \leftarrow (1 - \gamma \lambda) \theta`.
+
+**AMSGrad** (Reddi, Kale and Kumar, 2018) divides by the largest :math:`v` so far, so that steps
+do not grow again when large gradients are forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, final
+
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from optimlab.execution import Batch, Execution, FusedStep
+from optimlab.optimizer import Optimizer, ParamGroup, Step
+from optimlab.values import (
+    L,
+    T,
+    add_scaled,
+    as_real,
+    as_scalar,
+    beside,
+    divide_,
+    fused_kernel,
+    is_many,
+    maximum_,
+    wants_gradient,
+)
+
+
+class Adam(Optimizer):
+    r"""Adaptive moment estimation.
+
+    .. math::
+        g_t &\leftarrow \pm \nabla f(\theta_{t-1}) + \lambda \theta_{t-1} \\
+        m_t &\leftarrow m_{t-1} + (1 - \beta_1) (g_t - m_{t-1}) \\
+        v_t &\leftarrow \beta_2 v_{t-1} + (1 - \beta_2) g_t^2 \\
+        \theta_t &\leftarrow \theta_{t-1} - \frac{\gamma}{1 - \beta_1^t}
+            \frac{m_t}{\sqrt{v_t} / \sqrt{1 - \beta_2^t} + \epsilon}
+
+    Args:
+        params: parameters, ``(name, parameter)`` pairs, or dicts that define parameter groups.
+        lr: learning rate :math:`\gamma \ge 0`, about the size of each weight's step; a number or
+            a 1-element tensor.
+        betas: :math:`\beta_1, \beta_2 \in [0, 1)`, the shares of the running averages that each
+            step keeps; two floats or two 1-element tensors.
+        eps: :math:`\epsilon \ge 0`, added to the root; bounds the step where gradients vanish.
+        weight_decay: :math:`\lambda \ge 0`, an L2 penalty added to the gradient.
+        amsgrad: divide by the largest :math:`v_t` so far.
+        foreach: carry the rule out on lists of tensors; ``None`` chooses as torch does: lists on
+            CUDA, tensor by tensor on CPU.
+        maximize: ascend instead of descend (:math:`g_t` is negated).
+        capturable: keep step counts on the device, for CUDA graphs.
+        differentiable: let autograd differentiate through the step.
+        fused: hand the step to torch's fused kernel, whose bits are its own.
+        decoupled_weight_decay: decay the weights themselves, as :class:`AdamW` does.
+
+    State, each of the parameter's shape, dtype and strides, starting at zero:
+        step: how many steps were made; a float32 tensor without dimensions.
+        exp_avg: :math:`m_t`.
+        exp_avg_sq: :math:`v_t`.
+        max_exp_avg_sq: the largest :math:`v_t` so far, only with ``amsgrad``.
+
+    Raises:
+        ValueError: for a hyperparameter outside its range, betas of two kinds, tensors of more
+            than one element, or tensors with ``foreach`` but without ``capturable``.
+        RuntimeError: for ``fused`` together with ``foreach`` or ``differentiable``; in ``step``,
+            for sparse gradients.
+
+    Example:
+        >>> import torch, optimlab
+        >>> weight = torch.nn.Parameter(torch.ones(2))
+        >>> optimizer = optimlab.Adam([weight], lr=0.25, eps=0)
+        >>> (weight * torch.tensor([8.0, -0.5])).sum().backward()
+        >>> optimizer.step()
+        >>> weight.tolist()  # the first step is lr in size, whatever the gradient's
+        [0.75, 1.25]
+
+    Note:
+        The paper's more efficient form (end of section 2) folds the correction of :math:`v_t` into
+        the step size and adds :math:`\epsilon` to the uncorrected root; Keras does so. Here eps is
+        added to the corrected root, as in the paper's algorithm 1. ``amsgrad`` takes the maximum
+        before the bias correction.
+
+    Source:
+        Kingma and Ba, "Adam: a method for stochastic optimization" (2015), algorithm 1;
+        Loshchilov and Hutter, "Decoupled weight decay regularization" (2019), algorithm 2;
+        Reddi, Kale and Kumar, "On the convergence of Adam and beyond" (2018), algorithm 2.
+    """
+
+    sparse_gradients = "Adam does not support sparse gradients, please consider SparseAdam instead"
+    state_dict_defaults: ClassVar = {
+        "amsgrad": False,
+        "maximize": False,
+        "foreach": None,
+        "capturable": False,
+        "differentiable": False,
+        "decoupled_weight_decay": False,
+        "fused": None,
+    }
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        amsgrad: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        decoupled_weight_decay: bool = False,
+    ) -> None:
+        listed_by_number = bool(foreach) and not capturable
+        _check_tensor("lr", lr, listed_by_number)
+        if not 0.0 <= lr:
+            raise ValueError(f"Invalid learning rate: {lr}")
+        if not 0.0 <= eps:
+            raise ValueError(f"Invalid epsilon value: {eps}")
+        pair = betas[0], betas[1]
+        for i, beta in enumerate(pair):
+            if not 0.0 <= beta < 1.0:
+                raise ValueError(f"Invalid beta parameter at index {i}: {beta}")
+        if not 0.0 <= weight_decay:
+            raise ValueError(f"Invalid weight_decay value: {weight_decay}")
+        if not any(all(isinstance(beta, kind) for beta in pair) for kind in (float, Tensor)):
+            raise ValueError("betas must be either both floats or both Tensors")
+        for i, beta in enumerate(pair):
+            _check_tensor(f"betas[{i}]", beta, listed_by_number)
+        defaults = {
+            "lr": lr,
+            "betas": tuple(map(as_scalar, betas)),
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+            "maximize": maximize,
+            "foreach": foreach,
+            "capturable": capturable,
+            "differentiable": differentiable,
+            "fused": fused,
+            "decoupled_weight_decay": decoupled_weight_decay,
+        }
+        super().__init__(params, defaults)
+
+    def state_names(self, group: ParamGroup) -> tuple[str, ...]:
+        return ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if group["amsgrad"] else ()))
+
+    def update(
+        self, param: T, grad: T, state: dict[str, T], step: Step[T], group: ParamGroup
+    ) -> None:
+        lr, eps, weight_decay = as_scalar(group["lr"]), group["eps"], group["weight_decay"]
+        beta1, beta2 = map(as_scalar, group["betas"])
+        exp_avg, exp_avg_sq = state["exp_avg"], state["exp_avg_sq"]
+
+        if group["maximize"]:
+            grad = -grad
+        if weight_decay != 0:
+            if group["decoupled_weight_decay"]:
+                param.mul_(1 - lr * weight_decay)
+            else:
+                grad = add_scaled(grad, param, weight_decay)
+        param, grad = as_real(param), as_real(grad)
+
+        exp_avg.lerp_(grad, 1 - beside(beta1, param))
+        if group["differentiable"] and wants_gradient(beta2):
+            # addcmul has no derivative with respect to its value; lerp has one for its weight.
+            exp_avg_sq.lerp_(grad.square(), 1 - beta2)
+        else:
+            exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        second_moment = exp_avg_sq
+        if group["amsgrad"]:
+            second_moment = maximum_(state["max_exp_avg_sq"], exp_avg_sq)
+
+        # One formula, three roundings: torch spells it differently where the step count is a tensor
+        # whose value must not be read, and there once more for lists.
+        if isinstance(step, float):
+            step_size = lr / (1 - beta1**step)
+            bias_correction2 = 1 - beta2**step
+            denom = divide_(second_moment.sqrt(), bias_correction2**0.5).add_(eps)
+            param.addcdiv_(exp_avg, denom, value=-step_size)
+        elif is_many(param):
+            # Lists have no 1 - x and no lr / x, so the minus sign is carried through.
+            negative_step_size = (beta1**step).sub_(1).div_(lr).reciprocal_()
+            root = (beta2**step).sub_(1).neg_().sqrt_()
+            denom = second_moment.sqrt().div_(root).add_(eps).div_(negative_step_size)
+            param.addcdiv_(exp_avg, denom)
+        else:
+            # The step size goes into the denominator, because addcdiv takes no tensor as its value.
+            negative_step_size = -(lr / (1 - beta1**step))
+            root = (1 - beta2**step).sqrt()
+            scaled_root = second_moment.sqrt() / (root * negative_step_size)
+            denom = scaled_root.add_(eps / negative_step_size)
+            # The next step changes exp_avg in place; autograd needs what it was.
+            param.addcdiv_(exp_avg.clone() if group["differentiable"] else exp_avg, denom)
+
+    def fused_update(
+        self,
+        param: L,
+        grad: L,
+        state: dict[str, L],
+        step: L,
+        group: ParamGroup,
+        scaling: FusedStep,
+    ) -> None:
+        beta1, beta2 = map(as_scalar, group["betas"])
+        step.add_(1)
+        fused_kernel(
+            "_fused_adamw_" if group["decoupled_weight_decay"] else "_fused_adam_",
+            param,
+            grad,
+            state["exp_avg"],
+            state["exp_avg_sq"],
+            state.get("max_exp_avg_sq"),
+            step,
+            amsgrad=group["amsgrad"],
+            lr=beside(group["lr"], param),
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=group["maximize"],
+            grad_scale=scaling.grad_scale,
+            found_inf=scaling.found_inf,
+        )
+        if scaling.found_inf is not None:  # then the kernel changed nothing
+            step.sub_(scaling.found_inf)
+
+    def foreach_by_default(self, params: Sequence[Tensor], group: ParamGroup) -> bool:
+        lr_by_number = isinstance(group["lr"], Tensor) and not group["capturable"]
+        return super().foreach_by_default(params, group) and not lr_by_number
+
+    def check(self, batch: Batch) -> None:
+        """Refuse tensor hyperparameters on lists, and step counts that want a gradient.
+
+        Raises:
+            AssertionError: if lists of tensors are to be differentiated through.
+            RuntimeError: for a tensor ``lr`` on lists without ``capturable``, a step count that
+                requires a gradient, or ``fused`` with ``differentiable``.
+            ValueError: for tensor betas on lists without ``capturable``.
+        """
+        group = batch.group
+        if group["differentiable"]:
+            if batch.execution is Execution.FUSED and batch.members:
+                raise RuntimeError("Adam with fused=True does not support differentiable=True")
+            if any(m.step is not None and m.step.requires_grad for m in batch.members):
+                raise RuntimeError(
+                    "`requires_grad` is not supported for `step` in differentiable mode"
+                )
+        if batch.execution is Execution.TOGETHER and not group["capturable"] and batch.members:
+            if isinstance(group["lr"], Tensor):
+                raise RuntimeError(_NOT_ON_LISTS.format("lr"))
+            for name, beta in zip(("beta1", "beta2"), group["betas"], strict=True):
+                if isinstance(beta, Tensor):
+                    raise ValueError(_NOT_ON_LISTS.format(name))
+        super().check(batch)
+
+
+@final
+class AdamW(Adam):
+    r"""Adam with decoupled weight decay.
+
+    .. math::
+        \theta_t \leftarrow (1 - \gamma \lambda) \theta_{t-1} - \frac{\gamma}{1 - \beta_1^t}
+            \frac{m_t}{\sqrt{v_t} / \sqrt{1 - \beta_2^t} + \epsilon}
+
+    with :class:`Adam`'s :math:`m_t` and :math:`v_t` of the plain gradient. Arguments, state and
+    errors are those of :class:`Adam`, without ``decoupled_weight_decay``, which is always on.
+
+    Note:
+        The decay is proportional to the learning rate, and follows its schedule. The paper has a
+        schedule multiplier where this has the learning rate.
+
+    Example:
+        >>> import torch, optimlab
+        >>> weight = torch.nn.Parameter(torch.ones(1))
+        >>> optimizer = optimlab.AdamW([weight], lr=0.5, weight_decay=0.5)
+        >>> (0 * weight).sum().backward()
+        >>> optimizer.step()
+        >>> weight.tolist()  # the decay alone: 1 - 0.5 * 0.5
+        [0.75]
+
+    Source:
+        Loshchilov and Hutter, "Decoupled weight decay regularization" (2019), algorithm 2.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            foreach=foreach,
+            maximize=maximize,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
+            decoupled_weight_decay=True,
+        )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:  # whatever was saved, this class decouples
+            group["decoupled_weight_decay"] = True
+
+
+_NOT_ON_LISTS = "{} as a Tensor is not supported for capturable=False and foreach=True"
+
+
+def _check_tensor(name: str, value: Any, listed_by_number: bool) -> None:
+    """Check a hyperparameter that may be a tensor."""
+    if isinstance(value, Tensor):
+        if listed_by_number:
+            raise ValueError(_NOT_ON_LISTS.format(name))
+        if value.numel() != 1:
+            raise ValueError(f"Tensor {name} must be 1-element")

@@ -1,0 +1,576 @@
+"""The base of every optimizer: parameter groups, state, checkpoints and the one ``step``.
+
+What a subclass adds is its rule: :meth:`Optimizer.update`, and the names of the state it keeps.
+Hooks, profiling and the graph-capture check are those of :class:`torch.optim.Optimizer`, which
+this class extends. Everything that a program can observe is as in torch, with these decisions:
+
+* A step, ``add_param_group`` or ``load_state_dict`` that is refused leaves the optimizer as it was.
+  ``step`` checks every group before it changes any.
+* The dict given to ``add_param_group`` is copied, not completed in place: two optimizers built from
+  one dict do not share their learning rate.
+* ``load_state_dict`` copies every tensor: two optimizers never share momentum.
+* ``state_dict`` refers to the live tensors, as in torch, but its dicts are its own.
+* ``p.grad`` is only ever read. (torch's foreach Nesterov momentum overwrites it.)
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any, ClassVar, TypeAlias, overload
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT, required
+
+from optimlab import devices
+from optimlab.execution import Batch, Execution, FusedStep, Member, carry_out
+from optimlab.program import Program, Recorder, Symbol, with_formulas
+from optimlab.values import L, T
+
+ParamGroup: TypeAlias = dict[str, Any]
+StateDict: TypeAlias = dict[str, Any]
+Step: TypeAlias = float | T
+"""A step count: a number, or a tensor where its value must stay on the device or in autograd."""
+
+
+class Optimizer(torch.optim.Optimizer):
+    """Base class of optimizers whose update rule is written once.
+
+    A subclass defines :meth:`update` and :meth:`state_names`, passes its hyperparameters to
+    ``super().__init__`` as ``defaults``, and declares what differs from the usual:
+
+    Attributes:
+        counts_steps: whether each parameter has a state tensor ``step``.
+        complex_as_real: whether complex parameters are optimized as pairs of real numbers.
+        sparse_gradients: ``True``, or the message of the error that refuses them.
+        rule_makes_state: whether the rule itself makes the state at a parameter's first step;
+            otherwise state starts as zeros of the parameter's shape, dtype and strides.
+        step_device: where step counts live that need not be on the device; ``None`` for torch's
+            default device.
+        state_dict_defaults: hyperparameters that old checkpoints may lack, with their values.
+
+    Args:
+        params: parameters, ``(name, parameter)`` pairs, or dicts that define parameter groups.
+        defaults: the hyperparameters of groups that do not set their own.
+
+    Raises:
+        TypeError: if ``params`` is a tensor, or contains something that is not a tensor.
+        ValueError: if ``params`` is empty, a parameter is not a leaf, or is in two groups.
+        RuntimeError: if ``fused`` is combined with ``differentiable`` or ``foreach``.
+    """
+
+    counts_steps: ClassVar[bool] = True
+    complex_as_real: ClassVar[bool] = True
+    sparse_gradients: ClassVar[bool | str] = True
+    rule_makes_state: ClassVar[bool] = False
+    step_device: ClassVar[str | None] = "cpu"
+    state_dict_defaults: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
+        defaults.setdefault("differentiable", False)
+        super().__init__(params, defaults)
+        if defaults.get("fused"):
+            if defaults["differentiable"]:
+                raise RuntimeError("`fused` does not support `differentiable`")
+            if defaults.get("foreach"):
+                raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+            # torch.amp.GradScaler asks this, and then leaves unscaling to the kernel.
+            self._step_supports_amp_scaling = True
+
+    # The rule, which a subclass writes.
+
+    def update(
+        self, param: T, grad: T, state: dict[str, T], step: Step[T], group: ParamGroup
+    ) -> None:
+        """Change ``param`` and ``state`` by one step: the update rule.
+
+        Args:
+            param: the parameter, changed in place.
+            grad: its gradient, which must not be written to.
+            state: the tensors named by :meth:`state_names`, changed in place.
+            step: how many steps this one makes, counted from 1.
+            group: the hyperparameters.
+        """
+        raise NotImplementedError
+
+    def fused_update(
+        self,
+        param: L,
+        grad: L,
+        state: dict[str, L],
+        step: L,
+        group: ParamGroup,
+        scaling: FusedStep,
+    ) -> None:
+        """Hand the step to a fused kernel of torch; only for optimizers that have one."""
+        raise NotImplementedError
+
+    def state_names(self, group: ParamGroup) -> tuple[str, ...]:
+        """Return the names of the state tensors that the rule uses with these hyperparameters."""
+        return ()
+
+    def init_state(self, param: Tensor, group: ParamGroup) -> dict[str, Tensor]:
+        """Return the state of a parameter before its first step."""
+        return {
+            name: torch.zeros_like(param, memory_format=torch.preserve_format)
+            for name in self.state_names(group)
+        }
+
+    def init_step(self, param: Tensor, group: ParamGroup) -> Tensor:
+        """Return the step count of a parameter before its first step.
+
+        It lives on the CPU, because launching a kernel to count costs more than counting, unless
+        a captured graph or a fused kernel must count by itself.
+        """
+        on_device = group.get("capturable") or group.get("fused")
+        dtype = devices.step_dtype(fused=group.get("fused"))
+        return torch.zeros((), dtype=dtype, device=param.device if on_device else self.step_device)
+
+    def check(self, batch: Batch) -> None:
+        """Refuse, before anything has changed, what the rule cannot do with this batch.
+
+        Raises:
+            AssertionError: if lists of tensors are to be differentiated through.
+        """
+        if batch.execution is Execution.TOGETHER and batch.group["differentiable"]:
+            raise AssertionError("_foreach ops don't support autograd")
+
+    # One step.
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Perform one optimization step on every parameter that has a gradient.
+
+        Args:
+            closure: evaluates the model again and returns the loss.
+
+        Returns:
+            The closure's loss, or ``None``.
+        """
+        if "capturable" in self.defaults:
+            self._check_graph_capture()
+        loss = None
+        with torch.set_grad_enabled(self.defaults["differentiable"]):
+            if closure is not None:
+                with torch.enable_grad():
+                    loss = closure()
+            batches = [self._checked_batch(group) for group in self.param_groups]
+            for batch in batches:
+                self._complete_state(batch)
+            for batch in batches:
+                if batch.members:
+                    carry_out(self, batch)
+        return loss
+
+    def _check_graph_capture(self) -> None:
+        # torch 2.11 knows it by its old name.
+        check = getattr(self, "_accelerator_graph_capture_health_check", None)
+        (check or self._cuda_graph_capture_health_check)()
+
+    def _checked_batch(self, group: ParamGroup) -> Batch:
+        """Collect what takes part in a step; nothing is changed yet."""
+        names = self.state_names(group)
+        pairs = [(param, param.grad) for param in group["params"]]
+        members = [self._member(param, grad, names) for param, grad in pairs if grad is not None]
+        batch = Batch(group, names, members, self._execution(group, members))
+        self._check_batch(batch)
+        self.check(batch)
+        return batch
+
+    def _member(self, param: Tensor, grad: Tensor, names: tuple[str, ...]) -> Member:
+        if grad.is_sparse and self.sparse_gradients is not True:
+            raise RuntimeError(self.sparse_gradients)
+        held = self.state.get(param)
+        if self.rule_makes_state:
+            held = held or {}
+            return Member(param, grad, {n: held[n] for n in names if held.get(n) is not None})
+        if not held:
+            return Member(param, grad, {}, is_new=True)
+        step = held["step"] if self.counts_steps else None
+        return Member(param, grad, {name: held[name] for name in names}, step)
+
+    def _complete_state(self, batch: Batch) -> None:
+        """Make the state of parameters that take their first step."""
+        for member in batch.members:
+            if member.is_new:
+                held = self.state[member.param]
+                if not held:
+                    if self.counts_steps:
+                        held["step"] = self.init_step(member.param, batch.group)
+                    held.update(self.init_state(member.param, batch.group))
+                member.state = {name: held[name] for name in batch.names}
+                member.step = held.get("step")
+
+    def _execution(self, group: ParamGroup, members: Sequence[Member]) -> Execution:
+        foreach, fused = group.get("foreach"), group.get("fused")
+        if foreach is None and fused is None:
+            foreach = self.foreach_by_default([member.param for member in members], group)
+        if fused:
+            return Execution.FUSED
+        return Execution.TOGETHER if foreach else Execution.ONE_BY_ONE
+
+    def foreach_by_default(self, params: Sequence[Tensor], group: ParamGroup) -> bool:
+        """Tell what ``foreach=None`` means for these parameters, as torch decides it."""
+        return devices.foreach_by_default(params, differentiable=group["differentiable"])
+
+    def _check_batch(self, batch: Batch) -> None:
+        group, members = batch.group, batch.members
+        fused, listed = batch.execution is Execution.FUSED, batch.execution is Execution.TOGETHER
+        if self.counts_steps:
+            _check_steps(members)
+        if fused:
+            for member in members:
+                if member.is_new:
+                    devices.check_fused(member.param)
+        elif "fused" in group and (
+            getattr(self, "grad_scale", None) is not None
+            or getattr(self, "found_inf", None) is not None
+        ):
+            raise AssertionError("Expected grad_scale and found_inf to be None")
+        if group.get("capturable") and not fused:
+            devices.check_capturable(
+                ((m.param, m.param if m.step is None else m.step) for m in members), listed=listed
+            )
+
+    # Parameter groups.
+
+    @devices.outside_compile
+    def add_param_group(self, param_group: ParamGroup) -> None:
+        """Add a parameter group, such as the layers that fine-tuning unfreezes.
+
+        Args:
+            param_group: a dict with ``"params"`` (a parameter, or an ordered collection of
+                parameters or of ``(name, parameter)`` pairs) and any hyperparameters that differ
+                from the defaults. It is copied, not changed.
+
+        Raises:
+            TypeError: if the group is not a dict, its parameters come in a set, or one of them is
+                not a tensor.
+            ValueError: if a parameter is not a leaf tensor, is already in a group, or only some
+                parameters or groups have names.
+        """
+        if not isinstance(param_group, dict):
+            raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
+        params, names = _split_names(_as_list(param_group["params"]))
+        for param in params:
+            self._check_param(param)
+
+        group = {**param_group, "params": params}
+        if names:
+            group["param_names"] = names
+        for name, default in self.defaults.items():
+            if default is required and name not in group:
+                raise ValueError(
+                    "parameter group didn't specify a value of required optimization parameter "
+                    f"{name}"
+                )
+            group.setdefault(name, default)
+        self._check_unique(group)
+        self.param_groups.append(group)
+
+    def _check_param(self, param: Any) -> None:
+        if not isinstance(param, Tensor):
+            raise TypeError(
+                "optimizer can only optimize Tensors, "
+                "but one of the params is " + torch.typename(param)
+            )
+        if not self.defaults.get("differentiable") and not (param.is_leaf or param.retains_grad):
+            raise ValueError("can't optimize a non-leaf Tensor")
+
+    def _check_unique(self, group: ParamGroup) -> None:
+        params = set(group["params"])
+        if len(params) != len(group["params"]):
+            warnings.warn(
+                "optimizer contains a parameter group with duplicate parameters; "
+                "in future, this will cause an error; "
+                "see github.com/pytorch/pytorch/issues/40967 for more information",
+                stacklevel=4,
+            )
+        for other in self.param_groups:
+            if ("param_names" in group) != ("param_names" in other):
+                named = "with names" if "param_names" in group else "without names"
+                raise ValueError(
+                    "all optimizer param groups should be with/without names. "
+                    f"cannot add param group {named} to the optimizer"
+                )
+        if not params.isdisjoint(chain.from_iterable(g["params"] for g in self.param_groups)):
+            raise ValueError("some parameters appear in more than one parameter group")
+
+    @devices.outside_compile
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Reset the gradients of all parameters.
+
+        Args:
+            set_to_none: drop the gradients instead of filling them with zeros. A parameter whose
+                gradient is ``None`` is left out of the next step; one whose gradient is zero takes
+                part, and momentum and weight decay still move it.
+        """
+        if not hasattr(self, "_zero_grad_profile_name"):
+            self._patch_step_function()
+        with torch.autograd.profiler.record_function(self._zero_grad_profile_name):
+            params = list(chain.from_iterable(group["params"] for group in self.param_groups))
+            if set_to_none:
+                for param in params:
+                    param.grad = None
+            else:
+                listed = self.defaults.get("foreach") or self.defaults.get("fused")
+                _zero([p.grad for p in params if p.grad is not None], listed=bool(listed))
+
+    # Checkpoints.
+
+    @devices.outside_compile
+    def state_dict(self) -> StateDict:
+        """Return the optimizer as a dict that can be saved.
+
+        Parameters are replaced by indices, counted through all groups in order::
+
+            {
+                "state": {0: {"momentum_buffer": tensor(...)}, 1: ...},
+                "param_groups": [{"lr": 0.1, ..., "params": [0, 1]}, ...],
+            }
+
+        The tensors are the live ones: save or clone them before the next step.
+        """
+        for pre_hook in self._optimizer_state_dict_pre_hooks.values():
+            pre_hook(self)
+
+        index_of: dict[int, int] = {}
+        for i, param in enumerate(chain.from_iterable(g["params"] for g in self.param_groups)):
+            index_of.setdefault(id(param), i)
+        state_dict: StateDict = {
+            "state": {
+                index_of[id(key)] if isinstance(key, Tensor) else key: _dict_copy(value)
+                for key, value in self.state.items()
+            },
+            "param_groups": [
+                {
+                    **{key: value for key, value in group.items() if key != "params"},
+                    "params": [index_of[id(param)] for param in group["params"]],
+                }
+                for group in self.param_groups
+            ],
+        }
+
+        for post_hook in self._optimizer_state_dict_post_hooks.values():
+            replaced = post_hook(self, state_dict)
+            if replaced is not None:
+                state_dict = replaced
+        return state_dict
+
+    @devices.outside_compile
+    def load_state_dict(self, state_dict: StateDict) -> None:
+        """Continue from a saved optimizer: the mechanism behind resuming from a checkpoint.
+
+        Hyperparameters come from ``state_dict``, parameters stay this optimizer's own. Groups and
+        parameters are matched by position. Each state tensor is copied to its parameter's device
+        and, unless it is ``step``, dtype.
+
+        Args:
+            state_dict: what :meth:`state_dict` returned, of this class or torch's.
+
+        Raises:
+            ValueError: if the number of groups, or of parameters in a group, differs.
+            KeyError: if ``state_dict`` lacks an entry, for example SGD's state given to Adam.
+                Whatever is raised, the optimizer stays as it was.
+        """
+        state_dict = state_dict.copy()
+        for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
+            replaced = pre_hook(self, state_dict)
+            if replaced is not None:
+                state_dict = replaced
+
+        saved_groups = copy.deepcopy(state_dict["param_groups"])
+        param_of = self._match(saved_groups)
+        state: defaultdict[Any, Any] = defaultdict(dict)
+        for index, value in state_dict["state"].items():
+            param = param_of.get(index)
+            group = _group_of(index, state_dict["param_groups"])
+            state[index if param is None else param] = _copied(value, param, group)
+        for group, saved in zip(self.param_groups, saved_groups, strict=True):
+            saved["params"] = group["params"]
+            if "param_names" in group:
+                saved.setdefault("param_names", group["param_names"])
+
+        before = self.state, self.param_groups
+        try:
+            self.__setstate__({"state": state, "param_groups": saved_groups})
+            for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+                post_hook(self)
+        except BaseException:
+            self.state, self.param_groups = before
+            raise
+
+    def _match(self, saved_groups: Sequence[Mapping[str, Any]]) -> dict[Any, Tensor]:
+        """Pair saved indices with parameters by their position."""
+        if len(self.param_groups) != len(saved_groups):
+            raise ValueError("loaded state dict has a different number of parameter groups")
+        pairs = list(zip(saved_groups, self.param_groups, strict=True))
+        if any(len(saved["params"]) != len(group["params"]) for saved, group in pairs):
+            raise ValueError(
+                "loaded state dict contains a parameter group "
+                "that doesn't match the size of optimizer's group"
+            )
+        return {
+            index: param
+            for saved, group in pairs
+            for index, param in zip(saved["params"], group["params"], strict=True)
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for name, value in self.state_dict_defaults.items():
+                group.setdefault(name, value)
+            if self.counts_steps:
+                for param in group["params"]:
+                    self._step_to_tensor(param, group)
+
+    def _step_to_tensor(self, param: Tensor, group: ParamGroup) -> None:
+        """Turn the plain number that old checkpoints have as ``step`` into a tensor."""
+        held = self.state.get(param)
+        if held and not isinstance(held["step"], Tensor):
+            held["step"] = torch.tensor(
+                float(held["step"]),
+                dtype=devices.step_dtype(fused=group.get("fused")),
+                device=param.device if group.get("capturable") or group.get("fused") else None,
+            )
+
+    # Reading the rule.
+
+    def program(self, group: int | ParamGroup = 0, *, step: int | None = None) -> Program:
+        """Record what a step does to each parameter of a group, as a list of instructions.
+
+        Args:
+            group: a parameter group, or its index.
+            step: which step to record, counted from 1; by default the next one.
+
+        Returns:
+            Program: print it to read it, :meth:`~optimlab.Program.run` it to carry it out.
+
+        Example:
+            >>> import torch, optimlab
+            >>> optimizer = optimlab.SGD([torch.zeros(2)], lr=0.1, momentum=0.9)
+            >>> print(optimizer.program(step=2))
+            SGD, step 2, for-loop: param, grad, momentum_buffer
+                momentum_buffer.mul_(0.9)                # momentum
+                momentum_buffer.add_(grad, alpha=1.0)    # 1 - dampening
+                param.add_(momentum_buffer, alpha=-0.1)  # -lr
+        """
+        if isinstance(group, int):
+            group = self.param_groups[group]
+        step = self._next_step(group) if step is None else step
+        params = [param for param in group["params"] if param.grad is not None] or group["params"]
+        members = [Member(param, param, {}) for param in params]
+        return self._record(group, step, self._execution(group, members), params)
+
+    def _next_step(self, group: ParamGroup) -> int:
+        held = next((self.state[p] for p in group["params"] if self.state.get(p)), None)
+        if held is None:
+            return 1
+        return int(held["step"]) + 1 if self.counts_steps else 2
+
+    def _record(
+        self, group: ParamGroup, step: int, execution: Execution, params: Sequence[Tensor]
+    ) -> Program:
+        listed = execution is not Execution.ONE_BY_ONE
+        recorder = Recorder(listed=listed, is_complex=any(p.is_complex() for p in params))
+        param, grad = recorder.input("param"), recorder.input("grad")
+        made_by_rule = self.rule_makes_state and step == 1 and execution is not Execution.FUSED
+        names = () if made_by_rule else self.state_names(group)
+        state = {name: recorder.input(name) for name in names}
+        formulas = with_formulas({**group, "step": float(step)})
+        if execution is Execution.FUSED:
+            steps = recorder.input("step")
+            self.fused_update(param, grad, state, steps, formulas, FusedStep(step == 1))
+        elif group.get("capturable") or group["differentiable"]:
+            self.update(param, grad, state, recorder.input("step"), formulas)
+        else:
+            self.update(param, grad, state, formulas.pop("step"), formulas)
+        kind = {Execution.TOGETHER: "foreach", Execution.FUSED: "fused"}.get(execution, "for-loop")
+        outputs: dict[str, Symbol] = {"param": param, **state}
+        return recorder.program(f"{type(self).__name__}, step {step}, {kind}", outputs)
+
+
+def _check_steps(members: Iterable[Member]) -> None:
+    if not all(member.is_new or isinstance(member.step, Tensor) for member in members):
+        raise RuntimeError(
+            "API has changed, `state_steps` argument must contain a list of singleton tensors"
+        )
+
+
+def _as_list(params: Any) -> list[Any]:
+    if isinstance(params, Tensor):
+        return [params]
+    if isinstance(params, set):
+        raise TypeError(
+            "optimizer parameters need to be organized in ordered collections, but "
+            "the ordering of tensors in sets will change between runs. Please use a list instead."
+        )
+    return list(params)
+
+
+def _split_names(params: Sequence[Any]) -> tuple[list[Any], list[str]]:
+    """Separate ``(name, parameter)`` pairs; either all parameters have names or none."""
+    names = [param[0] for param in params if isinstance(param, tuple)]
+    if names and len(names) != len(params):
+        raise ValueError(
+            "all optimizer params should be with/without names. Some param names are missing"
+        )
+    return [param[1] if isinstance(param, tuple) else param for param in params], names
+
+
+def _zero(grads: Iterable[Tensor], *, listed: bool) -> None:
+    """Detach gradients from the graph that made them, and fill them with zeros."""
+    together: defaultdict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
+    for grad in grads:
+        if grad.grad_fn is not None:
+            grad.detach_()
+        else:
+            grad.requires_grad_(False)
+        if listed and not grad.is_sparse:
+            together[grad.device, grad.dtype].append(grad)
+        else:
+            grad.zero_()
+    for same in together.values():
+        torch._foreach_zero_(same)
+
+
+def _dict_copy(value: Any) -> Any:
+    return dict(value) if type(value) is dict else value
+
+
+def _group_of(index: Any, groups: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    return next((group for group in groups if index in group["params"]), {})
+
+
+def _copied(value: Any, param: Tensor | None, group: Mapping[str, Any], key: Any = None) -> Any:
+    """Copy state, tensors to where the parameter's rule expects them."""
+    if isinstance(value, Tensor):
+        return _copied_tensor(value, param, group, key)
+    if isinstance(value, dict):
+        return {name: _copied(item, param, group, name) for name, item in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+        return type(value)(_copied(item, param, group) for item in value)  # type: ignore[call-arg]
+    return value
+
+
+def _copied_tensor(
+    value: Tensor, param: Tensor | None, group: Mapping[str, Any], key: Any
+) -> Tensor:
+    device, dtype = value.device, value.dtype
+    if param is not None and key != "step":
+        device = param.device
+        dtype = param.dtype if param.is_floating_point() else dtype
+    elif param is not None and (group.get("capturable") or group.get("fused")):
+        device, dtype = param.device, torch.float32
+    moved = value.to(device=device, dtype=dtype)
+    return moved.clone() if moved is value else moved

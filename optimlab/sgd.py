@@ -1,0 +1,235 @@
+r"""Stochastic gradient descent, with heavy-ball and Nesterov momentum.
+
+Gradient descent walks downhill: :math:`\theta_t = \theta_{t-1} - \gamma g_t`. It is slow along
+flat directions and jumps from wall to wall across steep ones.
+
+**The heavy ball** (Polyak, 1964) gives the iterate a mass. A velocity accumulates the gradients and
+forgets them at the rate :math:`\mu`:
+
+.. math::
+    b_t = \mu b_{t-1} + (1 - \tau) g_t, \qquad b_1 = g_1, \qquad
+    \theta_t = \theta_{t-1} - \gamma b_t .
+
+Under a constant gradient the velocity grows to :math:`g (1 - \tau) / (1 - \mu)`: momentum 0.9 makes
+steps up to ten times longer where gradients agree, and cancels them where they alternate.
+
+**Nesterov's look-ahead** (Nesterov, 1983; Sutskever et al., 2013) takes the gradient where the
+velocity is about to carry the parameters. Let :math:`\phi` be the parameters and :math:`b` the
+velocity of
+
+.. math::
+    b_t = \mu b_{t-1} + g(\phi_{t-1} - \gamma \mu b_{t-1}), \qquad
+    \phi_t = \phi_{t-1} - \gamma b_t ,
+
+and store the looked-ahead point :math:`\theta_t = \phi_t - \gamma \mu b_t` instead of
+:math:`\phi_t`. The gradient is then taken at the stored parameters, and
+
+.. math::
+    \theta_t = \phi_{t-1} - \gamma b_t - \gamma \mu b_t
+             = \theta_{t-1} + \gamma \mu b_{t-1} - \gamma b_t - \gamma \mu b_t
+             = \theta_{t-1} - \gamma (g_t + \mu b_t) ,
+
+because :math:`b_t - \mu b_{t-1} = g_t`. That is the form below: the same velocity, and a step
+along :math:`g_t + \mu b_t` instead of :math:`b_t`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, final
+
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from optimlab import devices
+from optimlab.execution import Batch, Execution, FusedStep
+from optimlab.optimizer import Optimizer, ParamGroup, Step
+from optimlab.values import L, T, add_scaled, as_scalar, fused_kernel, subtract_scaled_
+
+
+def heavy_ball(grad: T, state: dict[str, T], momentum: Any, dampening: Any) -> T:
+    r"""Accumulate the velocity :math:`b_t = \mu b_{t-1} + (1 - \tau) g_t` and return it.
+
+    The first velocity is the gradient itself, not dampened.
+    """
+    momentum_buffer = state.get("momentum_buffer")
+    if momentum_buffer is None:
+        state["momentum_buffer"] = momentum_buffer = grad.detach().clone()
+        return momentum_buffer
+    return momentum_buffer.mul_(momentum).add_(grad, alpha=1 - dampening)
+
+
+def look_ahead(grad: T, velocity: T, momentum: Any) -> T:
+    r"""Return Nesterov's direction :math:`g_t + \mu b_t`."""
+    return grad.add(velocity, alpha=momentum)
+
+
+@final
+class SGD(Optimizer):
+    r"""Gradient descent, optionally with heavy-ball or Nesterov momentum.
+
+    .. math::
+        g_t &\leftarrow \pm \nabla f(\theta_{t-1}) + \lambda \theta_{t-1} \\
+        b_t &\leftarrow \mu b_{t-1} + (1 - \tau) g_t, \qquad b_1 = g_1 \\
+        \theta_t &\leftarrow \theta_{t-1} - \gamma
+            \begin{cases} g_t & \mu = 0 \\ b_t & \text{momentum} \\
+            g_t + \mu b_t & \text{nesterov} \end{cases}
+
+    Args:
+        params: parameters, ``(name, parameter)`` pairs, or dicts that define parameter groups.
+        lr: learning rate :math:`\gamma \ge 0`; a number or a 1-element tensor.
+        momentum: :math:`\mu \ge 0`, usually 0.9; 0 keeps no velocity and no state.
+        dampening: :math:`\tau`; the share of each gradient that is kept out of the velocity, from
+            the second step on.
+        weight_decay: :math:`\lambda \ge 0`, an L2 penalty added to the gradient.
+        nesterov: step along :math:`g_t + \mu b_t`; needs a momentum and no dampening.
+        maximize: ascend instead of descend (:math:`g_t` is negated).
+        foreach: carry the rule out on lists of tensors; ``None`` chooses as torch does: lists on
+            CUDA, tensor by tensor on CPU.
+        differentiable: let autograd differentiate through the step.
+        fused: hand the step to torch's fused kernel, whose bits are its own.
+
+    State:
+        momentum_buffer: :math:`b_t`; shape, dtype and strides of the first gradient. Only with
+            momentum; without it there is no state at all, and never a step count.
+
+    Raises:
+        ValueError: for a negative ``lr``, ``momentum`` or ``weight_decay``, a tensor ``lr`` of
+            more than one element, or ``nesterov`` without momentum or with dampening.
+        RuntimeError: for ``fused`` together with ``foreach`` or ``differentiable``.
+
+    Example:
+        >>> import torch, optimlab
+        >>> weight = torch.nn.Parameter(torch.ones(2))
+        >>> optimizer = optimlab.SGD([weight], lr=0.25, momentum=0.5)
+        >>> for _ in range(2):
+        ...     optimizer.zero_grad()
+        ...     weight.sum().backward()
+        ...     optimizer.step()
+        >>> weight.tolist()  # 1 - 0.25 * 1 - 0.25 * 1.5
+        [0.375, 0.375]
+
+    Note:
+        Sutskever et al. put the learning rate into the velocity,
+        :math:`v_t = \mu v_{t-1} - \gamma g_t`. While :math:`\gamma` is constant the paths are the
+        same; when a scheduler changes it, here the whole velocity is rescaled at once. Keras and
+        the paper start the velocity at zero; the path differs only with dampening.
+
+    Source:
+        Polyak, "Some methods of speeding up the convergence of iteration methods" (1964), eq. 9;
+        Sutskever, Martens, Dahl, Hinton, "On the importance of initialization and momentum in deep
+        learning" (2013), eqs. 1-4.
+    """
+
+    counts_steps = False
+    complex_as_real = False
+    sparse_gradients = True
+    rule_makes_state = True
+    state_dict_defaults: ClassVar = {
+        "nesterov": False,
+        "maximize": False,
+        "foreach": None,
+        "differentiable": False,
+        "fused": False,
+    }
+
+    _need_device_dtype_check_for_fused = True
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float | Tensor = 0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        if isinstance(lr, Tensor) and lr.numel() != 1:
+            raise ValueError("Tensor lr must be 1-element")
+        # Written so that nan passes, as in torch.
+        if lr < 0.0:
+            raise ValueError(f"Invalid learning rate: {lr}")
+        if momentum < 0.0:
+            raise ValueError(f"Invalid momentum value: {momentum}")
+        if weight_decay < 0.0:
+            raise ValueError(f"Invalid weight_decay value: {weight_decay}")
+        if nesterov and (momentum <= 0 or dampening != 0):
+            raise ValueError("Nesterov momentum requires a momentum and zero dampening")
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "maximize": maximize,
+            "foreach": foreach,
+            "differentiable": differentiable,
+            "fused": fused,
+        }
+        super().__init__(params, defaults)
+
+    def state_names(self, group: ParamGroup) -> tuple[str, ...]:
+        return ("momentum_buffer",) if group["momentum"] != 0 else ()
+
+    def update(
+        self, param: T, grad: T, state: dict[str, T], step: Step[T], group: ParamGroup
+    ) -> None:
+        lr, weight_decay = as_scalar(group["lr"]), group["weight_decay"]
+        momentum, dampening = group["momentum"], group["dampening"]
+
+        if group["maximize"]:
+            grad = -grad
+        if weight_decay != 0:
+            grad = add_scaled(grad, param, weight_decay)
+        direction = grad
+        if momentum != 0:
+            velocity = heavy_ball(grad, state, momentum, dampening)
+            direction = look_ahead(grad, velocity, momentum) if group["nesterov"] else velocity
+        subtract_scaled_(param, direction, lr)
+
+    def fused_update(
+        self,
+        param: L,
+        grad: L,
+        state: dict[str, L],
+        step: L,
+        group: ParamGroup,
+        scaling: FusedStep,
+    ) -> None:
+        fused_kernel(
+            "_fused_sgd_",
+            param,
+            grad,
+            state.get("momentum_buffer"),
+            weight_decay=group["weight_decay"],
+            momentum=group["momentum"],
+            lr=group["lr"],
+            dampening=group["dampening"],
+            nesterov=group["nesterov"],
+            maximize=group["maximize"],
+            is_first_step=scaling.is_first_step,
+            grad_scale=scaling.grad_scale,
+            found_inf=scaling.found_inf,
+        )
+
+    def foreach_by_default(self, params: Sequence[Tensor], group: ParamGroup) -> bool:
+        # torch's SGD does not ask whether the step is differentiable.
+        return devices.foreach_by_default(params, differentiable=False)
+
+    def check(self, batch: Batch) -> None:
+        """Refuse sparse gradients, and parameters that are no floating point, for fused kernels.
+
+        Raises:
+            RuntimeError: for either.
+        """
+        if batch.execution is Execution.FUSED and batch.members:
+            if self._need_device_dtype_check_for_fused:
+                devices.check_fused(batch.members[0].param)
+                self._need_device_dtype_check_for_fused = False
+            if any(member.grad.is_sparse for member in batch.members):
+                raise RuntimeError("`_fused_sgd` does not support sparse gradients")
