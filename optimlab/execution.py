@@ -95,8 +95,9 @@ def one_by_one(optimizer: Optimizer, batch: Batch) -> None:
         state, step = member.state, 1.0 if member.step is None else _next(member.step, group)
         if optimizer.complex_as_real and member.param.is_complex():
             state = {name: torch.view_as_real(tensor) for name, tensor in state.items()}
+        complete = len(state) == len(batch.names)
         optimizer.update(member.param, member.grad, state, step, group)
-        if optimizer.rule_makes_state:
+        if not complete:
             _keep(optimizer, batch.names, member.param, state)
 
 
@@ -115,9 +116,10 @@ def _steps_stay_tensors(group: dict[str, Any]) -> bool:
 def _keep(
     optimizer: Optimizer, names: Iterable[str], param: Tensor, state: dict[str, Tensor]
 ) -> None:
-    """Store the state that a rule made."""
+    """Store the state that a rule made at a parameter's first step."""
+    held = optimizer.state[param]
     for name in names:
-        optimizer.state[param][name] = state[name]
+        held[name] = state[name]
 
 
 def together(optimizer: Optimizer, batch: Batch) -> None:
@@ -156,8 +158,8 @@ def _update_list(
     as_real = optimizer.complex_as_real and members[0].param.is_complex()
 
     def listed(tensors: Sequence[Tensor], kind: type[TensorList] = TensorList) -> TensorList:
-        real = [torch.view_as_real(tensor) for tensor in tensors] if as_real else tensors
-        return kind(real, capturable=capturable)
+        values = kind(tensors, capturable=capturable)
+        return values.as_real() if as_real else values
 
     sparse = any(member.grad.is_sparse for member in members)
     param = listed([member.param for member in members], OneByOne if sparse else TensorList)
@@ -169,8 +171,9 @@ def _update_list(
     step: float | TensorList = members[0].number
     if _steps_stay_tensors(batch.group):
         step = TensorList([m.step for m in members if m.step is not None], capturable=capturable)
+    complete = len(state) == len(batch.names)
     optimizer.update(param, grad, state, step, batch.group)
-    if optimizer.rule_makes_state:
+    if not complete:
         for i, member in enumerate(members):
             held = {name: value.tensors[i] for name, value in state.items()}
             _keep(optimizer, batch.names, member.param, held)
@@ -193,7 +196,7 @@ def fused(optimizer: Optimizer, batch: Batch) -> None:
     )
     for same in _divided(members, lambda m: (m.param.device, m.param.dtype)):
         _update_fused(optimizer, batch, same, scaling.to(same[0].param.device))
-    if optimizer.rule_makes_state:
+    if is_first_step:
         for member in members:
             _keep(optimizer, batch.names, member.param, member.state)
 

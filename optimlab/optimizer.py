@@ -481,22 +481,28 @@ class Optimizer(torch.optim.Optimizer):
     def _record(
         self, group: ParamGroup, step: int, execution: Execution, params: Sequence[Tensor]
     ) -> Program:
-        listed = execution is not Execution.ONE_BY_ONE
-        recorder = Recorder(listed=listed, is_complex=any(p.is_complex() for p in params))
-        param, grad = recorder.input("param"), recorder.input("grad")
+        recorder = Recorder(listed=execution is not Execution.ONE_BY_ONE)
+        as_pairs = self.complex_as_real and any(param.is_complex() for param in params)
         made_by_rule = self.rule_makes_state and step == 1 and execution is not Execution.FUSED
-        names = () if made_by_rule else self.state_names(group)
-        state = {name: recorder.input(name) for name in names}
-        formulas = with_formulas({**group, "step": float(step)})
+        names = ("param", "grad", *(() if made_by_rule else self.state_names(group)))
+        inputs = {name: recorder.input(name, is_complex=as_pairs) for name in names}
+        # Where complex numbers are viewed as pairs: see values.as_real.
+        views_first = names if recorder.listed else names[2:]
+        state = {n: x.as_real() if n in views_first else x for n, x in inputs.items()}
+        param, grad = state.pop("param"), state.pop("grad")
+
+        counted = with_formulas({**group, "step": float(step)})
+        number = counted.pop("step")
         if execution is Execution.FUSED:
-            steps = recorder.input("step")
-            self.fused_update(param, grad, state, steps, formulas, FusedStep(step == 1))
-        elif group.get("capturable") or group["differentiable"]:
-            self.update(param, grad, state, recorder.input("step"), formulas)
+            steps = recorder.input("step") if self.counts_steps else Symbol(recorder)
+            self.fused_update(param, grad, state, steps, counted, FusedStep(step == 1))
+        elif self.counts_steps and (group.get("capturable") or group["differentiable"]):
+            self.update(param, grad, state, recorder.input("step"), counted)
         else:
-            self.update(param, grad, state, formulas.pop("step"), formulas)
+            self.update(param, grad, state, number, counted)
         kind = {Execution.TOGETHER: "foreach", Execution.FUSED: "fused"}.get(execution, "for-loop")
-        outputs: dict[str, Symbol] = {"param": param, **state}
+        outputs = {**state, **inputs}
+        del outputs["grad"]
         return recorder.program(f"{type(self).__name__}, step {step}, {kind}", outputs)
 
 

@@ -228,19 +228,17 @@ class Recorder:
 
     Args:
         listed: whether the rule is to take the arithmetic of torch's foreach implementation.
-        is_complex: whether the parameters are complex.
     """
 
-    def __init__(self, *, listed: bool, is_complex: bool) -> None:
+    def __init__(self, *, listed: bool) -> None:
         self.listed = listed
-        self.is_complex = is_complex
         self.inputs: list[Symbol] = []
         self._lines: list[tuple[str, Symbol, tuple[Any, ...], dict[str, Any]]] = []
         self._frames: dict[int, FrameType] = {}
 
-    def input(self, name: str) -> Symbol:
+    def input(self, name: str, *, is_complex: bool = False) -> Symbol:
         """Make a symbol that holds a tensor from the start of the program."""
-        symbol = Symbol(self, name)
+        symbol = Symbol(self, name, is_complex=is_complex)
         self.inputs.append(symbol)
         return symbol
 
@@ -248,7 +246,8 @@ class Recorder:
         """Write an operation down and return the symbol of its result."""
         first: Symbol = operands[0]
         in_place = operation.endswith("_") and not operation.endswith("__")
-        result = first if in_place else Symbol(self)
+        is_complex = first.is_complex and operation != "as_real"
+        result = first if in_place else Symbol(self, is_complex=is_complex)
         self._lines.append((operation, result, operands, keywords))
         self._remember_names(sys._getframe(2))
         return result
@@ -313,19 +312,22 @@ class Symbol:
 
     The operations are those of :class:`~optimlab.values.TensorList`, and the operators that
     rules use on tensor step counts.
+
+    Attributes:
+        recorder: where operations are written down.
+        name: of an input.
+        is_complex: whether the rule has still to view it as pairs of real numbers.
     """
 
-    __slots__ = ("name", "recorder")
+    __slots__ = ("is_complex", "name", "recorder")
 
-    def __init__(self, recorder: Recorder, name: str = "") -> None:
+    def __init__(self, recorder: Recorder, name: str = "", *, is_complex: bool = False) -> None:
         self.recorder = recorder
         self.name = name
+        self.is_complex = is_complex
 
     def as_real(self) -> Symbol:
-        """View a complex tensor as pairs of real numbers."""
-        # A foreach program starts from real views, as torch's foreach implementation does.
-        complex_loop = self.recorder.is_complex and not self.recorder.listed
-        return self.recorder.write("as_real", self) if complex_loop else self
+        return self.recorder.write("as_real", self) if self.is_complex else self
 
     def detach(self) -> Symbol:
         return self

@@ -54,6 +54,11 @@ class TensorList:
     def _new(self, tensors: Sequence[Tensor]) -> TensorList:
         return TensorList(tensors, capturable=self.capturable)
 
+    def as_real(self) -> TensorList:
+        if not (self.tensors and self.tensors[0].is_complex()):  # they are of one dtype
+            return self
+        return self._new([torch.view_as_real(tensor) for tensor in self.tensors])
+
     def _stays_on_device(self, scalar: Scalar) -> bool:
         return self.capturable and isinstance(scalar, Tensor)
 
@@ -202,13 +207,11 @@ def is_many(value: Tensor | TensorList | Symbol) -> bool:
 def as_real(value: T) -> T:
     """View complex numbers as pairs of real ones; anything else is returned as it is.
 
-    A list comes with its real views already taken: torch's foreach implementations take them
-    before the first operation, its for-loops only after weight decay.
+    A rule does so after weight decay, where torch's for-loops do. torch's foreach implementations
+    do so before the first operation, so a rule that is given lists is given real ones.
     """
     if isinstance(value, Tensor):
         return torch.view_as_real(value) if value.is_complex() else value
-    if isinstance(value, TensorList):
-        return value
     return value.as_real()
 
 

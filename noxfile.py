@@ -1,0 +1,107 @@
+"""The development commands of optimlab.
+
+`nox` runs what every change must pass, `nox -l` lists all sessions, and what stands after `--` goes
+to the command that a session runs. `nox --no-venv -s NAME` runs a session in the Python that runs
+nox and installs nothing: for a machine whose torch was put there on purpose, as on a GPU machine.
+"""
+
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.reuse_venv = "yes"  # torch is large; pip still brings a kept environment up to date
+
+CONSTRAINTS = Path("constraints.txt")
+TORCH_RELEASES = ("2.11.0", "2.13.0", "2.15.0")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting with ruff."""
+    install(session, "ruff")
+    python(session, "-m", "ruff", "check", *session.posargs)
+    python(session, "-m", "ruff", "format", "--check")
+
+
+@nox.session
+def typecheck(session: nox.Session) -> None:
+    """Check the types of optimlab, the tests and this file with mypy --strict."""
+    install(session, "-e", ".[dev]")
+    python(session, "-m", "mypy", "--strict", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests and the examples in docstrings."""
+    install(session, "-e", ".[test]")
+    python(session, "-m", "pytest", *session.posargs)
+
+
+@nox.session(default=False)
+def demo(session: nox.Session) -> None:
+    """Train on handwritten digits with torch.optim and optimlab and count differing elements."""
+    install(session, "-e", ".[demo]")
+    python(session, "-m", "optimlab", "demo", *session.posargs)
+
+
+@nox.session(default=False)
+def parity(session: nox.Session) -> None:
+    """Compare every configuration with torch.optim, bit by bit, and print the matrix."""
+    install(session, "-e", ".[cli]")
+    python(session, "-m", "optimlab", "parity", *session.posargs)
+
+
+@nox.session(default=False)
+def upstream(session: nox.Session) -> None:
+    """Run PyTorch's own optimizer tests with optimlab's classes in place of torch's."""
+    install(session, "-e", ".[test]")
+    python(session, "tests/upstream/run.py", *session.posargs)
+
+
+@nox.session(name="torch-matrix", default=False)
+@nox.parametrize("torch", TORCH_RELEASES)
+def torch_matrix(session: nox.Session, torch: str) -> None:
+    """Run the tests on the oldest, the pinned and the newest torch (downloads several GB)."""
+    install(session, "-e", ".[test]", constraints=constraints_for(session, torch))
+    installed = installed_torch(session)
+    if installed != torch:
+        session.skip(f"this environment has torch {installed}")
+    python(session, "-m", "pytest", *session.posargs)
+
+
+def install(session: nox.Session, *packages: str, constraints: Path = CONSTRAINTS) -> None:
+    """Install packages at their pinned versions, or nothing at all under --no-venv."""
+    if in_own_environment(session):
+        session.install("-c", str(constraints), *packages)
+
+
+def python(session: nox.Session, *arguments: str) -> None:
+    """Run Python with the given arguments, under --no-venv the one that runs nox."""
+    session.run(interpreter(session), *arguments)
+
+
+def interpreter(session: nox.Session) -> str:
+    # Without an environment of its own, "python" would be whatever comes first on the PATH.
+    return "python" if in_own_environment(session) else sys.executable
+
+
+def in_own_environment(session: nox.Session) -> bool:
+    return session.virtualenv.venv_backend != "none"
+
+
+def constraints_for(session: nox.Session, torch: str) -> Path:
+    """Write the constraints with another torch in them, and nothing else changed."""
+    lines = CONSTRAINTS.read_text(encoding="utf-8").splitlines()
+    changed = [f"torch=={torch}" if line.startswith("torch==") else line for line in lines]
+    path = Path(session.create_tmp()) / CONSTRAINTS.name
+    path.write_text("\n".join(changed) + "\n", encoding="utf-8")
+    return path
+
+
+def installed_torch(session: nox.Session) -> str:
+    """Ask for the torch release of the session's environment, without a local part such as +cpu."""
+    question = "import importlib.metadata; print(importlib.metadata.version('torch'))"
+    answer = session.run(interpreter(session), "-c", question, silent=True)
+    return str(answer).strip().partition("+")[0]

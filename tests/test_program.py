@@ -1,0 +1,282 @@
+"""A rule recorded as a program: it prints as the rule, and runs to the bits of the step."""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import optimlab
+from optimlab import Program, devices
+from optimlab.parity import compare_tensors
+from optimlab.program import Formula
+from optimlab.values import T, TensorList, is_many, maximum_
+
+OPTIONS: Mapping[type[optimlab.Optimizer], tuple[dict[str, Any], ...]] = {
+    optimlab.SGD: (
+        {},
+        {"momentum": 0.9, "dampening": 0.1, "weight_decay": 0.1, "maximize": True},
+        {"momentum": 0.9, "nesterov": True, "lr": torch.tensor(0.01)},
+    ),
+    optimlab.Adam: (
+        {},
+        {"weight_decay": 0.1, "amsgrad": True, "maximize": True, "betas": (0.4, 0.9)},
+    ),
+    optimlab.AdamW: ({}, {"amsgrad": True, "maximize": True}),
+    optimlab.RMSprop: (
+        {},
+        {"momentum": 0.9, "centered": True, "weight_decay": 0.1, "maximize": True, "alpha": 0.4},
+    ),
+}
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64)
+SIZES = ((), (7,), (33,), (4, 5))
+
+
+class Lion(optimlab.Optimizer):
+    """A rule of a user's own (Chen et al., 2023, algorithm 2), in ten lines."""
+
+    counts_steps = False
+
+    def __init__(self, params: Any, lr: float = 1e-2, foreach: bool | None = None) -> None:
+        super().__init__(params, {"lr": lr, "betas": (0.9, 0.99), "foreach": foreach})
+
+    def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return ("exp_avg",)
+
+    def update(
+        self, param: T, grad: T, state: dict[str, T], step: float | T, group: dict[str, Any]
+    ) -> None:
+        beta1, beta2 = group["betas"]
+        exp_avg = state["exp_avg"]
+        direction = exp_avg.mul(beta1).add_(grad, alpha=1 - beta1).sign_()
+        param.add_(direction, alpha=-group["lr"])
+        exp_avg.lerp_(grad, 1 - beta2)
+
+
+class EveryOperation(optimlab.Optimizer):
+    """A rule without meaning that uses each operation that values have."""
+
+    def __init__(self, params: Any, foreach: bool | None = None) -> None:
+        super().__init__(params, {"lr": 0.5, "foreach": foreach})
+
+    def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return ("memory",)
+
+    def update(
+        self, param: T, grad: T, state: dict[str, T], step: float | T, group: dict[str, Any]
+    ) -> None:
+        memory = state["memory"]
+        size = grad.abs().add_(grad.square()).sqrt()
+        direction = (-grad).neg_().mul(size).div(size.clone().add_(1.0)).mul_(grad.sign())
+        maximum_(memory, direction.detach().sub_(0.25).sqrt_().reciprocal_())
+        memory.addcmul_(direction, grad).div_(3.0)
+        param.addcdiv_(memory.addcmul(grad, size, value=2.0), size, value=-group["lr"])
+
+
+def parameters(dtype: torch.dtype) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    return [torch.randn(size, generator=generator).to(dtype).requires_grad_() for size in SIZES]
+
+
+def give_gradients(params: list[Tensor], step: int) -> None:
+    generator = torch.Generator().manual_seed(step)
+    for param in params:
+        gradient = torch.randn(param.shape, generator=generator) * 10.0 ** (step - 2)
+        param.grad = gradient.to(param.dtype)
+
+
+def inputs_of(optimizer: optimlab.Optimizer, param: Tensor, program: Program) -> dict[str, Tensor]:
+    """Copy what a program reads; state that does not exist yet starts as the optimizer says."""
+    group = optimizer.param_groups[0]
+    state = optimizer.state.get(param) or {
+        "step": optimizer.init_step(param, group),
+        **optimizer.init_state(param, group),
+    }
+    assert param.grad is not None
+    available = {"param": param.detach(), "grad": param.grad, **state}
+    return {name: available[name].clone() for name in program.inputs}
+
+
+def run_beside(optimizer: optimlab.Optimizer, program: Program) -> list[dict[str, Tensor]]:
+    """Run a program on copies of every parameter, as single tensors or as one list."""
+    params = optimizer.param_groups[0]["params"]
+    inputs = [inputs_of(optimizer, param, program) for param in params]
+    if "step" in program.inputs and not optimizer.param_groups[0].get("fused"):
+        for values in inputs:  # a step count given as a tensor is that of the step to be made
+            values["step"] += 1
+    if not program.listed:
+        outputs = [program.run(values) for values in inputs]
+        return [{name: t for name, t in out.items() if isinstance(t, Tensor)} for out in outputs]
+    lists = {name: TensorList([values[name] for values in inputs]) for name in program.inputs}
+    results = program.run(lists).items()
+    tensors = {name: value.tensors for name, value in results if isinstance(value, TensorList)}
+    return [{name: tensors[name][i] for name in tensors} for i in range(len(params))]
+
+
+def assert_same_as_step(optimizer: optimlab.Optimizer, outputs: list[dict[str, Tensor]]) -> None:
+    for param, output in zip(optimizer.param_groups[0]["params"], outputs, strict=True):
+        held = {"param": param.detach(), **optimizer.state.get(param, {})}
+        compared = 0
+        for name, value in output.items():
+            assert compare_tensors(value, held[name].detach()) is None, name
+            compared += value.numel()
+        assert compared
+
+
+def configurations() -> Iterator[Any]:
+    for optimizer, settings in OPTIONS.items():
+        implementations: list[dict[str, Any]] = [{"foreach": False}, {"foreach": True}]
+        implementations += [{"differentiable": True}]
+        implementations += [{"fused": True}] if "fused" in optimizer.state_dict_defaults else []
+        for number, options in enumerate(settings):
+            for implementation in implementations:
+                ((flag, value),) = implementation.items()
+                name = f"{optimizer.__name__}-{flag}={value}-{number}"
+                yield pytest.param(optimizer, {**options, **implementation}, id=name)
+    for user_rule, foreach in itertools.product((Lion, EveryOperation), (False, True)):
+        yield pytest.param(user_rule, {"foreach": foreach}, id=f"{user_rule.__name__}-{foreach}")
+
+
+@pytest.mark.parametrize(("optimizer_class", "options"), list(configurations()))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_program_run_on_tensors_gives_the_bits_of_the_step(
+    optimizer_class: Any, options: dict[str, Any], dtype: torch.dtype
+) -> None:
+    if options.get("fused") and (dtype.is_complex or not dtype.itemsize > 2):
+        pytest.skip("torch's fused kernels refuse complex numbers, and SGD's are wrong in half")
+    if optimizer_class in (Lion, EveryOperation) and dtype.is_complex:
+        pytest.skip("complex numbers have no sign")
+    params = parameters(dtype)
+    if options.get("differentiable"):
+        params = [param.clone() for param in params]
+    optimizer = optimizer_class(params, **options)
+    for step in (1, 2, 3):
+        with torch.no_grad():
+            give_gradients(params, step)
+            outputs = run_beside(optimizer, optimizer.program())
+        optimizer.step()
+        for param in params:
+            param.detach_()
+        assert_same_as_step(optimizer, outputs)
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize("optimizer_class", [optimlab.Adam, optimlab.RMSprop])
+def test_a_program_with_its_step_count_on_the_device_gives_the_bits_of_the_step(
+    optimizer_class: Any, foreach: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "check_capturable", lambda *_, **__: None)
+    params = parameters(torch.float32)
+    optimizer = optimizer_class(params, capturable=True, foreach=foreach)
+    for step in (1, 2):
+        give_gradients(params, step)
+        program = optimizer.program()
+        assert "step" in program.inputs
+        outputs = run_beside(optimizer, program)
+        optimizer.step()
+        assert_same_as_step(optimizer, outputs)
+
+
+def test_a_program_prints_as_the_rule_with_the_numbers_of_its_step() -> None:
+    optimizer = optimlab.Adam([torch.zeros(2)], lr=0.25, betas=(0.5, 0.75), eps=0.125)
+    note = "# -(lr / (1 - beta1**step))"
+    assert str(optimizer.program(step=2)).split("\n") == [
+        "Adam, step 2, for-loop: param, grad, exp_avg, exp_avg_sq",
+        "    exp_avg.lerp_(grad, 0.5)                                   # 1 - beta1",
+        "    exp_avg_sq.mul_(0.75)                                      # beta2",
+        "    exp_avg_sq.addcmul_(grad, grad, value=0.25)                # 1 - beta2",
+        "    denom = exp_avg_sq.sqrt()",
+        "    divide_(denom, 0.6614378277661477)                         # (1 - beta2**step)**0.5",
+        "    denom.add_(0.125)                                          # eps",
+        "    param.addcdiv_(exp_avg, denom, value=-0.3333333333333333)  " + note,
+    ]
+
+
+def test_a_program_names_values_as_the_rule_does() -> None:
+    program = Lion([torch.zeros(2)]).program()
+    assert [instruction.result for instruction in program.instructions] == [
+        "direction",
+        "direction",
+        "direction",
+        "param",
+        "exp_avg",
+    ]
+
+
+def test_the_first_step_of_momentum_has_no_buffer_to_read() -> None:
+    optimizer = optimlab.SGD([torch.zeros(2)], momentum=0.9)
+    first, later = optimizer.program(), optimizer.program(step=2)
+    assert first.inputs == ("param", "grad")
+    assert first.outputs["momentum_buffer"] == "momentum_buffer"
+    assert later.inputs == ("param", "grad", "momentum_buffer")
+
+
+def test_the_next_step_is_recorded_by_default() -> None:
+    param = torch.zeros(2, requires_grad=True)
+    for optimizer in (optimlab.SGD([param], momentum=0.9), optimlab.Adam([param])):
+        assert "step 1" in optimizer.program().title
+        param.grad = torch.ones(2)
+        optimizer.step()
+        assert "step 2" in optimizer.program().title
+
+
+def test_recording_leaves_the_optimizer_as_it_was() -> None:
+    param = torch.ones(2, requires_grad=True)
+    optimizer = optimlab.Adam([param])
+    before = repr(optimizer.state_dict())
+    optimizer.program(step=5)
+    optimizer.program(optimizer.param_groups[0])
+    assert repr(optimizer.state_dict()) == before
+
+
+def test_a_missing_input_is_named() -> None:
+    program = optimlab.Adam([torch.zeros(2)]).program()
+    with pytest.raises(KeyError, match="exp_avg"):
+        program.run({"param": torch.zeros(2), "grad": torch.zeros(2)})
+
+
+def test_the_program_of_a_fused_group_is_the_kernel() -> None:
+    program = optimlab.AdamW([torch.zeros(2)], fused=True).program()
+    assert [i.operation for i in program.instructions] == ["add_", "_fused_adamw_"]
+
+
+def test_formulas_keep_the_parentheses_they_need() -> None:
+    a, b, c = (Formula(value, name) for value, name in ((5.0, "a"), (2.0, "b"), (0.5, "c")))
+    for text in (
+        "a - (b - c)",
+        "a - b - c",
+        "a / (b / c)",
+        "a / b * c",
+        "(a + b) * c",
+        "a + b * c",
+        "(a**b)**c",
+        "a**b**c",
+        "-(a - b)",
+        "(-a)**b",
+        "1 - a",
+        "2 * a",
+        "3 / a",
+        "2**a",
+        "a + 1",
+    ):
+        number = eval(text, {"a": a, "b": b, "c": c})
+        assert number.text == text
+        assert float(number) == eval(text, {"a": 5.0, "b": 2.0, "c": 0.5})
+
+
+def test_a_users_rule_gives_the_same_bits_one_by_one_and_together() -> None:
+    singly, listed = parameters(torch.float32), parameters(torch.float32)
+    optimizers = Lion(singly, foreach=False), Lion(listed, foreach=True)
+    for step in range(1, 6):
+        for optimizer, params in zip(optimizers, (singly, listed), strict=True):
+            give_gradients(params, step)
+            optimizer.step()
+    for ours, theirs in zip(singly, listed, strict=True):
+        assert compare_tensors(ours, theirs) is None
+
+
+def test_a_list_is_told_from_a_tensor_in_all_readings() -> None:
+    assert is_many(TensorList([]))
+    assert not is_many(torch.zeros(1))
