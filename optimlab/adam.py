@@ -36,7 +36,8 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from optimlab.execution import Batch, Execution, FusedStep
-from optimlab.optimizer import Optimizer, ParamGroup, Step
+from optimlab.groups import ParamGroup
+from optimlab.optimizer import Optimizer, Step
 from optimlab.values import (
     L,
     T,

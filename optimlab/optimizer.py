@@ -15,24 +15,20 @@ this class extends. Everything that a program can observe is as in torch, with t
 
 from __future__ import annotations
 
-import copy
-import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain
 from typing import Any, ClassVar, TypeAlias, overload
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import ParamsT, required
+from torch.optim.optimizer import ParamsT
 
 from optimlab import devices
+from optimlab.checkpoint import StateDict, complete_old_groups, pack, steps_to_tensors, unpack
 from optimlab.execution import Batch, Execution, FusedStep, Member, carry_out
+from optimlab.groups import ParamGroup, all_params, complete_group, zero
 from optimlab.program import Program, Recorder, Symbol, with_formulas
 from optimlab.values import L, T
 
-ParamGroup: TypeAlias = dict[str, Any]
-StateDict: TypeAlias = dict[str, Any]
 Step: TypeAlias = float | T
 """A step count: a number, or a tensor where its value must stay on the device or in autograd."""
 
@@ -258,52 +254,7 @@ class Optimizer(torch.optim.Optimizer):
             ValueError: if a parameter is not a leaf tensor, is already in a group, or only some
                 parameters or groups have names.
         """
-        if not isinstance(param_group, dict):
-            raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
-        params, names = _split_names(_as_list(param_group["params"]))
-        for param in params:
-            self._check_param(param)
-
-        group = {**param_group, "params": params}
-        if names:
-            group["param_names"] = names
-        for name, default in self.defaults.items():
-            if default is required and name not in group:
-                raise ValueError(
-                    "parameter group didn't specify a value of required optimization parameter "
-                    f"{name}"
-                )
-            group.setdefault(name, default)
-        self._check_unique(group)
-        self.param_groups.append(group)
-
-    def _check_param(self, param: Any) -> None:
-        if not isinstance(param, Tensor):
-            raise TypeError(
-                "optimizer can only optimize Tensors, "
-                "but one of the params is " + torch.typename(param)
-            )
-        if not self.defaults.get("differentiable") and not (param.is_leaf or param.retains_grad):
-            raise ValueError("can't optimize a non-leaf Tensor")
-
-    def _check_unique(self, group: ParamGroup) -> None:
-        params = set(group["params"])
-        if len(params) != len(group["params"]):
-            warnings.warn(
-                "optimizer contains a parameter group with duplicate parameters; "
-                "in future, this will cause an error; "
-                "see github.com/pytorch/pytorch/issues/40967 for more information",
-                stacklevel=4,
-            )
-        for other in self.param_groups:
-            if ("param_names" in group) != ("param_names" in other):
-                named = "with names" if "param_names" in group else "without names"
-                raise ValueError(
-                    "all optimizer param groups should be with/without names. "
-                    f"cannot add param group {named} to the optimizer"
-                )
-        if not params.isdisjoint(chain.from_iterable(g["params"] for g in self.param_groups)):
-            raise ValueError("some parameters appear in more than one parameter group")
+        self.param_groups.append(complete_group(param_group, self.defaults, self.param_groups))
 
     @devices.outside_compile
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -317,13 +268,13 @@ class Optimizer(torch.optim.Optimizer):
         if not hasattr(self, "_zero_grad_profile_name"):
             self._patch_step_function()
         with torch.autograd.profiler.record_function(self._zero_grad_profile_name):
-            params = list(chain.from_iterable(group["params"] for group in self.param_groups))
+            params = list(all_params(self.param_groups))
             if set_to_none:
                 for param in params:
                     param.grad = None
             else:
                 listed = self.defaults.get("foreach") or self.defaults.get("fused")
-                _zero([p.grad for p in params if p.grad is not None], listed=bool(listed))
+                zero([p.grad for p in params if p.grad is not None], listed=bool(listed))
 
     # Checkpoints.
 
@@ -343,23 +294,7 @@ class Optimizer(torch.optim.Optimizer):
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():
             pre_hook(self)
 
-        index_of: dict[int, int] = {}
-        for i, param in enumerate(chain.from_iterable(g["params"] for g in self.param_groups)):
-            index_of.setdefault(id(param), i)
-        state_dict: StateDict = {
-            "state": {
-                index_of[id(key)] if isinstance(key, Tensor) else key: _dict_copy(value)
-                for key, value in self.state.items()
-            },
-            "param_groups": [
-                {
-                    **{key: value for key, value in group.items() if key != "params"},
-                    "params": [index_of[id(param)] for param in group["params"]],
-                }
-                for group in self.param_groups
-            ],
-        }
-
+        state_dict = pack(self.state, self.param_groups)
         for post_hook in self._optimizer_state_dict_post_hooks.values():
             replaced = post_hook(self, state_dict)
             if replaced is not None:
@@ -388,61 +323,21 @@ class Optimizer(torch.optim.Optimizer):
             if replaced is not None:
                 state_dict = replaced
 
-        saved_groups = copy.deepcopy(state_dict["param_groups"])
-        param_of = self._match(saved_groups)
-        state: defaultdict[Any, Any] = defaultdict(dict)
-        for index, value in state_dict["state"].items():
-            param = param_of.get(index)
-            group = _group_of(index, state_dict["param_groups"])
-            state[index if param is None else param] = _copied(value, param, group)
-        for group, saved in zip(self.param_groups, saved_groups, strict=True):
-            saved["params"] = group["params"]
-            if "param_names" in group:
-                saved.setdefault("param_names", group["param_names"])
-
+        state, param_groups = unpack(state_dict, self.param_groups)
         before = self.state, self.param_groups
         try:
-            self.__setstate__({"state": state, "param_groups": saved_groups})
+            self.__setstate__({"state": state, "param_groups": param_groups})
             for post_hook in self._optimizer_load_state_dict_post_hooks.values():
                 post_hook(self)
         except BaseException:
             self.state, self.param_groups = before
             raise
 
-    def _match(self, saved_groups: Sequence[Mapping[str, Any]]) -> dict[Any, Tensor]:
-        """Pair saved indices with parameters by their position."""
-        if len(self.param_groups) != len(saved_groups):
-            raise ValueError("loaded state dict has a different number of parameter groups")
-        pairs = list(zip(saved_groups, self.param_groups, strict=True))
-        if any(len(saved["params"]) != len(group["params"]) for saved, group in pairs):
-            raise ValueError(
-                "loaded state dict contains a parameter group "
-                "that doesn't match the size of optimizer's group"
-            )
-        return {
-            index: param
-            for saved, group in pairs
-            for index, param in zip(saved["params"], group["params"], strict=True)
-        }
-
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        for group in self.param_groups:
-            for name, value in self.state_dict_defaults.items():
-                group.setdefault(name, value)
-            if self.counts_steps:
-                for param in group["params"]:
-                    self._step_to_tensor(param, group)
-
-    def _step_to_tensor(self, param: Tensor, group: ParamGroup) -> None:
-        """Turn the plain number that old checkpoints have as ``step`` into a tensor."""
-        held = self.state.get(param)
-        if held and not isinstance(held["step"], Tensor):
-            held["step"] = torch.tensor(
-                float(held["step"]),
-                dtype=devices.step_dtype(fused=group.get("fused")),
-                device=param.device if group.get("capturable") or group.get("fused") else None,
-            )
+        complete_old_groups(self.param_groups, self.state_dict_defaults)
+        if self.counts_steps:
+            steps_to_tensors(self.state, self.param_groups)
 
     # Reading the rule.
 
@@ -511,72 +406,3 @@ def _check_steps(members: Iterable[Member]) -> None:
         raise RuntimeError(
             "API has changed, `state_steps` argument must contain a list of singleton tensors"
         )
-
-
-def _as_list(params: Any) -> list[Any]:
-    if isinstance(params, Tensor):
-        return [params]
-    if isinstance(params, set):
-        raise TypeError(
-            "optimizer parameters need to be organized in ordered collections, but "
-            "the ordering of tensors in sets will change between runs. Please use a list instead."
-        )
-    return list(params)
-
-
-def _split_names(params: Sequence[Any]) -> tuple[list[Any], list[str]]:
-    """Separate ``(name, parameter)`` pairs; either all parameters have names or none."""
-    names = [param[0] for param in params if isinstance(param, tuple)]
-    if names and len(names) != len(params):
-        raise ValueError(
-            "all optimizer params should be with/without names. Some param names are missing"
-        )
-    return [param[1] if isinstance(param, tuple) else param for param in params], names
-
-
-def _zero(grads: Iterable[Tensor], *, listed: bool) -> None:
-    """Detach gradients from the graph that made them, and fill them with zeros."""
-    together: defaultdict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
-    for grad in grads:
-        if grad.grad_fn is not None:
-            grad.detach_()
-        else:
-            grad.requires_grad_(False)
-        if listed and not grad.is_sparse:
-            together[grad.device, grad.dtype].append(grad)
-        else:
-            grad.zero_()
-    for same in together.values():
-        torch._foreach_zero_(same)
-
-
-def _dict_copy(value: Any) -> Any:
-    return dict(value) if type(value) is dict else value
-
-
-def _group_of(index: Any, groups: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    return next((group for group in groups if index in group["params"]), {})
-
-
-def _copied(value: Any, param: Tensor | None, group: Mapping[str, Any], key: Any = None) -> Any:
-    """Copy state, tensors to where the parameter's rule expects them."""
-    if isinstance(value, Tensor):
-        return _copied_tensor(value, param, group, key)
-    if isinstance(value, dict):
-        return {name: _copied(item, param, group, name) for name, item in value.items()}
-    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
-        return type(value)(_copied(item, param, group) for item in value)  # type: ignore[call-arg]
-    return value
-
-
-def _copied_tensor(
-    value: Tensor, param: Tensor | None, group: Mapping[str, Any], key: Any
-) -> Tensor:
-    device, dtype = value.device, value.dtype
-    if param is not None and key != "step":
-        device = param.device
-        dtype = param.dtype if param.is_floating_point() else dtype
-    elif param is not None and (group.get("capturable") or group.get("fused")):
-        device, dtype = param.device, torch.float32
-    moved = value.to(device=device, dtype=dtype)
-    return moved.clone() if moved is value else moved

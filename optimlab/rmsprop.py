@@ -25,7 +25,8 @@ from typing import ClassVar, final
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from optimlab.optimizer import Optimizer, ParamGroup, Step
+from optimlab.groups import ParamGroup
+from optimlab.optimizer import Optimizer, Step
 from optimlab.values import T, as_real, as_scalar
 
 

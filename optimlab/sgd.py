@@ -43,7 +43,8 @@ from torch.optim.optimizer import ParamsT
 
 from optimlab import devices
 from optimlab.execution import Batch, Execution, FusedStep
-from optimlab.optimizer import Optimizer, ParamGroup, Step
+from optimlab.groups import ParamGroup
+from optimlab.optimizer import Optimizer, Step
 from optimlab.values import L, T, add_scaled, as_scalar, fused_kernel, subtract_scaled_
 
 
