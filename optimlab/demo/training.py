@@ -1,0 +1,162 @@
+"""Train the same network twice in lock step, once per library, and compare the bits.
+
+Both runs start from the same seed and see the same batches. After every step all parameters and
+all optimizer state of the two runs are compared as integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from optimlab.demo.differences import compare
+from optimlab.demo.digits import Batches, Digits, build_network
+from optimlab.demo.recipes import LIBRARIES, RECIPES, LibraryName, Settings
+from optimlab.parity.bits import Distance
+
+
+class Run:
+    """One training run: a network, its optimizer and the loss of every step so far.
+
+    Args:
+        settings: The recipe, the device and the seed of the network's first parameters.
+        library: Where the optimizer comes from.
+    """
+
+    def __init__(self, settings: Settings, library: LibraryName) -> None:
+        self.device = torch.device(settings.device)
+        self.network = build_network(settings.seed).to(self.device)
+        self.optimizer = RECIPES[settings.recipe].build(library, self.network)
+        self.losses: list[float] = []
+
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        """Train on one batch."""
+        self.optimizer.zero_grad()
+        logits = self.network(images.to(self.device))
+        loss = nn.functional.cross_entropy(logits, labels.to(self.device))
+        torch.autograd.backward(loss)
+        self.optimizer.step()
+        self.losses.append(loss.item())
+
+    @torch.no_grad()
+    def accuracy(self, digits: Digits) -> float:
+        """Return the share of the test images that the network classifies correctly."""
+        guesses = self.network(digits.test_images.to(self.device)).argmax(dim=1).cpu()
+        return int((guesses == digits.test_labels).sum()) / len(guesses)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every parameter and every tensor of optimizer state, by name (not copied)."""
+        named: dict[str, Tensor] = {}
+        for name, param in self.network.named_parameters():
+            named[name] = param.detach()
+            state = self.optimizer.state.get(param, {})
+            named.update((f"{name}/{key}", value) for key, value in state.items())
+        return named
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return network, optimizer and losses as a checkpoint stores them."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "losses": list(self.losses),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what ``state_dict`` of a run of either library returned."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.losses = list(state["losses"])
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch of the lock step: mean training loss, test accuracy and compared elements."""
+
+    number: int
+    loss: Mapping[LibraryName, float]
+    accuracy: Mapping[LibraryName, float]
+    distance: Distance
+
+
+class LockStep:
+    """Two runs, one per library, that take each step on the same batch.
+
+    Args:
+        settings: What to train and how long.
+        digits: The data.
+
+    Attributes:
+        runs: The two runs, by library.
+        batches: The stream of batches that both see.
+        first_difference: Number of the first step after which a bit differed, counted from 1.
+    """
+
+    def __init__(self, settings: Settings, digits: Digits) -> None:
+        self.settings, self.digits = settings, digits
+        self.runs = {library: Run(settings, library) for library in LIBRARIES}
+        self.batches = Batches(digits, settings.batch_size, settings.seed)
+        self.first_difference: int | None = None
+        self.taken = 0
+
+    @property
+    def steps(self) -> int:
+        """Number of steps of the whole training."""
+        return self.settings.epochs * self.batches.per_epoch
+
+    @property
+    def half(self) -> int:
+        """Number of steps after which the training is interrupted: half of all, rounded down."""
+        return self.steps // 2
+
+    def step(self) -> Distance:
+        """Take one step in both runs and compare them."""
+        images, labels = self.batches.draw()
+        for run in self.runs.values():
+            run.step(images, labels)
+        self.taken += 1
+        distance = compare(self.runs["optimlab"].tensors(), self.runs["torch"].tensors())
+        if distance.differing and self.first_difference is None:
+            self.first_difference = self.taken
+        return distance
+
+    def train(self, half_way: Callable[[LockStep], None]) -> Iterator[Epoch]:
+        """Train to the end, calling ``half_way`` once in between, and yield after each epoch."""
+        for number in range(1, self.settings.epochs + 1):
+            distance = Distance(elements=0, differing=0)
+            for _ in range(self.batches.per_epoch):
+                if self.taken == self.half:
+                    half_way(self)
+                distance += self.step()
+            yield self.summarize(number, distance)
+
+    def summarize(self, number: int, distance: Distance) -> Epoch:
+        """Sum up the epoch that the two runs have just finished."""
+        size, runs = self.batches.per_epoch, self.runs.items()
+        return Epoch(
+            number=number,
+            loss={library: fmean(run.losses[-size:]) for library, run in runs},
+            accuracy={library: run.accuracy(self.digits) for library, run in runs},
+            distance=distance,
+        )
+
+
+@contextmanager
+def reproducible() -> Iterator[None]:
+    """Make equal inputs give equal gradients, and use one thread: the network is that small.
+
+    CUDA needs ``CUBLAS_WORKSPACE_CONFIG`` in the environment besides; the command sets it.
+    """
+    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(strict)
