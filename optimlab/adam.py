@@ -259,29 +259,37 @@ class Adam(Optimizer):
         return super().foreach_by_default(params, group) and not lr_by_number
 
     def check(self, batch: Batch) -> None:
-        """Refuse tensor hyperparameters on lists, and step counts that want a gradient.
+        """Refuse combinations of options that torch refuses, in the same order.
 
         Raises:
-            AssertionError: if lists of tensors are to be differentiated through.
+            AssertionError: if lists of tensors are to be differentiated through, a graph captured
+                where that is not possible, or a gradient scaler expects a fused kernel.
             RuntimeError: for a tensor ``lr`` on lists without ``capturable``, a step count that
                 requires a gradient, or ``fused`` with ``differentiable``.
             ValueError: for tensor betas on lists without ``capturable``.
         """
-        group = batch.group
+        group, listed = batch.group, batch.execution is Execution.TOGETHER
         if group["differentiable"]:
-            if batch.execution is Execution.FUSED and batch.members:
-                raise RuntimeError("Adam with fused=True does not support differentiable=True")
             if any(m.step is not None and m.step.requires_grad for m in batch.members):
                 raise RuntimeError(
                     "`requires_grad` is not supported for `step` in differentiable mode"
                 )
-        if batch.execution is Execution.TOGETHER and not group["capturable"] and batch.members:
+            if batch.execution is Execution.FUSED and batch.members:
+                raise RuntimeError("Adam with fused=True does not support differentiable=True")
+        if listed and batch.members and not group["capturable"]:
             if isinstance(group["lr"], Tensor):
                 raise RuntimeError(_NOT_ON_LISTS.format("lr"))
             for name, beta in zip(("beta1", "beta2"), group["betas"], strict=True):
                 if isinstance(beta, Tensor):
                     raise ValueError(_NOT_ON_LISTS.format(name))
-        super().check(batch)
+        if listed:
+            self.check_capturable(batch, lists_on_xla=False)
+            if batch.members:
+                self.check_scaling(batch)
+            self.check_autograd(batch)
+        else:
+            self.check_scaling(batch)
+            self.check_capturable(batch)
 
 
 @final

@@ -6,6 +6,7 @@ In a checkpoint a parameter is a number: its place, counted through all groups i
 from __future__ import annotations
 
 import copy
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from optimlab import devices
-from optimlab.groups import ParamGroup, all_params
+from optimlab.groups import ParamGroup
 
 StateDict: TypeAlias = dict[str, Any]
 State: TypeAlias = defaultdict[Any, Any]
@@ -23,8 +24,11 @@ State: TypeAlias = defaultdict[Any, Any]
 def pack(state: Mapping[Any, Any], groups: Sequence[ParamGroup]) -> StateDict:
     """Put numbers in place of parameters; tensors are referred to, not copied."""
     index_of: dict[int, int] = {}
-    for i, param in enumerate(all_params(groups)):
-        index_of.setdefault(id(param), i)  # a repeated parameter keeps its first place
+    numbers = itertools.count()
+    for group in groups:
+        # A parameter that stands twice in a group goes by its last place there.
+        found = {id(param): next(numbers) for param in group["params"]}
+        index_of = {**found, **index_of}
     return {
         "state": {
             index_of[id(key)] if isinstance(key, Tensor) else key: _own_dict(value)

@@ -34,19 +34,19 @@ def foreach_by_default(params: Iterable[Tensor], *, differentiable: bool) -> boo
     )
 
 
-def check_capturable(pairs: Iterable[tuple[Tensor, Tensor]], *, listed: bool) -> None:
+def check_capturable(pairs: Iterable[tuple[Tensor, Tensor]], *, supports_xla: bool) -> None:
     """Check that parameters and their step counts are where a graph can be captured.
 
     Args:
         pairs: each parameter with its step count.
-        listed: whether a foreach implementation asks, which XLA does not have.
+        supports_xla: whether XLA is such a place.
 
     Raises:
         AssertionError: if a parameter is elsewhere.
     """
     if torch.compiler.is_compiling():  # the compiler checks for itself
         return
-    devices = _get_capturable_supported_devices(supports_xla=not listed)
+    devices = _get_capturable_supported_devices(supports_xla=supports_xla)
     for param, step in pairs:
         if not (param.device.type == step.device.type and param.device.type in devices):
             raise AssertionError(

@@ -15,7 +15,7 @@ this class extends. Everything that a program can observe is as in torch, with t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias, overload
 
 import torch
@@ -130,10 +130,11 @@ class Optimizer(torch.optim.Optimizer):
         """Refuse, before anything has changed, what the rule cannot do with this batch.
 
         Raises:
-            AssertionError: if lists of tensors are to be differentiated through.
+            AssertionError: if lists of tensors are to be differentiated through, or a graph
+                captured where that is not possible.
         """
-        if batch.execution is Execution.TOGETHER and batch.group["differentiable"]:
-            raise AssertionError("_foreach ops don't support autograd")
+        self.check_autograd(batch)
+        self.check_capturable(batch)
 
     # One step.
 
@@ -179,7 +180,6 @@ class Optimizer(torch.optim.Optimizer):
         members = [self._member(param, grad, names) for param, grad in pairs if grad is not None]
         batch = Batch(group, names, members, self._execution(group, members))
         self._check_batch(batch)
-        self.check(batch)
         return batch
 
     def _member(self, param: Tensor, grad: Tensor, names: tuple[str, ...]) -> Member:
@@ -191,8 +191,8 @@ class Optimizer(torch.optim.Optimizer):
             return Member(param, grad, {n: held[n] for n in names if held.get(n) is not None})
         if not held:
             return Member(param, grad, {}, is_new=True)
-        step = held["step"] if self.counts_steps else None
-        return Member(param, grad, {name: held[name] for name in names}, step)
+        state = {name: held[name] for name in names}
+        return Member(param, grad, state, held["step"] if self.counts_steps else None)
 
     def _complete_state(self, batch: Batch) -> None:
         """Make the state of parameters that take their first step."""
@@ -219,23 +219,53 @@ class Optimizer(torch.optim.Optimizer):
         return devices.foreach_by_default(params, differentiable=group["differentiable"])
 
     def _check_batch(self, batch: Batch) -> None:
-        group, members = batch.group, batch.members
-        fused, listed = batch.execution is Execution.FUSED, batch.execution is Execution.TOGETHER
-        if self.counts_steps:
-            _check_steps(members)
-        if fused:
-            for member in members:
+        if self.counts_steps and not all(
+            member.is_new or isinstance(member.step, Tensor) for member in batch.members
+        ):
+            raise RuntimeError(
+                "API has changed, `state_steps` argument must contain a list of singleton tensors"
+            )
+        if batch.execution is Execution.FUSED:
+            for member in batch.members:
                 if member.is_new:
                     devices.check_fused(member.param)
-        elif "fused" in group and (
-            getattr(self, "grad_scale", None) is not None
-            or getattr(self, "found_inf", None) is not None
-        ):
+        self.check(batch)
+
+    def check_scaling(self, batch: Batch) -> None:
+        """Refuse what ``torch.amp.GradScaler`` leaves for fused kernels only.
+
+        Raises:
+            AssertionError: if it left anything and the kernel is not asked for.
+        """
+        left = [getattr(self, name, None) for name in ("grad_scale", "found_inf")]
+        if batch.execution is not Execution.FUSED and any(item is not None for item in left):
             raise AssertionError("Expected grad_scale and found_inf to be None")
-        if group.get("capturable") and not fused:
+
+    def check_capturable(self, batch: Batch, *, lists_on_xla: bool = True) -> None:
+        """Refuse ``capturable`` where no graph can be captured.
+
+        Args:
+            batch: the group and its parameters.
+            lists_on_xla: whether lists of tensors may be on XLA devices.
+
+        Raises:
+            AssertionError: if a parameter or its step count is on another device.
+        """
+        if batch.group.get("capturable") and batch.execution is not Execution.FUSED:
             devices.check_capturable(
-                ((m.param, m.param if m.step is None else m.step) for m in members), listed=listed
+                ((m.param, m.param if m.step is None else m.step) for m in batch.members),
+                supports_xla=lists_on_xla or batch.execution is not Execution.TOGETHER,
             )
+
+    def check_autograd(self, batch: Batch) -> None:
+        """Refuse to differentiate through operations on lists.
+
+        Raises:
+            AssertionError: if ``differentiable`` is combined with lists of tensors.
+        """
+        listed = batch.execution is Execution.TOGETHER and bool(batch.members)
+        if listed and batch.group["differentiable"]:
+            raise AssertionError("_foreach ops don't support autograd")
 
     # Parameter groups.
 
@@ -399,10 +429,3 @@ class Optimizer(torch.optim.Optimizer):
         outputs = {**state, **inputs}
         del outputs["grad"]
         return recorder.program(f"{type(self).__name__}, step {step}, {kind}", outputs)
-
-
-def _check_steps(members: Iterable[Member]) -> None:
-    if not all(member.is_new or isinstance(member.step, Tensor) for member in members):
-        raise RuntimeError(
-            "API has changed, `state_steps` argument must contain a list of singleton tensors"
-        )

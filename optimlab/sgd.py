@@ -226,8 +226,10 @@ class SGD(Optimizer):
         """Refuse sparse gradients, and parameters that are no floating point, for fused kernels.
 
         Raises:
-            RuntimeError: for either.
+            AssertionError: if a gradient scaler expects a fused kernel and none was asked for.
+            RuntimeError: for a sparse gradient or such a parameter.
         """
+        self.check_scaling(batch)
         if batch.execution is Execution.FUSED and batch.members:
             if self._need_device_dtype_check_for_fused:
                 devices.check_fused(batch.members[0].param)
