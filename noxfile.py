@@ -54,6 +54,13 @@ def parity(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Time a step of optimlab against torch.optim and against the memory's bandwidth."""
+    install(session, "-e", ".[demo]")
+    python(session, "-m", "optimlab", "bench", *session.posargs)
+
+
+@nox.session(default=False)
 def upstream(session: nox.Session) -> None:
     """Run PyTorch's own optimizer tests with optimlab's classes in place of torch's."""
     install(session, "-e", ".[test]")

@@ -16,7 +16,7 @@ EQUAL, DIFFERENT, MISUSE = 0, 1, 2
 # Each command and the extra that brings its optional packages. Its module optimlab.COMMAND.command
 # offers add_parser(subparsers), which sets `run`: a function from the parsed arguments to the exit
 # status. Only `run` imports what is heavy or optional, so that --help needs none of it.
-COMMANDS = {"demo": "demo", "parity": "cli"}
+COMMANDS = {"bench": "demo", "demo": "demo", "parity": "cli"}
 OPTIONAL_PACKAGES = ("matplotlib", "rich", "sklearn")
 
 

@@ -30,7 +30,7 @@ do not grow again when large gradients are forgotten.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -292,7 +292,6 @@ class Adam(Optimizer):
             self.check_capturable(batch)
 
 
-@final
 class AdamW(Adam):
     r"""Adam with decoupled weight decay.
 

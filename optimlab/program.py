@@ -275,7 +275,7 @@ class Recorder:
                     operation,
                     names[result],
                     tuple(shown(operand) for operand in operands),
-                    {name: shown(value) for name, value in keywords.items()},
+                    {n: shown(value) for n, value in keywords.items() if not _is_default(n, value)},
                 )
                 for operation, result, operands, keywords in self._lines
             ),
@@ -367,10 +367,10 @@ class Symbol:
     # Two operands.
 
     def add(self, other: Symbol, *, alpha: Scalar = 1) -> Symbol:
-        return self.recorder.write("add", self, other, **_unless(1, alpha=alpha))
+        return self.recorder.write("add", self, other, alpha=alpha)
 
     def add_(self, other: Symbol | Scalar, *, alpha: Scalar = 1) -> Symbol:
-        return self.recorder.write("add_", self, other, **_unless(1, alpha=alpha))
+        return self.recorder.write("add_", self, other, alpha=alpha)
 
     def sub_(self, other: Scalar) -> Symbol:
         return self.recorder.write("sub_", self, other)
@@ -414,22 +414,18 @@ class Symbol:
         return self.recorder.write("lerp_", self, end, weight)
 
     def addcmul(self, a: Symbol, b: Symbol, *, value: float = 1) -> Symbol:
-        return self.recorder.write("addcmul", self, a, b, **_unless(1, value=value))
+        return self.recorder.write("addcmul", self, a, b, value=value)
 
     def addcmul_(self, a: Symbol, b: Symbol, *, value: Scalar = 1) -> Symbol:
-        return self.recorder.write("addcmul_", self, a, b, **_unless(1, value=value))
+        return self.recorder.write("addcmul_", self, a, b, value=value)
 
     def addcdiv_(self, a: Symbol, b: Symbol, *, value: Scalar = 1) -> Symbol:
-        return self.recorder.write("addcdiv_", self, a, b, **_unless(1, value=value))
+        return self.recorder.write("addcdiv_", self, a, b, value=value)
 
 
-def _unless(default: float, **keywords: Any) -> dict[str, Any]:
-    """Leave out a keyword that was not given; a formula that happens to equal 1 stays."""
-    return {
-        name: value
-        for name, value in keywords.items()
-        if isinstance(value, Formula | Tensor) or value != default
-    }
+def _is_default(name: str, value: Any) -> bool:
+    """Tell whether a keyword was not given; a formula that happens to equal 1 was."""
+    return name in ("alpha", "value") and type(value) is int and value == 1
 
 
 def with_formulas(group: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ g_t / (\sqrt{\tilde v_t} + \epsilon)`, and steps along :math:`b_t`.
 
 from __future__ import annotations
 
-from typing import ClassVar, final
+from typing import ClassVar
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -30,7 +30,6 @@ from optimlab.optimizer import Optimizer, Step
 from optimlab.values import T, as_real, as_scalar
 
 
-@final
 class RMSprop(Optimizer):
     r"""Gradient descent divided by a running root mean square of the gradients.
 

@@ -36,7 +36,7 @@ along :math:`g_t + \mu b_t` instead of :math:`b_t`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -65,7 +65,6 @@ def look_ahead(grad: T, velocity: T, momentum: Any) -> T:
     return grad.add(velocity, alpha=momentum)
 
 
-@final
 class SGD(Optimizer):
     r"""Gradient descent, optionally with heavy-ball or Nesterov momentum.
 

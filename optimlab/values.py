@@ -263,7 +263,8 @@ def maximum_(value: T, other: T) -> T:
         return value
     if not isinstance(value, Tensor):
         return value.maximum_(other)
-    if torch.is_grad_enabled():  # out= has no derivative; autograd keeps the old value
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        # out= has no derivative, and breaks a compiled graph; autograd keeps the old value.
         return value.copy_(torch.maximum(value.clone(), other))
     return torch.maximum(value, other, out=value)
 

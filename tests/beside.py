@@ -1,0 +1,222 @@
+"""optimlab's optimizers beside torch's own: the same done to both, and everything compared."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from types import ModuleType
+from typing import Any, TypeAlias
+
+import pytest
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+import optimlab
+from optimlab.parity import Scenario, TensorSpec
+from optimlab.parity.observed import Comparison, observe, place_name
+from optimlab.parity.side import copied, fresh
+from optimlab.parity.table import IMPLEMENTATIONS, TABLE
+
+Options: TypeAlias = dict[str, Any]
+
+NAMES = tuple(row.name for row in TABLE)
+STATEFUL: dict[str, Options] = {row.name: dict(row.many) for row in TABLE}
+"""Options with which each optimizer has as much state as it can have."""
+
+_HERE = {"for-loop", "foreach", "default", "fused"}
+WAYS = tuple(
+    pytest.param(row.name, dict(IMPLEMENTATIONS[way]), id=f"{row.name}-{way}")
+    for row in TABLE
+    for way in row.implementations
+    if way in _HERE
+)
+"""Each optimizer with each of its implementations that runs on every device."""
+
+ways = pytest.mark.parametrize(("name", "way"), WAYS)
+names = pytest.mark.parametrize("name", NAMES)
+
+TENSORS = (
+    TensorSpec((2, 3, 3, 5), layout="channels last", gradient_layout="channels last"),
+    TensorSpec((17,), gradients="sometimes"),
+    TensorSpec(()),
+    TensorSpec((4, 3), layout="transposed", group=1),
+    TensorSpec((9,), gradients="never", group=1),
+)
+
+SMALL = (
+    TensorSpec((5,)),
+    TensorSpec((4, 3)),
+    TensorSpec((7,), group=1),
+    TensorSpec((3,), group=1),
+)
+"""All contiguous, and with a gradient at every step."""
+
+
+@dataclass
+class Side:
+    """One of the two libraries, with an optimizer over parameters of its own."""
+
+    library: ModuleType
+    name: str
+    params: list[Tensor] = field(default_factory=list)
+    optimizer: Optimizer = field(init=False)
+
+    @property
+    def optimizer_class(self) -> Any:
+        """The library's class of that name."""
+        return getattr(self.library, self.name)
+
+    def seen(self) -> Options:
+        """Lay out everything that can be seen, parameters by their values only."""
+        return {
+            **observe(self.optimizer, self.params),
+            "parameters": [param.detach() for param in self.params],
+            "gradients": [param.grad for param in self.params],
+            "printed": repr(self.optimizer),
+        }
+
+    def identities(self) -> list[int]:
+        """Tell apart the objects that make up the optimizer."""
+        optimizer = self.optimizer
+        dicts = [optimizer.defaults, optimizer.state, optimizer.param_groups]
+        held = [value for value in optimizer.state.values() if isinstance(value, dict)]
+        tensors = [item for value in held for item in value.values()]
+        return [id(item) for item in [*dicts, *optimizer.param_groups, *held, *tensors]]
+
+
+class Pair:
+    """An optimizer of optimlab and torch's, over parameters that start from equal bits.
+
+    Args:
+        name: the class.
+        tensors: the parameters, those of group 1 in a second group with its own ``lr``.
+        device: where they are.
+        options: keyword arguments; each side gets tensors of its own.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        tensors: tuple[TensorSpec, ...] = TENSORS,
+        device: torch.device | str = "cpu",
+        **options: Any,
+    ) -> None:
+        self.scenario = Scenario(tensors=tensors, device=str(device))
+        self.options = options
+        self.steps = 0
+        self.ours, self.theirs = Side(optimlab, name), Side(torch.optim, name)
+        self.comparison = Comparison()
+        for side in self.sides:
+            side.params = [torch.nn.Parameter(value) for value in self.scenario.start()]
+            side.optimizer = self.new(side)
+        self.compare()
+
+    @property
+    def sides(self) -> tuple[Side, Side]:
+        """Ours, then theirs."""
+        return self.ours, self.theirs
+
+    def new(self, side: Side) -> Optimizer:
+        """Make another optimizer over a side's parameters."""
+        made: Optimizer = side.optimizer_class(self.groups(side), **copied(self.options, {}))
+        return made
+
+    def groups(self, side: Side) -> list[Options]:
+        """Return the parameter groups to construct with."""
+        members: list[Options] = [{"params": []}, {"params": [], "lr": fresh(self.second_lr)}]
+        for param, spec in zip(side.params, self.scenario.tensors, strict=True):
+            members[spec.group]["params"].append(param)
+        return members if members[1]["params"] else members[:1]
+
+    @property
+    def second_lr(self) -> Any:
+        """``lr`` of the second group, of the type that the options have."""
+        return 0.03 if not isinstance(self.options.get("lr"), Tensor) else torch.tensor(0.03)
+
+    def set_gradients(self) -> None:
+        """Give all parameters the gradients of the coming step."""
+        self.steps += 1
+        gradients = list(self.scenario.gradients(self.steps))
+        for side in self.sides:
+            for param, grad in zip(side.params, gradients, strict=True):
+                param.grad = None if grad is None else copied(grad, {})
+
+    def step(self, times: int = 1) -> None:
+        """Step both with fresh gradients; compare after each step."""
+        for _ in range(times):
+            self.set_gradients()
+            self.both(lambda side: side.optimizer.step())
+
+    def both(self, action: Callable[[Side], object]) -> Any:
+        """Do the same to both sides; compare what it returns and all that can be seen.
+
+        Returns:
+            What it returned on our side.
+        """
+        ours, theirs = action(self.ours), action(self.theirs)
+        assert_equal({"returned": ours}, {"returned": theirs})
+        self.compare()
+        return ours
+
+    def refused(self, action: Callable[[Side], object]) -> None:
+        """Check that both refuse with the same error, and that ours is left as it was."""
+        before, objects = copied(self.ours.seen(), {}), self.ours.identities()
+        errors = [raised(partial(action, side)) for side in self.sides]
+        assert errors[0] == errors[1], f"ours raised {errors[0]}, theirs {errors[1]}"
+        assert errors[0] is not None, "neither side raised"
+        assert_equal(self.ours.seen(), before)
+        assert self.ours.identities() == objects, "equal, but no longer the same objects"
+
+    def compare(self) -> None:
+        """Compare everything that can be seen of both sides, bit for bit."""
+        _report(self.comparison, self.ours.seen(), self.theirs.seen())
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Spare tensors this small the threads, which only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def assert_equal(ours: object, theirs: object) -> None:
+    """Compare two nested values: tensors and floats as integers, dicts with the order of keys."""
+    _report(Comparison(), ours, theirs)
+
+
+def _report(comparison: Comparison, ours: object, theirs: object) -> None:
+    __tracebackhide__ = True
+    found = comparison.differences(ours, theirs)
+    if found:
+        (place, mismatch), *others = found
+        pytest.fail(f"{place_name(place)}: {mismatch}, and {len(others)} more")
+
+
+def raised(action: Callable[[], object]) -> tuple[type[BaseException], str] | None:
+    """Return type and message of what an action raises, ``None`` if it succeeds."""
+    try:
+        action()
+    except Exception as error:  # noqa: BLE001 - which errors are raised is what is compared
+        return type(error), str(error)
+    return None
+
+
+def profiled(action: Callable[[], object]) -> list[str]:
+    """Return the names under which an action of an optimizer shows in a profile."""
+    with torch.autograd.profiler.profile() as profile:
+        action()
+    return [event.name for event in profile.function_events or () if "Optimizer" in event.name]
+
+
+@contextmanager
+def all_warnings() -> Iterator[list[warnings.WarningMessage]]:
+    """Record every warning, also one that was given before."""
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        yield given

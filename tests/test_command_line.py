@@ -1,0 +1,126 @@
+"""The command line around the commands, and the command that continuous integration runs."""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import optimlab
+from optimlab import __main__ as command_line
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = tuple(command_line.COMMANDS)
+OPTIONAL_PACKAGES = command_line.OPTIONAL_PACKAGES
+
+
+@pytest.fixture
+def probe(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], int]], int]:
+    """Runs a function as the only command, `optimlab probe`."""
+
+    def run_as_command(function: Callable[[], int]) -> int:
+        monkeypatch.setitem(sys.modules, "optimlab.probe", ModuleType("optimlab.probe"))
+        monkeypatch.setitem(sys.modules, "optimlab.probe.command", probe_module(function))
+        monkeypatch.setattr(command_line, "COMMANDS", {"probe": "probing"})
+        return command_line.main(["probe"])
+
+    return run_as_command
+
+
+def probe_module(function: Callable[[], int]) -> ModuleType:
+    def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+        subparsers.add_parser("probe").set_defaults(run=lambda _: function())
+
+    module = ModuleType("optimlab.probe.command")
+    module.add_parser = add_parser  # type: ignore[attr-defined]
+    return module
+
+
+def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def without_optional_packages(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command line in a Python in which no optional package can be imported."""
+    block = f"import sys; sys.modules.update(dict.fromkeys({OPTIONAL_PACKAGES!r}))"
+    call = f"from optimlab.__main__ import main; sys.exit(main({list(arguments)!r}))"
+    return run_python("-c", f"{block}; {call}")
+
+
+def test_python_m_optimlab_prints_the_version_of_the_package() -> None:
+    finished = run_python("-m", "optimlab", "--version")
+    assert (finished.returncode, finished.stdout) == (0, f"optimlab {optimlab.__version__}\n")
+
+
+def test_no_command_prints_help_that_names_every_command_and_exits_2(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert command_line.main([]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("usage: optimlab")
+    for command in COMMANDS:
+        assert f"\n    {command} " in printed
+
+
+@pytest.mark.parametrize("arguments", [["no-such-command"], ["--no-such-option"]])
+def test_misuse_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^2$"):
+        command_line.main(arguments)
+    assert "usage: optimlab" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_gives_an_example(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match=r"^0$"):
+        command_line.main([command, "--help"])
+    printed = capsys.readouterr().out
+    assert "example" in printed.lower()
+    assert f"optimlab {command} -" in printed.partition("xample")[2]
+
+
+@pytest.mark.parametrize("arguments", [(), *([command] for command in COMMANDS)])
+def test_help_needs_none_of_the_optional_packages(arguments: tuple[str, ...]) -> None:
+    finished = without_optional_packages(*arguments, "--help")
+    assert (finished.returncode, finished.stderr) == (0, "")
+
+
+def test_the_status_of_a_command_is_the_exit_status(
+    probe: Callable[[Callable[[], int]], int],
+) -> None:
+    assert [probe(partial(int, status)) for status in (0, 1, 2)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("package", OPTIONAL_PACKAGES)
+def test_a_missing_optional_package_exits_2_and_names_its_extra(
+    package: str,
+    probe: Callable[[Callable[[], int]], int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    assert probe(lambda: bool(__import__(package))) == 2
+    assert 'pip install "optimlab[probing]"' in capsys.readouterr().err
+
+
+def test_any_other_missing_module_is_not_explained_away(
+    probe: Callable[[Callable[[], int]], int],
+) -> None:
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        probe(lambda: bool(__import__("no_such_module")))
+
+
+def test_continuous_integration_runs_the_test_command_of_the_readme_and_nothing_else() -> None:
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    commands = [line for line in script if line and not line.startswith(("#", "set ", "cd "))]
+    assert len(commands) == 1
+    assert commands[0].endswith("nox -s tests")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert commands[0] in [line.strip() for line in readme]
