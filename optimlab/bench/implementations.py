@@ -1,0 +1,109 @@
+"""Who carries a step out: optimlab, and torch in each of its ways."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+import optimlab
+from optimlab.bench.rules import Rule
+from optimlab.bench.workloads import Workload
+
+LibraryName = Literal["torch", "optimlab"]
+
+# Anything that has the classes of the rules will do.
+LIBRARIES: dict[LibraryName, Any] = {"torch": torch.optim, "optimlab": optimlab}
+
+OURS = "optimlab"
+
+# Compiling takes about a quarter of a second for each tensor, anew for each rule.
+MOST_COMPILED_TENSORS = 32
+# A compiled step has become as fast as it gets only after its first seven or eight calls.
+UNTIMED_STEPS, UNTIMED_STEPS_COMPILED = 2, 10
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """A way to carry out a step.
+
+    Attributes:
+        title: what it is called in full.
+        library: where its class is taken from.
+        options: arguments of the class beside those of the rule.
+        compiled: whether the step goes through ``torch.compile``.
+    """
+
+    title: str
+    library: LibraryName
+    options: Mapping[str, Any]
+    compiled: bool = False
+
+    def build(self, rule: Rule, params: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+        """Build the optimizer."""
+        optimizer_class = getattr(LIBRARIES[self.library], rule.class_name)
+        optimizer: torch.optim.Optimizer = optimizer_class(params, **rule.arguments, **self.options)
+        return optimizer
+
+    def missing(self, rule: Rule, workload: Workload) -> str:
+        """Return why it cannot, or should not, carry out this rule on this workload, if so."""
+        offered = inspect.signature(getattr(LIBRARIES[self.library], rule.class_name)).parameters
+        for option in self.options:
+            if option not in offered:
+                return f"torch has no {option} {rule.class_name}"
+        if self.compiled and len(workload.shapes) > MOST_COMPILED_TENSORS:
+            return f"more than {MOST_COMPILED_TENSORS} tensors take minutes to compile"
+        return ""
+
+
+IMPLEMENTATIONS: Mapping[str, Implementation] = MappingProxyType(
+    {
+        "for-loop": Implementation("torch for-loop", "torch", {"foreach": False}),
+        "foreach": Implementation("torch foreach", "torch", {"foreach": True}),
+        "fused": Implementation("torch fused", "torch", {"fused": True}),
+        "compiled": Implementation("torch.compile(step)", "torch", {}, compiled=True),
+        OURS: Implementation("optimlab", "optimlab", {}),
+    }
+)
+
+
+def default_of_torch(device: str) -> str:
+    """Return the implementation that torch takes where nothing is asked for."""
+    return "for-loop" if device == "cpu" else "foreach"
+
+
+class Run:
+    """One implementation at work on parameters of its own.
+
+    Args:
+        implementation: how steps are carried out.
+        rule: the update rule.
+        start: the parameters before the first step; they are copied.
+    """
+
+    def __init__(self, implementation: Implementation, rule: Rule, start: Sequence[Tensor]) -> None:
+        self.params = [nn.Parameter(tensor.clone()) for tensor in start]
+        self.optimizer = implementation.build(rule, self.params)
+        step: Callable[[], object] = self.optimizer.step
+        self.step = torch.compile(step) if implementation.compiled else step
+
+    def take(self, gradients: Sequence[Tensor]) -> None:
+        """Set all gradients as after a backward pass: to new tensors, at addresses that change."""
+        for param, gradient in zip(self.params, gradients, strict=True):
+            param.grad = gradient.detach()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all parameters and all state, by what they are called."""
+        tensors = {}
+        for index, param in enumerate(self.params):
+            tensors[f"parameter {index}"] = param.detach()
+            for name, value in self.optimizer.state[param].items():
+                # torch's SGD keeps an entry for the buffer that it does not have.
+                if isinstance(value, Tensor):
+                    tensors[f"{name} of parameter {index}"] = value
+        return tensors
