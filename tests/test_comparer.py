@@ -250,6 +250,22 @@ def test_a_derivative_that_is_lost_is_noticed() -> None:
     assert outcome.place[0] in {"backward", "gradients"}
 
 
+@pytest.mark.parametrize("resume", ["from own checkpoint", "from the other's checkpoint"])
+def test_state_that_is_lost_in_loading_is_noticed(resume: Any) -> None:
+    class Forgetting(torch.optim.SGD):
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            super().load_state_dict(state_dict)
+            first_state(self)["momentum_buffer"].zero_()
+
+    scenario = Scenario(resume=resume)
+    make = partial(torch.optim.SGD, momentum=0.9)
+    assert compare(make, make, scenario).equal
+    outcome = compare(partial(Forgetting, momentum=0.9), make, scenario)
+    assert isinstance(outcome, Difference)
+    assert (outcome.step, outcome.during) == (scenario.resumed_at, "load_state_dict()")
+    assert outcome.place == ("state", 0, "momentum_buffer")
+
+
 def test_an_error_on_one_side_only_is_noticed() -> None:
     def fail(_: torch.optim.Optimizer) -> None:
         raise RuntimeError("only here")

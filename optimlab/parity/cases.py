@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -35,18 +35,33 @@ T = TypeVar("T")
 #: implementation and dtype; the same over more tensors, with further settings in every dtype too.
 Extent: TypeAlias = Literal["quick", "tests", "full"]
 
-#: Circumstances beside the options, with the dtypes to compare them in. Large tensors take long:
-#: these are the dtypes in the tests, and in full it is all of them.
-CIRCUMSTANCES: Mapping[str, tuple[tuple[str, ...], Mapping[str, Any]]] = MappingProxyType(
+
+@dataclass(frozen=True)
+class Circumstance:
+    """What a case may have besides its options.
+
+    Attributes:
+        dtypes: names of the columns in which it is compared.
+        changes: fields of the scenario that it sets.
+        elements: the size of one more tensor, 0 for none. It is what several threads share.
+    """
+
+    dtypes: tuple[str, ...]
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    elements: int = 0
+
+
+CIRCUMSTANCES: Mapping[str, Circumstance] = MappingProxyType(
     {
-        "sparse gradients": (("float32",), {"sparse": True}),
-        "scaled gradients": (("bfloat16", "float32"), {"unscale": True}),
-        "float64 by default": (("float32",), {"default_dtype": torch.float64}),
-        "32769 elements": (("bfloat16", "float32"), {"threads": None}),
-        "300001 elements": (("float32",), {"threads": None}),
+        "sparse gradients": Circumstance(("float32",), {"sparse": True}),
+        "scaled gradients": Circumstance(("bfloat16", "float32"), {"unscale": True}),
+        "float64 by default": Circumstance(("float32",), {"default_dtype": torch.float64}),
+        "32769 elements": Circumstance(
+            ("bfloat16", "float32", "float64"), {"threads": None}, elements=32_769
+        ),
+        "300001 elements": Circumstance(("float32",), {"threads": None}, elements=300_001),
     }
 )
-_LARGE = {"32769 elements": 32_769, "300001 elements": 300_001}
 
 # Around the widths of vector registers.
 EDGE_SIZES = (0, 1, 7, 8, 15, 16, 17, 31, 33, 1023)
@@ -140,19 +155,18 @@ def _settings(
         yield from ((options, "") for options in _on_devices(row.more, device))
     if dtype == "float32" and implementation == "default":
         yield from ((options, "") for options in _on_devices(row.refused, device))
-    for circumstance in _circumstances(implementation, dtype, extent):
-        chosen = (row.many,) if circumstance in _LARGE else _one_at_a_time(row)
+    for circumstance in _circumstances(implementation, dtype):
+        large = CIRCUMSTANCES[circumstance].elements > 0
+        chosen = (row.many,) if large else _one_at_a_time(row)
         yield from ((options, circumstance) for options in chosen)
 
 
-def _circumstances(implementation: str, dtype: str, extent: Extent) -> Iterator[str]:
-    for circumstance, (dtypes, _) in CIRCUMSTANCES.items():
-        large = circumstance in _LARGE
+def _circumstances(implementation: str, dtype: str) -> Iterator[str]:
+    for name, circumstance in CIRCUMSTANCES.items():
         # Autograd keeps every intermediate result of 20 steps: gigabytes, if they are large.
-        if large and implementation == "differentiable":
-            continue
-        if dtype in dtypes or (large and extent == "full"):
-            yield circumstance
+        too_large = circumstance.elements > 0 and implementation == "differentiable"
+        if dtype in circumstance.dtypes and not too_large:
+            yield name
 
 
 def _combinations(row: Row) -> list[Options]:
@@ -203,10 +217,11 @@ def _scenario(case: Case, extent: Extent, device: str, seed: int) -> Scenario:
         named=variant % 5 == 0,
         differentiable=differentiable,
         backward_after=(1, 20) if variant % 4 == 0 else (1,),
-        threads=1,
         device=device,
     )
-    return replace(plain, **CIRCUMSTANCES[case.circumstance][1]) if case.circumstance else plain
+    return (
+        replace(plain, **CIRCUMSTANCES[case.circumstance].changes) if case.circumstance else plain
+    )
 
 
 def _overrides(case: Case) -> tuple[Options, Options]:
@@ -252,8 +267,8 @@ def _shapes(case: Case, variant: int, extent: Extent) -> Iterator[TensorSpec]:
         yield TensorSpec((size,), gradients="sometimes", group=1)
     if case.circumstance == "sparse gradients":
         yield TensorSpec((6, 2), group=1)
-    if case.circumstance in _LARGE:
-        yield TensorSpec((_LARGE[case.circumstance],))
+    if case.circumstance and CIRCUMSTANCES[case.circumstance].elements:
+        yield TensorSpec((CIRCUMSTANCES[case.circumstance].elements,))
 
 
 def _some(choices: Sequence[T], count: int, variant: int) -> Iterator[T]:

@@ -25,9 +25,9 @@ The exit status is 0 if all bits are the same, 1 if any differ.
 """
 EXAMPLE = "example: optimlab parity --quick --optimizer SGD Adam --json parity.json"
 LEGEND = """\
-same N: in N cases every step of both sides gave the same bits. raises: both sides refuse with the
-same error. N differ: in N cases they do not agree; share of elements and largest distance at the
-end. A cell is empty where nothing was asked for."""
+same N: in N cases every step of both sides gave the same bits. raises: both sides refuse, with the
+same error. N differ: in N cases they do not agree; below it, how far apart their parameters end:
+share of elements and largest distance. An empty cell was not asked for."""
 SHOWN_DIFFERENCES = 20
 WIDTH = 100
 

@@ -22,7 +22,7 @@ Differences: TypeAlias = list[tuple[Place, Mismatch]]
 
 # A value of these types has the bits it has and cannot be changed through one of two sides, so that
 # the same object on both is equal without a further look.
-_CONSTANTS = (bool, int, float, str, type(None))
+_CONSTANTS = frozenset({bool, int, float, str, type(None)})
 
 
 class NothingCompared(ValueError):  # noqa: N818 - it reads as what happened
@@ -53,15 +53,16 @@ def observe(
             return entries
         return {key: value for key, value in entries.items() if key not in ignored}
 
+    # Causes before effects: the first place that differs is the first to be looked at.
     return {
-        "parameters": dict(enumerate(params)),
         "param_groups": [
             {**shown(group), "params": [number(param) for param in group["params"]]}
             for group in optimizer.param_groups
         ],
-        "state": {number(key): value for key, value in optimizer.state.items()},
         "defaults": shown(optimizer.defaults),
         "shared tensors": [shown(entries) for entries in _shared_tensors(optimizer)],
+        "state": {number(key): value for key, value in optimizer.state.items()},
+        "parameters": dict(enumerate(params)),
         "state_dict": {**state_dict, "param_groups": [*map(shown, state_dict["param_groups"])]},
     }
 
@@ -152,7 +153,7 @@ class Comparison:
             self._item(*pair, place, index)
 
     def _item(self, ours: object, theirs: object, place: Place, key: object) -> None:
-        if ours is theirs and isinstance(ours, _CONSTANTS):
+        if ours is theirs and type(ours) in _CONSTANTS:
             self.values += 1
         else:
             self._walk(ours, theirs, (*place, key))

@@ -47,6 +47,8 @@ class Cell:
     def __str__(self) -> str:
         if self.different:
             lines = [f"{self.different} differ"]
+            if self.same:
+                lines.append(f"same {self.same}")
             if self.distance.differing:
                 lines.append(percent(self.distance.share))
             if self.distance.max_ulps is not None:

@@ -82,7 +82,8 @@ class Scenario:
         backward_after: after which steps of a differentiable scenario derivatives are compared:
             those of the parameters with respect to all that went into them.
         default_dtype: torch's default dtype meanwhile.
-        threads: how many threads torch uses meanwhile; ``None`` leaves it as it is.
+        threads: how many threads torch uses meanwhile; ``None`` leaves it as it is. One gives the
+            same answer on every machine: in half precision bits depend on it.
         device: where the parameters are.
     """
 
@@ -100,7 +101,7 @@ class Scenario:
     differentiable: bool = False
     backward_after: tuple[int, ...] = (1, 20)
     default_dtype: torch.dtype = torch.float32
-    threads: int | None = None
+    threads: int | None = 1
     device: str = "cpu"
 
     @property

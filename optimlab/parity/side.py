@@ -33,7 +33,7 @@ class Side:
         sources: what the parameters were computed from, in a differentiable scenario; otherwise
             the parameters themselves.
         given: the gradients of the last step, of which the parameters hold copies.
-        passed: in a differentiable scenario, all copies of gradients so far.
+        passed: in a differentiable scenario, what all gradients so far were computed from.
         derivatives: what :meth:`backward` found.
         saved: the last state dict.
         seen: what there was to be seen at the last :meth:`observe`.
@@ -89,9 +89,7 @@ class Side:
         """Give every parameter a copy of its gradient and call ``step()``."""
         self.given = gradients
         for param, grad in zip(self.params, gradients, strict=True):
-            param.grad = None if grad is None else copied(grad, {})
-            if param.grad is not None and self._scenario.differentiable:
-                self.passed.append(param.grad)
+            param.grad = None if grad is None else self._passed(copied(grad, {}))
         if self._scenario.unscale:
             self._tell_scale(found_inf=number % 4 == 0)
         self.optimizer.step()
@@ -123,6 +121,12 @@ class Side:
         self.optimizer.found_inf = torch.tensor(  # type: ignore[attr-defined]
             float(found_inf), device=device
         )
+
+    def _passed(self, grad: Tensor) -> Tensor:
+        if not self._scenario.differentiable:
+            return grad
+        self.passed.append(grad)
+        return grad.clone()  # the result of a computation, as a differentiable gradient is
 
     def _computed(self, source: Tensor) -> Tensor:
         # Strides stay, and the result is no leaf, so that autograd sees through the steps.
