@@ -14,6 +14,7 @@ nox.needs_version = ">=2025.2.9"
 nox.options.reuse_venv = "yes"  # torch is large; pip still brings a kept environment up to date
 
 CONSTRAINTS = Path("constraints.txt")
+CARRIED_OUT = ("tests/test_random_programs.py", "tests/test_program.py", "tests/test_native.py")
 TORCH_RELEASES = ("2.11.0", "2.13.0", "2.15.0")
 
 
@@ -34,8 +35,12 @@ def typecheck(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests and the examples in docstrings."""
+    """Run the tests and the examples in docstrings, with and without the native machine."""
     install(session, "-e", ".[test]")
+    if not session.posargs:
+        session.log("without the native machine: what depends on how a rule is carried out")
+        python(session, "-m", "pytest", *CARRIED_OUT, env={"OPTIMLAB_NATIVE": "0"})
+        session.log("with it, where it was built: everything")
     python(session, "-m", "pytest", *session.posargs)
 
 
@@ -84,9 +89,9 @@ def install(session: nox.Session, *packages: str, constraints: Path = CONSTRAINT
         session.install("-c", str(constraints), *packages)
 
 
-def python(session: nox.Session, *arguments: str) -> None:
+def python(session: nox.Session, *arguments: str, env: dict[str, str] | None = None) -> None:
     """Run Python with the given arguments, under --no-venv the one that runs nox."""
-    session.run(interpreter(session), *arguments)
+    session.run(interpreter(session), *arguments, env=env)
 
 
 def interpreter(session: nox.Session) -> str:

@@ -14,6 +14,7 @@ rule is applied to), ``program.py`` (a rule written down), ``execution.py`` (a r
 from torch.optim import lr_scheduler, swa_utils
 
 from optimlab.adam import Adam, AdamW
+from optimlab.info import Info, info
 from optimlab.optimizer import Optimizer
 from optimlab.program import Instruction, Program
 from optimlab.rmsprop import RMSprop
@@ -25,10 +26,12 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "Info",
     "Instruction",
     "Optimizer",
     "Program",
     "RMSprop",
+    "info",
     "lr_scheduler",
     "swa_utils",
 ]

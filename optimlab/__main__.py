@@ -16,7 +16,7 @@ EQUAL, DIFFERENT, MISUSE = 0, 1, 2
 # Each command and the extra that brings its optional packages. Its module optimlab.COMMAND.command
 # offers add_parser(subparsers), which sets `run`: a function from the parsed arguments to the exit
 # status. Only `run` imports what is heavy or optional, so that --help needs none of it.
-COMMANDS = {"bench": "demo", "demo": "demo", "parity": "cli"}
+COMMANDS = {"bench": "demo", "demo": "demo", "info": "cli", "parity": "cli"}
 OPTIONAL_PACKAGES = ("matplotlib", "rich", "sklearn")
 
 
@@ -62,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def explain_missing(error: ModuleNotFoundError, command: str) -> int:
     """Say which extra brings an optional package; any other missing module is an error of ours."""
-    if error.name not in OPTIONAL_PACKAGES:
+    if str(error.name).partition(".")[0] not in OPTIONAL_PACKAGES:
         raise error
     print(
         f"optimlab {command} needs the package {error.name}, which is not installed.\n"

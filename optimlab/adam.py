@@ -172,6 +172,7 @@ class Adam(Optimizer):
         super().__init__(params, defaults)
 
     def state_names(self, group: ParamGroup) -> tuple[str, ...]:
+        _ = group["betas"]  # missed before any state is, where another optimizer's was loaded
         return ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if group["amsgrad"] else ()))
 
     def update(
@@ -186,8 +187,10 @@ class Adam(Optimizer):
         if weight_decay != 0:
             if group["decoupled_weight_decay"]:
                 param.mul_(1 - lr * weight_decay)
-            else:
+            elif group["differentiable"]:
                 grad = add_scaled(grad, param, weight_decay)
+            else:
+                grad = grad.add(param, alpha=weight_decay)
         param, grad = as_real(param), as_real(grad)
 
         exp_avg.lerp_(grad, 1 - beside(beta1, param))

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from optimlab.native import plan
+from optimlab.native.carrier import carrier
 from optimlab.values import OneByOne, TensorList
 
 if TYPE_CHECKING:
@@ -83,15 +85,43 @@ class FusedStep:
         return FusedStep(self.is_first_step, moved(self.grad_scale), moved(self.found_inf))
 
 
-def carry_out(optimizer: Optimizer, batch: Batch) -> None:
-    """Carry out the step of one parameter group."""
-    _EXECUTIONS[batch.execution](optimizer, batch)
+def carry_out(optimizer: Optimizer, batches: Sequence[Batch]) -> plan.Kept | None:
+    """Carry out a step.
+
+    Returns:
+        What the next step can use again, if a carrier served every tensor.
+    """
+    if torch.compiler.is_compiling():
+        _carry_out_by_aten(optimizer, batches)
+        return None
+    chosen = carrier()
+    served: list[tuple[Batch, list[plan.Part]]] = []
+    for batch in batches:
+        if batch.execution is Execution.ONE_BY_ONE:
+            parts, rest = plan.serve(optimizer, chosen, batch) if batch.members else ([], [])
+            one_by_one(optimizer, batch, rest)
+            if not rest:
+                served.append((batch, parts))
+        elif batch.members:
+            _EXECUTIONS[batch.execution](optimizer, batch)
+    complete = len(served) == len(batches) and any(parts for _, parts in served)
+    if complete and plan.may_be_kept(optimizer):
+        return plan.keep(optimizer, chosen, served)
+    return None
 
 
-def one_by_one(optimizer: Optimizer, batch: Batch) -> None:
+def _carry_out_by_aten(optimizer: Optimizer, batches: Sequence[Batch]) -> None:
+    for batch in batches:
+        if batch.execution is Execution.ONE_BY_ONE:
+            one_by_one(optimizer, batch, batch.members)
+        elif batch.members:
+            _EXECUTIONS[batch.execution](optimizer, batch)
+
+
+def one_by_one(optimizer: Optimizer, batch: Batch, members: Sequence[Member]) -> None:
     """Read the rule on one tensor after the other: torch's for-loop."""
     group = batch.group
-    for member in batch.members:
+    for member in members:
         state, step = member.state, 1.0 if member.step is None else _next(member.step, group)
         if optimizer.complex_as_real and member.param.is_complex():
             state = {name: torch.view_as_real(tensor) for name, tensor in state.items()}
@@ -130,7 +160,7 @@ def together(optimizer: Optimizer, batch: Batch) -> None:
     """
     as_numbers = not _steps_stay_tensors(batch.group)
     _count_together([member.step for member in batch.members if member.step is not None])
-    for same_kind in _divided(batch.members, lambda m: (m.param.device, m.param.dtype)):
+    for same_kind in _of_one_kind(batch):
         if as_numbers:
             for member in same_kind:
                 member.number = 1.0 if member.step is None else member.step.item()
@@ -157,7 +187,7 @@ def _update_list(
     capturable = bool(batch.group.get("capturable"))
     as_real = optimizer.complex_as_real and members[0].param.is_complex()
 
-    def listed(tensors: Sequence[Tensor], kind: type[TensorList] = TensorList) -> TensorList:
+    def listed(tensors: list[Tensor], kind: type[TensorList] = TensorList) -> TensorList:
         values = kind(tensors, capturable=capturable)
         return values.as_real() if as_real else values
 
@@ -194,7 +224,7 @@ def fused(optimizer: Optimizer, batch: Batch) -> None:
         getattr(optimizer, "grad_scale", None),
         getattr(optimizer, "found_inf", None),
     )
-    for same in _divided(members, lambda m: (m.param.device, m.param.dtype)):
+    for same in _of_one_kind(batch):
         _update_fused(optimizer, batch, same, scaling.to(same[0].param.device))
     if is_first_step:
         for member in members:
@@ -215,6 +245,17 @@ def _update_fused(
     optimizer.fused_update(param, grad, state, steps, batch.group, scaling)
 
 
+def _of_one_kind(batch: Batch) -> Iterable[list[Member]]:
+    """Divide members by device and dtype; torch refuses float16 state of other parameters."""
+    lists: list[list[Tensor | None]] = [[m.param for m in batch.members]]
+    lists.append([m.grad for m in batch.members])
+    lists += [[m.state.get(name) for m in batch.members] for name in batch.names]
+    if batch.members[0].step is not None:
+        lists.append([m.step for m in batch.members])
+    divided = torch.optim.Optimizer._group_tensors_by_device_and_dtype(lists, with_indices=True)
+    return [[batch.members[i] for i in indices] for _, indices in divided.values()]
+
+
 def _divided(
     members: Sequence[Member], key: Callable[[Member], Hashable]
 ) -> Iterable[list[Member]]:
@@ -225,7 +266,6 @@ def _divided(
 
 
 _EXECUTIONS: dict[Execution, Callable[[Optimizer, Batch], None]] = {
-    Execution.ONE_BY_ONE: one_by_one,
     Execution.TOGETHER: together,
     Execution.FUSED: fused,
 }

@@ -160,12 +160,15 @@ class Optimizer(torch.optim.Optimizer):
             if closure is not None:
                 with torch.enable_grad():
                     loss = closure()
-            batches = [self._checked_batch(group) for group in self.param_groups]
-            for batch in batches:
-                self._complete_state(batch)
-            for batch in batches:
-                if batch.members:
-                    carry_out(self, batch)
+            compiling = torch.compiler.is_compiling()
+            kept = None if compiling else self.__dict__.pop("_kept", None)
+            if kept is None or not kept.step(self):
+                batches = [self._checked_batch(group) for group in self.param_groups]
+                for batch in batches:
+                    self._complete_state(batch)
+                kept = carry_out(self, batches)
+            if kept is not None:
+                self._kept = kept
         return loss
 
     def _check_graph_capture(self) -> None:
@@ -197,6 +200,8 @@ class Optimizer(torch.optim.Optimizer):
     def _complete_state(self, batch: Batch) -> None:
         """Make the state of parameters that take their first step."""
         for member in batch.members:
+            if self.rule_makes_state and batch.names:
+                _ = self.state[member.param]  # the state keeps the order of the parameters
             if member.is_new:
                 held = self.state[member.param]
                 if not held:
@@ -219,6 +224,8 @@ class Optimizer(torch.optim.Optimizer):
         return devices.foreach_by_default(params, differentiable=group["differentiable"])
 
     def _check_batch(self, batch: Batch) -> None:
+        for name in self.defaults:
+            _ = batch.group[name]  # which a checkpoint of another optimizer may lack
         if self.counts_steps and not all(
             member.is_new or isinstance(member.step, Tensor) for member in batch.members
         ):

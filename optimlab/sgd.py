@@ -45,7 +45,7 @@ from optimlab import devices
 from optimlab.execution import Batch, Execution, FusedStep
 from optimlab.groups import ParamGroup
 from optimlab.optimizer import Optimizer, Step
-from optimlab.values import L, T, add_scaled, as_scalar, fused_kernel, subtract_scaled_
+from optimlab.values import L, T, add_like, add_scaled, as_scalar, fused_kernel, subtract_scaled_
 
 
 def heavy_ball(grad: T, state: dict[str, T], momentum: Any, dampening: Any) -> T:
@@ -62,7 +62,7 @@ def heavy_ball(grad: T, state: dict[str, T], momentum: Any, dampening: Any) -> T
 
 def look_ahead(grad: T, velocity: T, momentum: Any) -> T:
     r"""Return Nesterov's direction :math:`g_t + \mu b_t`."""
-    return grad.add(velocity, alpha=momentum)
+    return add_like(grad, velocity, momentum)
 
 
 class SGD(Optimizer):

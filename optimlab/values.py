@@ -30,6 +30,10 @@ Scalar: TypeAlias = float | Tensor
 """A hyperparameter, or arithmetic on hyperparameters: a Python number or a 1-element tensor."""
 
 
+Tensors: TypeAlias = list[Tensor] | tuple[Tensor, ...]
+"""What foreach operations take and return; the messages of their errors name which."""
+
+
 class TensorList:
     """Many tensors of one device and dtype; every operation is one ``torch._foreach_*`` call.
 
@@ -44,14 +48,14 @@ class TensorList:
 
     __slots__ = ("capturable", "tensors")
 
-    def __init__(self, tensors: Sequence[Tensor], *, capturable: bool = False) -> None:
-        self.tensors = list(tensors)
+    def __init__(self, tensors: Tensors, *, capturable: bool = False) -> None:
+        self.tensors = tensors
         self.capturable = capturable
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.tensors!r})"
 
-    def _new(self, tensors: Sequence[Tensor]) -> TensorList:
+    def _new(self, tensors: Tensors) -> TensorList:
         return TensorList(tensors, capturable=self.capturable)
 
     def as_real(self) -> TensorList:
@@ -100,6 +104,10 @@ class TensorList:
 
     def clone(self) -> TensorList:
         return self._new([tensor.clone() for tensor in self.tensors])
+
+    def copied(self) -> TensorList:
+        """Copy each tensor, with its strides; ``clone`` closes gaps."""
+        return self._new([_copied(tensor) for tensor in self.tensors])
 
     # Two operands, the second a list or a scalar.
 
@@ -154,7 +162,8 @@ class TensorList:
 
     def addcdiv_(self, a: TensorList, b: TensorList, *, value: Scalar = 1) -> TensorList:
         if self._stays_on_device(value):  # value * a / b = a / (b / value)
-            b, value = b.div(value), 1.0
+            # In place, because without dimensions a half-precision quotient has lr's dtype.
+            b, value = b.clone().div_(value), 1.0
         # By keyword, a tensor is read as a number; by position, it is one divisor per tensor.
         torch._foreach_addcdiv_(self.tensors, a.tensors, b.tensors, value=cast(float, value))
         return self
@@ -188,6 +197,12 @@ class OneByOne(TensorList):
 
 T = TypeVar("T", Tensor, TensorList, "Symbol")
 """The reading of a rule: one tensor, many tensors, or a symbol."""
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    if tensor.layout is not torch.strided:
+        return tensor.clone()
+    return tensor.new_empty_strided(tensor.shape, tensor.stride()).copy_(tensor)
 
 
 def _operand(other: TensorList | Scalar | Sequence[float]) -> Any:
@@ -247,6 +262,22 @@ def add_scaled(value: T, other: T, scale: Any) -> T:
         # A copy, because other changes in place before the backward pass reads it.
         return value.addcmul(other.clone(), scale)
     return value.add(other, alpha=scale)
+
+
+def add_like(value: T, other: T, scale: Any) -> T:
+    """Return ``value + scale * other``; for lists in the dtype and strides of ``value``.
+
+    torch's foreach Nesterov momentum adds to the gradients in place. That shows where the buffers
+    have a wider dtype than the gradients, and where half-precision gradients have gaps in memory.
+    """
+    if isinstance(value, TensorList) and not _alike(value, other):
+        return value.copied().add_(other, alpha=scale)
+    return value.add(other, alpha=scale)
+
+
+def _alike(value: TensorList, other: TensorList) -> bool:
+    pairs = zip(value.tensors, other.tensors, strict=True)
+    return all(a.dtype == b.dtype and a.is_contiguous() for a, b in pairs)
 
 
 def subtract_scaled_(value: T, other: T, scale: Any) -> T:

@@ -220,6 +220,9 @@ EQUIVALENT: Mapping[str, Mapping[str, str]] = {
     "Adam.update": {
         "param -> grad in exp_avg.lerp_(grad, 1 - beside(beta1, param))": _ONE_PLACE,
         "param -> grad in if is_many(param):": _ONE_TYPE,
+        "'differentiable' -> 'maximize' in if group['differentiable']:": (
+            "a decay that is learned is compared with maximize only: see LEARNED_DECAY"
+        ),
     },
     "Adam.fused_update": {
         "beside(group['lr'], param) -> group['lr'] "

@@ -1,0 +1,92 @@
+"""Which execution serves which optimizer on this machine, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from optimlab.adam import Adam, AdamW
+from optimlab.native.carrier import carrier
+from optimlab.native.plan import DTYPES
+from optimlab.native.tape import NotServedError, read
+from optimlab.native.trust import trust
+from optimlab.optimizer import Optimizer
+from optimlab.rmsprop import RMSprop
+from optimlab.sgd import SGD
+
+_INSTRUCTION_SETS = ("plain C", "AVX2", "AVX-512")
+
+
+@dataclass(frozen=True)
+class Info:
+    """What :func:`info` found; prints itself.
+
+    Attributes:
+        native: whether the native machine is loaded.
+        reason: why it is not, or what it may not be used for.
+        instruction_set: that the machine uses; empty without one.
+        served: for each optimizer and dtype whether the machine gives ATen's bits.
+    """
+
+    native: bool
+    reason: str
+    instruction_set: str
+    served: dict[str, dict[str, bool]]
+
+    def __str__(self) -> str:
+        capability = torch.backends.cpu.get_cpu_capability()
+        lines = [f"torch {torch.__version__}, CPU capability {capability}"]
+        if self.native:
+            threads = torch.get_num_threads()
+            lines.append(f"native machine: {self.instruction_set}, {threads} threads")
+        else:
+            lines.append("no native machine; ATen in blocks and bins serves in its place")
+        if self.reason:
+            lines.append(f"  {self.reason}")
+        for name, dtypes in self.served.items():
+            cells = [f"{d} {_by(self.native) if yes else 'ATen'}" for d, yes in dtypes.items()]
+            lines.append(f"{name + ':':<9} {', '.join(cells)}")
+        lines.append(
+            "ATen, tensor by tensor: half precision, complex and sparse tensors, tensor lr and\n"
+            "  betas, differentiable, momentum's first step, tensors that overlap or are not dense"
+        )
+        lines.append(
+            "torch._foreach_*: foreach=True, and CUDA by default. torch._fused_*: fused=True"
+        )
+        return "\n".join(lines)
+
+
+def _by(native: bool) -> str:
+    return "native machine" if native else "blocks and bins"
+
+
+def info(*optimizers: type[Optimizer]) -> Info:
+    """Tell which execution serves which optimizer on CPU, with default hyperparameters, and why.
+
+    Args:
+        optimizers: classes to ask for beside :class:`SGD`, :class:`Adam`, :class:`AdamW` and
+            :class:`RMSprop`; each must take a list of parameters as its only required argument.
+
+    Returns:
+        Info: print it.
+    """
+    trusted = trust()
+    machine = trusted.machine
+    served = {}
+    for optimizer_class in (SGD, Adam, AdamW, RMSprop, *optimizers):
+        optimizer = optimizer_class([torch.zeros(1, device="cpu")])
+        served[optimizer_class.__name__] = {
+            str(dtype).removeprefix("torch."): _is_served(optimizer, dtype) for dtype in DTYPES
+        }
+    used = "" if machine is None else _INSTRUCTION_SETS[machine.limit_instruction_set(2)]
+    return Info(machine is not None, trusted.reason, used, served)
+
+
+def _is_served(optimizer: Optimizer, dtype: torch.dtype) -> bool:
+    group = optimizer.param_groups[0]
+    try:
+        tape = read(optimizer, ("param", "grad", *optimizer.state_names(group)), 2.0, group)
+    except (NotServedError, AttributeError, TypeError):
+        return False
+    return carrier().takes(tape, dtype)

@@ -1,0 +1,120 @@
+/* The instructions over one chunk, for one number type and one instruction set.
+ *
+ * Included several times by machine.c, with REAL, ROOT (a function of machine.c that takes the
+ * square roots of a chunk), FMA and NAME(...) defined. Every loop rounds as the ATen operation of
+ * the same name does on CPU; the products and sums that ATen contracts are written as FMA here, and
+ * the compiler is told to contract nothing by itself.
+ */
+
+#define EACH for (long i = 0; i < n; i++)
+
+static void NAME(carry_out)(const Instruction *instruction, long n, REAL *d, const REAL *a,
+                            const REAL *b, const REAL *c)
+{
+    const REAL s = (REAL)instruction->scalar;
+    const REAL s2 = (REAL)instruction->scalar2;
+    const REAL s3 = (REAL)instruction->scalar3;
+    switch (instruction->operation) {
+    case COPY:
+        EACH d[i] = a[i];
+        break;
+    case NEGATE:
+        EACH d[i] = -a[i];
+        break;
+    case ABSOLUTE:
+        EACH d[i] = ABS(a[i]);
+        break;
+    case SIGN:
+        EACH d[i] = (REAL)((a[i] > 0) - (a[i] < 0));
+        break;
+    case SQUARE_ROOT:
+        ROOT(n, d, a);
+        break;
+    case RECIPROCAL:
+        EACH d[i] = 1 / a[i];
+        break;
+    case ADD_SCALED:
+        EACH d[i] = FMA(b[i], s, a[i]);
+        break;
+    case ADD_SCALAR:
+        EACH d[i] = a[i] + s;
+        break;
+    case MULTIPLY_SCALAR:
+        EACH d[i] = a[i] * s;
+        break;
+    case MULTIPLY:
+        EACH d[i] = a[i] * b[i];
+        break;
+    case DIVIDE_SCALAR:
+        EACH d[i] = a[i] / s;
+        break;
+    case DIVIDE:
+        EACH d[i] = a[i] / b[i];
+        break;
+    case LERP:
+        if (ABS(s) < (REAL)0.5)
+            EACH d[i] = FMA(s, b[i] - a[i], a[i]);
+        else
+            EACH d[i] = FMA(b[i] - a[i], -(1 - s), b[i]);
+        break;
+    case ADD_PRODUCT:
+        EACH d[i] = FMA(s * b[i], c[i], a[i]);
+        break;
+    case ADD_QUOTIENT:
+        EACH d[i] = a[i] + (s * b[i]) / c[i];
+        break;
+    case MAXIMUM:
+        EACH d[i] = a[i] != a[i] ? a[i] : (b[i] != b[i] ? b[i] : (a[i] < b[i] ? b[i] : a[i]));
+        break;
+    /* Joined: what two or three of the above do to the same numbers, in one pass. */
+    case SCALE_ADD_SCALED:
+        EACH d[i] = FMA(b[i], s2, a[i] * s);
+        break;
+    case SCALE_ADD_PRODUCT:
+        EACH d[i] = FMA(s2 * b[i], c[i], a[i] * s);
+        break;
+    case DIVIDE_ADD_SCALAR:
+        EACH d[i] = a[i] / s + s2;
+        break;
+    case DIVIDE_ADD_QUOTIENT: /* a + (s3 * b) / (c / s + s2); the divisor is not kept */
+        EACH d[i] = a[i] + (s3 * b[i]) / (c[i] / s + s2);
+        break;
+    case ADD_SCALAR_ADD_QUOTIENT: /* a + (s3 * b) / (c + s2) */
+        EACH d[i] = a[i] + (s3 * b[i]) / (c[i] + s2);
+        break;
+    }
+}
+
+#undef EACH
+
+static void NAME(run_chunk)(const Program *program, REAL *const *bases, long n)
+{
+    for (long k = 0; k < program->length; k++) {
+        const Instruction *instruction = &program->instructions[k];
+        NAME(carry_out)(instruction, n, bases[instruction->result], bases[instruction->a],
+                        bases[instruction->b], bases[instruction->c]);
+    }
+}
+
+/* The elements first to last - 1 of all tensors, counted as if they were one. */
+static void NAME(run_range)(const Program *program, const Tensors *tensors, long first, long last)
+{
+    REAL scratch[TEMPORARIES][CHUNK] __attribute__((aligned(64)));
+    REAL *bases[INPUTS + TEMPORARIES];
+    for (long r = 0; r < TEMPORARIES; r++)
+        bases[tensors->inputs + r] = scratch[r];
+
+    long start = 0;
+    for (long t = 0; t < tensors->count && start < last; t++) {
+        const long size = tensors->sizes[t];
+        long i = first > start ? first - start : 0;
+        const long stop = last - start < size ? last - start : size;
+        for (; i < stop; i += CHUNK) {
+            const long n = stop - i < CHUNK ? stop - i : CHUNK;
+            for (long r = 0; r < tensors->inputs; r++)
+                bases[r] = (REAL *)tensors->pointers[r * tensors->count + t] + i;
+            NAME(run_chunk)(program, bases, n);
+        }
+        start += size;
+    }
+}

@@ -1,0 +1,426 @@
+/* A machine that runs elementwise programs over many tensors in one pass over memory.
+ *
+ * It knows instructions such as "d = a + s * b", each rounding exactly as the ATen operation of that
+ * meaning does on CPU, and it knows no optimizer. A program is run on chunks small enough to stay
+ * in the first-level cache through all of its instructions, so every parameter, gradient and state
+ * element is read from memory and written to it once. All tensors count as one long array, which is
+ * divided evenly among the threads.
+ *
+ * There is no Python and no torch in here: raw pointers come in, and the caller checks beforehand
+ * that each instruction gives ATen's bits on this processor (trust.py).
+ */
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#define X86 1
+#endif
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#define CHUNK 512
+#define INPUTS 16
+#define TEMPORARIES 8
+#define MAX_INSTRUCTIONS 64
+
+/* The numbers are those of tape.py. */
+enum {
+    COPY = 0,
+    NEGATE,
+    ABSOLUTE,
+    SIGN,
+    SQUARE_ROOT,
+    RECIPROCAL,
+    ADD_SCALED,
+    ADD_SCALAR,
+    MULTIPLY_SCALAR,
+    MULTIPLY,
+    DIVIDE_SCALAR,
+    DIVIDE,
+    LERP,
+    ADD_PRODUCT,
+    ADD_QUOTIENT,
+    MAXIMUM,
+    SCALE_ADD_SCALED,
+    SCALE_ADD_PRODUCT,
+    DIVIDE_ADD_SCALAR,
+    DIVIDE_ADD_QUOTIENT,
+    ADD_SCALAR_ADD_QUOTIENT,
+};
+
+typedef struct {
+    int operation, result, a, b, c;
+    double scalar, scalar2, scalar3;
+} Instruction;
+
+typedef struct {
+    Instruction instructions[MAX_INSTRUCTIONS];
+    long length;
+} Program;
+
+typedef struct {
+    const int64_t *pointers; /* inputs x count addresses, register by register */
+    const int64_t *sizes;    /* count numbers of elements */
+    long inputs, count;
+} Tensors;
+
+/* How ATen takes a square root in this build of torch: set once, by the caller's checks. */
+enum { ROOT_OF_PROCESSOR = 0, ROOT_OF_MKL = 1, ROOT_LIKE_MKL = 2 };
+
+typedef void (*VectorRootFloat)(int n, const float *from, float *to, int64_t mode);
+typedef void (*VectorRootDouble)(int n, const double *from, double *to, int64_t mode);
+
+static VectorRootFloat mkl_root_float;
+static VectorRootDouble mkl_root_double;
+static int (*mkl_set_threads_local)(int);
+static int root_mode_float, root_mode_double;
+
+#define MKL_MODE (0x2 | 0x140000 | 0x100) /* high accuracy, no flushing to zero, no error handler */
+
+void optimlab_set_mkl(void *root_float, void *root_double, void *set_threads_local)
+{
+    memcpy(&mkl_root_float, &root_float, sizeof root_float);
+    memcpy(&mkl_root_double, &root_double, sizeof root_double);
+    memcpy(&mkl_set_threads_local, &set_threads_local, sizeof set_threads_local);
+}
+
+void optimlab_set_roots(int mode_float, int mode_double)
+{
+    root_mode_float = mode_float;
+    root_mode_double = mode_double;
+}
+
+/* Square roots, one function for each instruction set. */
+
+static void root_float(long n, float *d, const float *a)
+{
+    if (root_mode_float != ROOT_OF_PROCESSOR)
+        mkl_root_float((int)n, a, d, MKL_MODE);
+    else
+        for (long i = 0; i < n; i++)
+            d[i] = __builtin_sqrtf(a[i]);
+}
+
+static void root_double(long n, double *d, const double *a)
+{
+    if (root_mode_double != ROOT_OF_PROCESSOR)
+        mkl_root_double((int)n, a, d, MKL_MODE);
+    else
+        for (long i = 0; i < n; i++)
+            d[i] = __builtin_sqrt(a[i]);
+}
+
+#ifdef X86
+/* MKL's square root on processors that are not Intel's: an estimate of 1 / sqrt(x), one step of
+ * Goldschmidt's iteration and one correction by the residual, none of it contracted. Found from its
+ * results alone. Like MKL, it is not always the correctly rounded root. */
+__attribute__((target("avx2"))) static inline __m256 root_like_mkl(__m256 x)
+{
+    const __m256 half = _mm256_set1_ps(0.5f);
+    const __m256 estimate = _mm256_rsqrt_ps(x);
+    const __m256 g = _mm256_mul_ps(x, estimate), h = _mm256_mul_ps(half, estimate);
+    const __m256 error = _mm256_sub_ps(half, _mm256_mul_ps(g, h));
+    const __m256 root = _mm256_add_ps(g, _mm256_mul_ps(g, error));
+    const __m256 half_inverse = _mm256_add_ps(h, _mm256_mul_ps(h, error));
+    const __m256 residual = _mm256_sub_ps(x, _mm256_mul_ps(root, root));
+    return _mm256_add_ps(root, _mm256_mul_ps(half_inverse, residual));
+}
+
+__attribute__((target("avx2"))) static void root_float_avx2(long n, float *d, const float *a)
+{
+    if (root_mode_float != ROOT_LIKE_MKL) {
+        root_float(n, d, a);
+        return;
+    }
+    /* Exponents 1 to 253; below are zero and denormals, above the largest numbers, infinity, NaN and
+     * everything negative. */
+    const __m256i smallest = _mm256_set1_epi32(0x00800000), largest = _mm256_set1_epi32(0x7effffff);
+    long i = 0;
+    for (; i + 8 <= n; i += 8) {
+        const __m256 x = _mm256_loadu_ps(a + i);
+        const __m256i bits = _mm256_castps_si256(x);
+        const __m256i low = _mm256_cmpgt_epi32(smallest, bits);
+        const __m256i high = _mm256_cmpgt_epi32(bits, largest);
+        if (__builtin_expect(_mm256_testz_si256(_mm256_or_si256(low, high),
+                                                _mm256_set1_epi32(-1)), 1)) {
+            _mm256_storeu_ps(d + i, root_like_mkl(x));
+            continue;
+        }
+        const __m256i negative = _mm256_cmpgt_epi32(_mm256_setzero_si256(), bits);
+        if (!_mm256_testz_si256(_mm256_or_si256(negative, high), _mm256_set1_epi32(-1))) {
+            mkl_root_float(8, a + i, d + i, MKL_MODE);
+            continue;
+        }
+        _mm256_storeu_ps(d + i, _mm256_blendv_ps(root_like_mkl(x), _mm256_sqrt_ps(x),
+                                                 _mm256_castsi256_ps(low)));
+    }
+    if (i < n)
+        mkl_root_float((int)(n - i), a + i, d + i, MKL_MODE);
+}
+#endif
+
+#define JOIN2(name, suffix) name##_##suffix
+#define JOIN(name, suffix) JOIN2(name, suffix)
+#define NAME(name) JOIN(name, SUFFIX)
+
+#define REAL float
+#define FMA __builtin_fmaf
+#define ABS __builtin_fabsf
+#define ROOT root_float
+#define SUFFIX float
+#include "loops.h"
+#undef ROOT
+#undef SUFFIX
+
+#ifdef X86
+#define ROOT root_float_avx2
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#define SUFFIX float_avx2
+#include "loops.h"
+#undef SUFFIX
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,prefer-vector-width=512")
+#define SUFFIX float_avx512
+#include "loops.h"
+#undef SUFFIX
+#pragma GCC pop_options
+#undef ROOT
+#endif
+#undef REAL
+#undef FMA
+#undef ABS
+
+#define REAL double
+#define FMA __builtin_fma
+#define ABS __builtin_fabs
+#define ROOT root_double
+#define SUFFIX double
+#include "loops.h"
+#undef SUFFIX
+#ifdef X86
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#define SUFFIX double_avx2
+#include "loops.h"
+#undef SUFFIX
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,prefer-vector-width=512")
+#define SUFFIX double_avx512
+#include "loops.h"
+#undef SUFFIX
+#pragma GCC pop_options
+#endif
+
+typedef void (*RunRange)(const Program *, const Tensors *, long first, long last);
+
+enum { PLAIN, AVX2, AVX512 };
+
+static int instruction_set(void)
+{
+#ifdef X86
+    static int known = -1;
+    if (known < 0) {
+        __builtin_cpu_init();
+        known = PLAIN;
+        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+            known = AVX2;
+        if (known == AVX2 && __builtin_cpu_supports("avx512f") &&
+            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+            __builtin_cpu_supports("avx512bw"))
+            known = AVX512;
+    }
+    return known;
+#else
+    return PLAIN;
+#endif
+}
+
+static int limit = AVX512;
+
+/* For tests and measurements: use at most this instruction set. Returns the one in use. */
+int optimlab_limit_instruction_set(int most)
+{
+    limit = most;
+    return instruction_set() < limit ? instruction_set() : limit;
+}
+
+static RunRange run_range_for(int is_double)
+{
+    const int set = instruction_set() < limit ? instruction_set() : limit;
+#ifdef X86
+    if (set == AVX512)
+        return is_double ? (RunRange)run_range_double_avx512 : (RunRange)run_range_float_avx512;
+    if (set == AVX2)
+        return is_double ? (RunRange)run_range_double_avx2 : (RunRange)run_range_float_avx2;
+#endif
+    (void)set;
+    return is_double ? (RunRange)run_range_double : (RunRange)run_range_float;
+}
+
+/* Whether the calling thread flushes denormal numbers to zero, which worker threads may not do. */
+int optimlab_flushes_denormals(void)
+{
+#ifdef X86
+    return (_mm_getcsr() & 0x8040) != 0;
+#else
+    volatile float tiny = 1e-45f;
+    return tiny * 1.0f == 0.0f;
+#endif
+}
+
+static int is_read_later(const Program *program, long from, int reg)
+{
+    for (long k = from; k < program->length; k++) {
+        const Instruction *i = &program->instructions[k];
+        if (i->a == reg || i->b == reg || i->c == reg)
+            return 1;
+        if (i->result == reg)
+            return 0;
+    }
+    return 0;
+}
+
+/* Do two instructions in one pass where the second takes up the result of the first. The numbers
+ * are rounded as before; only the trip through memory in between is saved. */
+static int join_two(Instruction *first, const Instruction *second, int first_result_is_kept)
+{
+    const int reg = first->result;
+    const int accumulates = second->a == reg && second->result == reg && second->b != reg;
+    if (first->operation == MULTIPLY_SCALAR && second->operation == ADD_SCALED && accumulates) {
+        *first = (Instruction){SCALE_ADD_SCALED, reg, first->a, second->b, first->a,
+                               first->scalar, second->scalar, 0};
+        return 1;
+    }
+    if (first->operation == MULTIPLY_SCALAR && second->operation == ADD_PRODUCT && accumulates &&
+        second->c != reg) {
+        *first = (Instruction){SCALE_ADD_PRODUCT, reg, first->a, second->b, second->c,
+                               first->scalar, second->scalar, 0};
+        return 1;
+    }
+    if (first->operation == DIVIDE_SCALAR && second->operation == ADD_SCALAR && second->a == reg &&
+        second->result == reg) {
+        *first = (Instruction){DIVIDE_ADD_SCALAR, reg, first->a, first->a, first->a,
+                               first->scalar, second->scalar, 0};
+        return 1;
+    }
+    if (second->operation == ADD_QUOTIENT && second->c == reg && second->a != reg &&
+        second->b != reg && !first_result_is_kept) {
+        if (first->operation == DIVIDE_ADD_SCALAR) {
+            *first = (Instruction){DIVIDE_ADD_QUOTIENT, second->result, second->a, second->b,
+                                   first->a, first->scalar, first->scalar2, second->scalar};
+            return 1;
+        }
+        if (first->operation == ADD_SCALAR) {
+            *first = (Instruction){ADD_SCALAR_ADD_QUOTIENT, second->result, second->a, second->b,
+                                   first->a, 0, first->scalar, second->scalar};
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static void join(Program *program, long inputs)
+{
+    long kept = 0;
+    for (long k = 1; k < program->length; k++) {
+        Instruction *first = &program->instructions[kept];
+        const Instruction second = program->instructions[k];
+        const int is_kept = first->result < inputs ||
+                            (second.result != first->result &&
+                             is_read_later(program, k + 1, first->result));
+        if (!join_two(first, &second, is_kept))
+            program->instructions[++kept] = second;
+    }
+    program->length = program->length ? kept + 1 : 0;
+}
+
+/* Read a program: six numbers for each instruction. Returns 0 if it is not one. */
+static int read_program(Program *program, const double *numbers, long length, long inputs)
+{
+    if (length > MAX_INSTRUCTIONS || inputs > INPUTS)
+        return 0;
+    program->length = length;
+    for (long k = 0; k < length; k++, numbers += 6) {
+        const Instruction read = {(int)numbers[0], (int)numbers[1], (int)numbers[2],
+                                  (int)numbers[3], (int)numbers[4], numbers[5], 0, 0};
+        const long registers = inputs + TEMPORARIES;
+        if (read.operation < 0 || read.operation > MAXIMUM || read.result < 0 || read.a < 0 ||
+            read.b < 0 || read.c < 0 || read.result >= registers || read.a >= registers ||
+            read.b >= registers || read.c >= registers)
+            return 0;
+        program->instructions[k] = read;
+    }
+    return 1;
+}
+
+/* The step count that all tensors have in common, or -1 if they differ. */
+double optimlab_common_step(const int64_t *pointers, long count, int is_double)
+{
+    double first = -1;
+    for (long t = 0; t < count; t++) {
+        const double step = is_double ? *(const double *)pointers[t] : *(const float *)pointers[t];
+        if (t && step != first)
+            return -1;
+        first = step;
+    }
+    return first;
+}
+
+/* Add 1 to every step count. */
+void optimlab_count_steps(const int64_t *pointers, long count, int is_double)
+{
+    for (long t = 0; t < count; t++) {
+        if (is_double)
+            *(double *)pointers[t] += 1;
+        else
+            *(float *)pointers[t] += 1;
+    }
+}
+
+/* Run a program over all tensors.
+ *
+ * numbers: six for each instruction: operation, result, a, b, c, scalar. Registers below inputs are
+ * tensors, those above are temporaries. pointers: inputs x count addresses, sizes: count numbers of
+ * elements, total: their sum. Returns 0, having changed nothing, if it cannot be run here. */
+int optimlab_run(int is_double, int joined, const double *numbers, long length,
+                 const int64_t *pointers, const int64_t *sizes, long inputs, long count, long total,
+                 int threads)
+{
+    Program program;
+    if (!read_program(&program, numbers, length, inputs))
+        return 0;
+    if (joined)
+        join(&program, inputs);
+    const Tensors tensors = {pointers, sizes, inputs, count};
+    const RunRange run_range = run_range_for(is_double);
+#ifdef _OPENMP
+    if (threads > 1) {
+#pragma omp parallel num_threads(threads)
+        {
+            const long parts = omp_get_num_threads(), part = omp_get_thread_num();
+            /* MKL would start threads of its own inside this region. */
+            const int before = mkl_set_threads_local ? mkl_set_threads_local(1) : 0;
+            /* Borders on cache lines of the virtual array, so that few lines are shared. */
+            const long share = ((total + parts - 1) / parts + 63) / 64 * 64;
+            const long first = part * share;
+            const long last = first + share > total ? total : first + share;
+            if (first < last)
+                run_range(&program, &tensors, first, last);
+            if (mkl_set_threads_local)
+                mkl_set_threads_local(before);
+        }
+        return 1;
+    }
+#endif
+    (void)threads;
+    run_range(&program, &tensors, 0, total);
+    return 1;
+}

@@ -1,0 +1,409 @@
+"""From a parameter group to one call of the machine, and what is kept from step to step.
+
+A :class:`Part` is what the machine takes, or in its place the blocks and bins of ``blocks.py``:
+tensors of one dtype with one step count, lying alike in plain memory. Making one means looking at
+every property of every tensor. At the next step only what can have changed is looked at again: that
+the group, its parameters and their state tensors are the same objects, that their memory is where
+it was, and where the new gradients are. Anything that is not as before ends the part's life; a new
+one is made, or the tensors take the plain path.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from operator import is_, itemgetter
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from optimlab.native.tape import NotServedError, Tape, read
+
+if TYPE_CHECKING:
+    from optimlab.execution import Batch, Member
+    from optimlab.optimizer import Optimizer
+
+DTYPES = (torch.float32, torch.float64)
+
+_address = Tensor.data_ptr
+_is_contiguous = Tensor.is_contiguous
+_is_dense = torch.ops.aten.is_non_overlapping_and_dense
+_PLAIN_TYPES = {Tensor, torch.nn.Parameter}
+
+
+class Carrier(Protocol):
+    """What carries out parts: the native machine, or blocks and bins of ATen operations."""
+
+    def takes(self, tape: Tape, dtype: torch.dtype) -> bool:
+        """Tell whether a rule comes out with ATen's bits."""
+
+    def is_ready(self) -> bool:
+        """Tell whether steps can be carried out in this thread, in its present state."""
+
+    def common_step(self, part: Part) -> float:
+        """Return the step count that all tensors of a part have, or -1 if they differ."""
+
+    def carry_out(self, optimizer: Optimizer, part: Part) -> None:
+        """Carry out the step for which the part was prepared, and count it."""
+
+
+def is_undisturbed() -> bool:
+    """Tell whether tensors are plain memory now: nothing intercepts or records operations."""
+    return (
+        not torch.is_grad_enabled()
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch._C._len_torch_function_stack()
+        and torch._C._functorch.maybe_current_level() is None
+        and not torch.compiler.is_compiling()
+    )
+
+
+def may_be_served(group: dict[str, Any]) -> bool:
+    """Tell whether the flags of a group leave its tensors to a carrier."""
+    return not (group["differentiable"] or group.get("capturable"))
+
+
+@dataclass(slots=True)
+class Part:
+    """Tensors that one call goes through.
+
+    Attributes:
+        group: their parameter group.
+        names: the registers: ``param``, ``grad`` and state names.
+        params: the parameters.
+        grads: their gradients in the coming step.
+        held: their state dicts.
+        states: their state tensors, ``step`` last, parameter by parameter.
+        steps: their step counts; none if the optimizer does not count steps.
+        dtype: of parameters, gradients and state.
+        strides: of each parameter, or ``None`` if all are contiguous.
+        sizes: how many elements each parameter has.
+        total: how many all have.
+        addresses: of the parameters, and of ``states``.
+        table: addresses, register by register.
+        written: where memory that is written begins and ends, in ascending order.
+        step: which step is coming, counted from 1.
+        tape: the rule, read for the coming step.
+        scratch: for the carrier.
+    """
+
+    group: dict[str, Any]
+    names: tuple[str, ...]
+    params: list[Tensor]
+    grads: list[Tensor]
+    held: list[dict[str, Any]]
+    states: list[Tensor]
+    steps: list[Tensor]
+    dtype: torch.dtype
+    strides: list[tuple[int, ...]] | None
+    sizes: array[int]
+    total: int
+    addresses: tuple[list[int], list[int]]
+    table: array[int]
+    written: tuple[Any, Any]
+    step: float = 1.0
+    tape: Tape | None = None
+    scratch: dict[str, Any] = field(default_factory=dict)
+
+    def look_again(self) -> bool:
+        """Take up the gradients of a new step; tell whether everything else is as it was."""
+        try:
+            return self._params_stayed() and self._states_stayed() and self._take_gradients()
+        except (AttributeError, KeyError, RuntimeError, TypeError):
+            return False  # a gradient that is None or sparse, a state entry that is gone
+
+    def _params_stayed(self) -> bool:
+        params = self.params
+        return (
+            list(map(_address, params)) == self.addresses[0]
+            and array("q", map(Tensor.numel, params)) == self.sizes
+            and self._lie_alike(params)
+            and {param.dtype for param in params} == {self.dtype}
+        )
+
+    def _states_stayed(self) -> bool:
+        if not self.states:
+            return True
+        found: Iterable[Any] = map(self._getter(), self.held)
+        if len(self.states) > len(self.held):
+            found = chain.from_iterable(found)
+        now = list(found)
+        return all(map(is_, now, self.states)) and list(map(_address, now)) == self.addresses[1]
+
+    def _getter(self) -> Callable[[dict[str, Any]], Any]:
+        return itemgetter(*self.names[2:], *(("step",) if self.steps else ()))
+
+    def _lie_alike(self, tensors: Sequence[Tensor]) -> bool:
+        if self.strides is None:
+            return all(map(_is_contiguous, tensors))
+        return [tensor.stride() for tensor in tensors] == self.strides
+
+    def _take_gradients(self) -> bool:
+        grads: list[Any] = [param.grad for param in self.params]
+        if not (
+            self._lie_alike(grads)
+            and not any(map(Tensor.is_neg, grads))
+            and {grad.dtype for grad in grads} == {self.dtype}
+            and set(map(type, grads)) == {Tensor}
+        ):
+            return False
+        self.grads = grads
+        count = len(grads)
+        addresses = array("q", map(_address, grads))
+        if addresses == self.table[count : 2 * count]:
+            return True
+        self.table[count : 2 * count] = addresses
+        return _are_apart(self.written, np.asarray(addresses), np.asarray(self.sizes) * _item(self))
+
+    def prepare(self, optimizer: Optimizer, carrier: Carrier) -> bool:
+        """Read the rule for the coming step; tell whether the carrier takes it.
+
+        Nothing is changed yet.
+        """
+        if self.steps:
+            counted = carrier.common_step(self)
+            if counted < 0:
+                return False
+            self.step = counted + 1
+        try:
+            self.tape = read(optimizer, self.names, self.step, self.group)
+        except (NotServedError, AttributeError, TypeError):
+            return False
+        return carrier.takes(self.tape, self.dtype)
+
+    def carry_out(self, optimizer: Optimizer, carrier: Carrier) -> None:
+        """Carry out the step that was prepared."""
+        carrier.carry_out(optimizer, self)
+        self.grads = []  # their memory is not ours to keep
+        # Autograd must notice that what it saved for a backward pass is no longer there.
+        increment_version(self.params)
+        increment_version(self.states)
+
+
+@dataclass(slots=True)
+class KeptGroup:
+    """The parts of a parameter group, and what else has to stay as it is for them to be used."""
+
+    group: dict[str, Any]
+    params: list[Tensor]
+    without_grad: list[Tensor]
+    names: tuple[str, ...]
+    parts: list[Part]
+
+    def stayed(self, optimizer: Optimizer, group: dict[str, Any]) -> bool:
+        """Tell whether the same parameters take part, in the same way."""
+        params = group["params"]
+        return (
+            group is self.group
+            and len(params) == len(self.params)
+            and all(map(is_, params, self.params))
+            and not (group.get("foreach") or group.get("fused"))
+            and may_be_served(group)
+            and optimizer.state_names(group) == self.names
+            and all(param.grad is None for param in self.without_grad)
+        )
+
+
+@dataclass(slots=True)
+class Kept:
+    """What one step of an optimizer leaves for the next."""
+
+    carrier: Carrier
+    groups: list[KeptGroup]
+    keys: list[Any]
+    values: list[Any]
+
+    def step(self, optimizer: Optimizer) -> bool:
+        """Make a step, if everything but the gradients is as it was.
+
+        Returns:
+            Whether it was made; if not, nothing was changed.
+        """
+        if not (self.carrier.is_ready() and self._stayed(optimizer)):
+            return False
+        parts = [part for kept in self.groups for part in kept.parts]
+        if not all(part.look_again() for part in parts):
+            return False
+        if not all(part.prepare(optimizer, self.carrier) for part in parts):
+            return False
+        for part in parts:
+            part.carry_out(optimizer, self.carrier)
+        return True
+
+    def _stayed(self, optimizer: Optimizer) -> bool:
+        state, groups = optimizer.state, optimizer.param_groups
+        return (
+            is_undisturbed()
+            and "grad_scale" not in optimizer.__dict__
+            and "found_inf" not in optimizer.__dict__
+            and len(groups) == len(self.groups)
+            and len(state) == len(self.keys)
+            and all(map(is_, state.keys(), self.keys))
+            and all(map(is_, state.values(), self.values))
+            and all(
+                kept.stayed(optimizer, group)
+                for kept, group in zip(self.groups, groups, strict=True)
+            )
+        )
+
+
+def may_be_kept(optimizer: Optimizer) -> bool:
+    """Tell whether steps may skip ``optimizer.check``: its class has none of its own.
+
+    What the checks of this package refuse is never served by a carrier.
+    """
+    return str(type(optimizer).check.__module__).startswith(f"{__name__.partition('.')[0]}.")
+
+
+def keep(
+    optimizer: Optimizer, carrier: Carrier, served: Sequence[tuple[Batch, list[Part]]]
+) -> Kept:
+    """Keep the parts of a step in which the carrier served every tensor."""
+    groups = []
+    for batch, parts in served:
+        params = list(batch.group["params"])
+        taking_part = {id(member.param) for member in batch.members}
+        without_grad = [param for param in params if id(param) not in taking_part]
+        groups.append(KeptGroup(batch.group, params, without_grad, batch.names, parts))
+    return Kept(carrier, groups, list(optimizer.state.keys()), list(optimizer.state.values()))
+
+
+def serve(
+    optimizer: Optimizer, carrier: Carrier, batch: Batch
+) -> tuple[list[Part], Sequence[Member]]:
+    """Carry out a batch, as far as the carrier can.
+
+    Returns:
+        The parts that were carried out, and the members that were not.
+    """
+    nothing: tuple[list[Part], Sequence[Member]] = ([], batch.members)
+    if not (
+        may_be_served(batch.group)
+        and is_undisturbed()
+        and carrier.is_ready()
+        and _is_taken(optimizer, carrier, batch)
+    ):
+        return nothing
+    divided: defaultdict[Any, list[Member]] = defaultdict(list)
+    rest = []
+    for member in batch.members:
+        if _is_plain(member, batch.names):
+            step = None if member.step is None else (member.step.item(), member.step.dtype)
+            divided[member.param.dtype, step].append(member)
+        else:
+            rest.append(member)
+    served = [member for same in divided.values() for member in same]
+    written = _ranges(served)
+    begins = np.array([member.grad.data_ptr() for member in served], dtype=np.int64)
+    lengths = np.array([member.grad.nbytes for member in served], dtype=np.int64)
+    if (written[1][:-1] > written[0][1:]).any() or not _are_apart(written, begins, lengths):
+        return nothing
+    parts = [_part(optimizer, batch, same, written) for same in divided.values()]
+    if not all(part.prepare(optimizer, carrier) for part in parts):
+        return nothing
+    for part in parts:
+        part.carry_out(optimizer, carrier)
+    return parts, rest
+
+
+def _is_taken(optimizer: Optimizer, carrier: Carrier, batch: Batch) -> bool:
+    """Tell whether the carrier takes the rule at all, before any tensor is looked at."""
+    try:
+        tape = read(optimizer, ("param", "grad", *batch.names), 1.0, batch.group)
+    except (NotServedError, AttributeError, TypeError):
+        return False  # the plain path finds out whether it is an error
+    return any(carrier.takes(tape, dtype) for dtype in DTYPES)
+
+
+def _is_plain(member: Member, names: tuple[str, ...]) -> bool:
+    """Tell whether a parameter, its gradient and its state lie alike in plain memory."""
+    param, step = member.param, member.step
+    if len(member.state) != len(names) or param.dtype not in DTYPES:
+        return False  # the rule makes state at the first step
+    contiguous = _is_plain_memory(param) and param.is_contiguous()
+    return (
+        (contiguous or (_is_plain_memory(param) and bool(_is_dense(param))))
+        and all(
+            _is_plain_memory(tensor)
+            and tensor.dtype == param.dtype
+            and tensor.shape == param.shape
+            and (tensor.is_contiguous() if contiguous else tensor.stride() == param.stride())
+            for tensor in (member.grad, *member.state.values())
+        )
+        and (step is None or _is_plain_count(step))
+    )
+
+
+def _is_plain_memory(tensor: Tensor) -> bool:
+    return (
+        type(tensor) in _PLAIN_TYPES
+        and tensor.is_cpu
+        and tensor.layout is torch.strided
+        and not tensor.is_neg()
+        and not tensor.is_inference()
+    )
+
+
+def _is_plain_count(step: Tensor) -> bool:
+    return _is_plain_memory(step) and step.dtype in DTYPES and step.numel() == 1
+
+
+def _part(
+    optimizer: Optimizer, batch: Batch, members: Sequence[Member], written: tuple[Any, Any]
+) -> Part:
+    params = [member.param for member in members]
+    grads = [member.grad for member in members]
+    states = [
+        tensor
+        for member in members
+        for tensor in [*(member.state[name] for name in batch.names), member.step]
+        if tensor is not None
+    ]
+    registers = [params, grads]
+    registers += [[member.state[name] for member in members] for name in batch.names]
+    return Part(
+        group=batch.group,
+        names=("param", "grad", *batch.names),
+        params=params,
+        grads=grads,
+        held=[optimizer.state[param] for param in params] if states else [],
+        states=states,
+        steps=[member.step for member in members if member.step is not None],
+        dtype=params[0].dtype,
+        strides=None if all(map(_is_contiguous, params)) else [p.stride() for p in params],
+        sizes=array("q", map(Tensor.numel, params)),
+        total=sum(map(Tensor.numel, params)),
+        addresses=(list(map(_address, params)), list(map(_address, states))),
+        table=array("q", map(_address, chain.from_iterable(registers))),
+        written=written,
+    )
+
+
+def _item(part: Part) -> int:
+    return part.params[0].element_size()
+
+
+def _ranges(members: Iterable[Member]) -> tuple[Any, Any]:
+    """Return where memory that a step writes begins and ends, in ascending order."""
+    tensors = chain.from_iterable((m.param, *m.state.values(), m.step) for m in members)
+    ranges = sorted(
+        (tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes)
+        for tensor in tensors
+        if tensor is not None and tensor.numel()
+    )
+    both = np.array(ranges, dtype=np.int64).reshape(-1, 2)
+    return both[:, 0].copy(), both[:, 1].copy()
+
+
+def _are_apart(written: tuple[Any, Any], begins: Any, lengths: Any) -> bool:
+    """Tell whether tensors share no memory with what is written."""
+    starts, ends = written
+    following = np.searchsorted(ends, begins, side="right")  # the first that ends behind each
+    inside = (following < len(starts)) & (lengths > 0)
+    return not (starts[following[inside]] < (begins + lengths)[inside]).any()

@@ -1,0 +1,67 @@
+"""Builds the native machine, a C library without Python in it, where a C compiler is at hand.
+
+Everything else about the package stands in pyproject.toml. Without a compiler the package installs
+all the same and carries out every rule with torch's operations, to the same bits.
+"""
+
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import BaseError, CCompilerError
+
+# No contraction that the source does not ask for, no error flags: what ATen is compiled with.
+FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+THREADS = ["-fopenmp"]
+
+
+class BuildMachine(build_ext):
+    """Compiles the library, with threads where the compiler has OpenMP."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        """Name the file without a Python version: the library has no Python in it."""
+        return str(Path(*fullname.split("."))) + ".so"
+
+    def get_export_symbols(self, ext: Extension) -> list[str]:
+        """Export what the source exports; there is no module to initialize."""
+        return list(ext.export_symbols)
+
+    def build_extension(self, ext: Extension) -> None:
+        """Compile the library; say so where that fails, and go on without it."""
+        for threads in (THREADS, []):
+            ext.extra_compile_args, ext.extra_link_args = FLAGS + threads, threads
+            try:
+                super().build_extension(ext)
+            except (BaseError, CCompilerError, OSError) as error:
+                reason = error
+            else:
+                return
+        print(
+            f"optimlab: the native machine was not built ({reason}); every step gives the same "
+            "bits without it, more slowly",
+            file=sys.stderr,
+        )
+
+
+class MachineWheel(bdist_wheel):
+    """Marks the wheel as fit for every Python 3 of this platform."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """Return the tags of the wheel's name."""
+        _, _, platform = super().get_tag()
+        return "py3", "none", platform
+
+
+setup(
+    ext_modules=[
+        Extension(
+            "optimlab.native._machine",
+            ["optimlab/native/machine.c"],
+            depends=["optimlab/native/loops.h"],
+            optional=True,
+        )
+    ],
+    cmdclass={"build_ext": BuildMachine, "bdist_wheel": MachineWheel},
+)

@@ -1,0 +1,617 @@
+"""The native machine, and blocks and bins: ATen's bits, and never an outdated address."""
+
+import itertools
+from array import array
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import optimlab
+from optimlab import execution
+from optimlab.blocks import BLOCK, SMALL, Blocks, place_does_not_matter
+from optimlab.native import library, plan, trust
+from optimlab.native.carrier import ALONE, Native
+from optimlab.native.tape import Operation
+from optimlab.parity import compare_tensors
+from optimlab.values import T
+
+FOUND = trust.trust()
+needs_machine = pytest.mark.skipif(FOUND.machine is None, reason=FOUND.reason)
+
+RULES: dict[str, dict[str, Any]] = {
+    "SGD": {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
+    "Adam": {"amsgrad": True, "weight_decay": 0.1},
+    "AdamW": {"maximize": True},
+    "RMSprop": {"momentum": 0.9, "centered": True},
+}
+SIZES = ((), (0,), (7,), (33,), (5, 3), (513,), (SMALL + 1,))
+
+
+@pytest.fixture(params=[pytest.param("native", marks=needs_machine), "blocks"], autouse=True)
+def carrier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> plan.Carrier:
+    """Each way of carrying a rule out on CPU."""
+    chosen: plan.Carrier = Blocks()
+    if request.param == "native":
+        assert FOUND.machine is not None
+        chosen = Native(FOUND.machine, FOUND)
+    monkeypatch.setattr(execution, "carrier", lambda: chosen)
+    return chosen
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Keep the tests fast on a busy machine; one test asks for two."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Beside:
+    """optimlab's and torch's optimizer over equal parameters."""
+
+    def __init__(self, name: str, dtype: torch.dtype = torch.float32, **options: Any) -> None:
+        self.generator = torch.Generator().manual_seed(11)
+        starts = [self.normal(size, dtype) for size in SIZES]
+        starts.append(self.normal((2, 3, 4, 5), dtype).to(memory_format=torch.channels_last))
+        starts.append(self.normal((6, 4), dtype).t())
+        starts.append(self.normal((4, 4), dtype))
+        self.ours = [start.clone().requires_grad_() for start in starts]
+        self.theirs = [start.clone().requires_grad_() for start in starts]
+        options = {**RULES[name], **options}
+        self.mine: Any = getattr(optimlab, name)(self.ours, **options)
+        self.torchs: Any = getattr(torch.optim, name)(self.theirs, **options)
+
+    def normal(self, size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        values = torch.randn(size, generator=self.generator, dtype=torch.float64)
+        return (values * 10.0 ** torch.randint(-3, 2, (1,), generator=self.generator)).to(dtype)
+
+    def both(self, action: Callable[[Any, list[Tensor]], Any]) -> None:
+        action(self.mine, self.ours)
+        action(self.torchs, self.theirs)
+
+    def step(self, times: int = 1) -> None:
+        """Step both with fresh gradients, and compare every bit."""
+        for _ in range(times):
+            for ours, theirs in zip(self.ours, self.theirs, strict=True):
+                gradient = torch.empty_like(ours, requires_grad=False)
+                gradient.copy_(self.normal(tuple(ours.shape), ours.dtype))
+                ours.grad, theirs.grad = gradient, gradient.clone()
+            self.step_as_it_is()
+
+    def step_as_it_is(self) -> None:
+        self.mine.step()
+        self.torchs.step()
+        self.compare()
+
+    def compare(self) -> None:
+        for ours, theirs in zip(self.ours, self.theirs, strict=True):
+            assert compare_tensors(ours, theirs) is None
+            assert list(self.mine.state[ours]) == list(self.torchs.state[theirs])
+            for name, value in self.mine.state[ours].items():
+                assert compare_tensors(value, self.torchs.state[theirs][name]) is None, name
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the last step left something for the next: the carrier served every tensor."""
+        return "_kept" in self.mine.__dict__
+
+
+names = pytest.mark.parametrize("name", RULES)
+
+
+@names
+@pytest.mark.parametrize("dtype", plan.DTYPES, ids=str)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_every_rule_is_served_to_the_bits_of_torch(
+    name: str, dtype: torch.dtype, threads: int
+) -> None:
+    torch.set_num_threads(threads)
+    pair = Beside(name, dtype)
+    pair.step(2)
+    assert pair.is_kept
+    pair.step(4)
+    assert pair.is_kept
+
+
+@names
+def test_large_tensors_are_gone_through_in_blocks_and_by_several_threads(name: str) -> None:
+    torch.set_num_threads(2)
+    sizes = (BLOCK + 1000, ALONE + 5, 3)
+    pair = Beside(name)
+    for optimizer, params in ((pair.mine, pair.ours), (pair.torchs, pair.theirs)):
+        added = [pair.normal((size,), torch.float32) for size in sizes]
+        params.extend(added)
+        optimizer.add_param_group({"params": added, "lr": 0.5})
+        pair.generator.manual_seed(3)
+    for ours, theirs in zip(pair.ours[-3:], pair.theirs[-3:], strict=True):
+        theirs.copy_(ours)
+    pair.step(3)
+    assert pair.is_kept
+
+
+def replaced_data(optimizer: Any, params: list[Tensor]) -> None:
+    for param in params:
+        param.data = param.data.clone()
+
+
+def shrunk_data(optimizer: Any, params: list[Tensor]) -> None:
+    """The same address, fewer elements."""
+    param = params[3]
+    param.data = param.data[:20]
+    param.grad = None
+    for name, value in list(optimizer.state[param].items()):
+        optimizer.state[param][name] = value if name == "step" else value[:20]
+
+
+def reshaped_data(optimizer: Any, params: list[Tensor]) -> None:
+    """The same address, other strides."""
+    param = params[4]
+    param.data = param.data.t()
+    param.grad = None
+    for name, value in list(optimizer.state[param].items()):
+        optimizer.state[param][name] = value if name == "step" else value.t()
+
+
+def turned_data(optimizer: Any, params: list[Tensor]) -> None:
+    """The same address, shape and state, other strides."""
+    params[-1].data = params[-1].data.t()
+
+
+def turned_state(optimizer: Any, params: list[Tensor]) -> None:
+    """The same addresses and shapes, other strides."""
+    for name, value in list(optimizer.state[params[-1]].items()):
+        optimizer.state[params[-1]][name] = value if name == "step" else value.t()
+
+
+def another_parameter(optimizer: Any, params: list[Tensor]) -> None:
+    params[2] = torch.full((7,), 0.5, requires_grad=True)
+    optimizer.param_groups[0]["params"][2] = params[2]
+
+
+def another_dict(optimizer: Any, params: list[Tensor]) -> None:
+    optimizer.param_groups[0] = {**optimizer.param_groups[0], "lr": 0.75}
+
+
+def fused(optimizer: Any, params: list[Tensor]) -> None:
+    if isinstance(optimizer, (optimlab.Adam, torch.optim.Adam)):
+        optimizer.param_groups[0]["fused"] = True
+
+
+def replaced_state(optimizer: Any, params: list[Tensor]) -> None:
+    for param in params:
+        for name, value in optimizer.state[param].items():
+            optimizer.state[param][name] = value * 2
+
+
+def replaced_state_data(optimizer: Any, params: list[Tensor]) -> None:
+    for param in params:
+        for value in optimizer.state[param].values():
+            value.data = value.data + 1
+
+
+def replaced_dicts(optimizer: Any, params: list[Tensor]) -> None:
+    for param in params:
+        optimizer.state[param] = {n: v.clone() for n, v in optimizer.state[param].items()}
+
+
+def edited_state(optimizer: Any, params: list[Tensor]) -> None:
+    for value in optimizer.state[params[2]].values():
+        value.add_(3)
+
+
+def forgotten_state(optimizer: Any, params: list[Tensor]) -> None:
+    del optimizer.state[params[2]]
+
+
+def loaded(optimizer: Any, params: list[Tensor]) -> None:
+    saved = optimizer.state_dict()
+    optimizer.load_state_dict(saved)
+
+
+def other_hyperparameters(optimizer: Any, params: list[Tensor]) -> None:
+    optimizer.param_groups[0].update(lr=0.25, weight_decay=0.5)
+
+
+def tensor_lr(optimizer: Any, params: list[Tensor]) -> None:
+    optimizer.param_groups[0]["lr"] = torch.tensor(0.125)
+
+
+def lists(optimizer: Any, params: list[Tensor]) -> None:
+    optimizer.param_groups[0]["foreach"] = True
+
+
+def maximized(optimizer: Any, params: list[Tensor]) -> None:
+    optimizer.param_groups[0]["maximize"] = not optimizer.param_groups[0]["maximize"]
+
+
+def reordered_group(optimizer: Any, params: list[Tensor]) -> None:
+    optimizer.param_groups[0]["params"].reverse()
+
+
+def shortened_group(optimizer: Any, params: list[Tensor]) -> None:
+    optimizer.param_groups[0]["params"].pop(2)
+
+
+def another_group(optimizer: Any, params: list[Tensor]) -> None:
+    params.append(torch.full((9,), 0.5, requires_grad=True))
+    optimizer.add_param_group({"params": params[-1], "lr": 0.5})
+
+
+def moved_away_and_back(optimizer: Any, params: list[Tensor]) -> None:
+    for param in params:
+        param.data = param.data.double().float()
+
+
+CHANGES = [
+    replaced_data,
+    shrunk_data,
+    reshaped_data,
+    turned_data,
+    turned_state,
+    another_parameter,
+    another_dict,
+    fused,
+    replaced_state,
+    replaced_state_data,
+    replaced_dicts,
+    edited_state,
+    forgotten_state,
+    loaded,
+    other_hyperparameters,
+    tensor_lr,
+    lists,
+    maximized,
+    reordered_group,
+    shortened_group,
+    another_group,
+    moved_away_and_back,
+]
+
+
+@names
+@pytest.mark.parametrize("change", CHANGES)
+def test_whatever_changes_between_two_steps_is_noticed(
+    name: str, change: Callable[[Any, list[Tensor]], None]
+) -> None:
+    pair = Beside(name)
+    pair.step(3)
+    assert pair.is_kept
+    pair.both(change)
+    pair.step(3)
+
+
+@names
+@pytest.mark.parametrize("changes", list(itertools.combinations(CHANGES[:5], 2)))
+def test_two_changes_at_once_are_noticed(name: str, changes: tuple[Any, Any]) -> None:
+    if changes == (shrunk_data, reshaped_data) or name in ("AdamW", "SGD"):
+        pytest.skip("once for two rules is enough")
+    pair = Beside(name)
+    pair.step(2)
+    for change in changes:
+        pair.both(change)
+    pair.step(2)
+
+
+@names
+def test_gradients_come_and_go(name: str) -> None:
+    pair = Beside(name)
+    for absent in ((), (2,), (2, 4), (), tuple(range(10)), (0, 8)):
+        pair.step()
+        for place in absent:
+            pair.ours[place].grad = pair.theirs[place].grad = None
+        pair.step_as_it_is()
+
+
+@names
+def test_a_gradient_may_lie_otherwise_than_its_parameter(name: str) -> None:
+    pair = Beside(name)
+    pair.step(2)
+    for ours, theirs in zip(pair.ours, pair.theirs, strict=True):
+        if ours.dim() == 2:
+            gradient = torch.randn(tuple(ours.t().shape), generator=pair.generator).t()
+            ours.grad, theirs.grad = gradient, gradient.clone(memory_format=torch.preserve_format)
+    pair.step_as_it_is()
+    pair.step(2)
+    assert pair.is_kept
+
+
+@names
+def test_a_gradient_that_is_a_lazy_negation_is_negated(name: str) -> None:
+    pair = Beside(name)
+    pair.step(2)
+    for ours, theirs in zip(pair.ours, pair.theirs, strict=True):
+        gradient = torch._neg_view(torch.rand_like(ours, requires_grad=False))
+        assert gradient.is_neg()
+        ours.grad, theirs.grad = gradient, gradient.clone()
+    pair.step_as_it_is()
+
+
+@names
+def test_memory_that_two_parameters_share_takes_the_plain_path(name: str) -> None:
+    sides = []
+    for package in (optimlab, torch.optim):
+        memory = torch.linspace(-1, 1, 12)
+        params = [memory[:8], memory[4:]]
+        optimizer = getattr(package, name)(params, **RULES[name])
+        for step in range(4):
+            for place, param in enumerate(params):
+                param.grad = torch.full((8,), 0.5 * step - place)
+            optimizer.step()
+        sides.append((memory, optimizer))
+    assert compare_tensors(sides[0][0], sides[1][0]) is None
+    assert "_kept" not in sides[0][1].__dict__
+
+
+@names
+def test_a_gradient_in_the_memory_of_a_parameter_takes_the_plain_path(name: str) -> None:
+    pair = Beside(name)
+    pair.step(2)
+    assert pair.is_kept
+
+    def alias(_: Any, params: list[Tensor]) -> None:
+        params[2].grad = params[3].data[10:17]
+
+    pair.both(alias)
+    pair.step_as_it_is()
+    assert not pair.is_kept
+
+
+@names
+def test_autograd_notices_that_what_it_saved_is_gone(name: str) -> None:
+    pair = Beside(name)
+    pair.step(2)
+    before = [value._version for value in pair.mine.state[pair.ours[2]].values()]
+    loss = (pair.ours[2] * pair.ours[2]).sum()
+    pair.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+    after = [value._version for value in pair.mine.state[pair.ours[2]].values()]
+    assert all(new > old for new, old in zip(after, before, strict=True))
+
+
+@names
+def test_gradients_are_not_kept_alive(name: str) -> None:
+    pair = Beside(name)
+    pair.step(3)
+    kept = pair.mine._kept
+    assert [part.grads for group in kept.groups for part in group.parts] == [[]]
+
+
+@names
+def test_what_intercepts_operations_sees_them(name: str) -> None:
+    class Counting(TorchDispatchMode):
+        operations = 0
+
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            self.operations += 1
+            return func(*args, **(kwargs or {}))
+
+    pair = Beside(name)
+    pair.step(2)
+    with Counting() as counting:  # type: ignore[no-untyped-call]
+        pair.mine.step()
+    assert counting.operations > len(pair.ours)
+
+
+class Subclass(Tensor):
+    """A tensor that is not plain memory to its user."""
+
+
+@names
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda values: values.as_subclass(Subclass),
+        lambda values: values.bfloat16(),
+        lambda values: values.to(torch.complex64),
+        lambda values: torch.stack([values, values], dim=1)[:, 0],
+    ],
+    ids=["subclass", "half precision", "complex", "gaps"],
+)
+def test_what_is_not_served_takes_the_plain_path(name: str, make: Callable[..., Any]) -> None:
+    sides = []
+    for package in (optimlab, torch.optim):
+        params = [make(torch.linspace(-1, 1, 40)), torch.linspace(0, 1, 40)]
+        optimizer = getattr(package, name)(params, **RULES[name])
+        for step in range(3):
+            for param in params:
+                param.grad = torch.full_like(param, 0.5 - step)
+            optimizer.step()
+        sides.append((params, optimizer))
+    for ours, theirs in zip(sides[0][0], sides[1][0], strict=True):
+        assert compare_tensors(ours, theirs) is None
+    assert "_kept" not in sides[0][1].__dict__
+
+
+def test_flushing_denormals_takes_the_plain_path(carrier: plan.Carrier) -> None:
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot flush denormals")
+    try:
+        assert carrier.is_ready() == isinstance(carrier, Blocks)
+        pair = Beside("Adam")
+        pair.step(3)
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def test_a_check_of_the_users_own_is_asked_at_every_step() -> None:
+    class Careful(optimlab.Adam):
+        asked = 0
+
+        def check(self, batch: Any) -> None:
+            self.asked += 1
+            super().check(batch)
+
+    param = torch.ones(4, requires_grad=True)
+    optimizer = Careful([param])
+    for _ in range(3):
+        param.grad = torch.ones(4)
+        optimizer.step()
+    assert optimizer.asked == 3
+
+
+class Lion(optimlab.Optimizer):
+    """A rule of a user's own, in ten lines."""
+
+    counts_steps = False
+
+    def __init__(self, params: Any, foreach: bool | None = None) -> None:
+        super().__init__(params, {"lr": 1e-2, "betas": (0.9, 0.99), "foreach": foreach})
+
+    def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return ("exp_avg",)
+
+    def update(
+        self, param: T, grad: T, state: dict[str, T], step: float | T, group: dict[str, Any]
+    ) -> None:
+        beta1, beta2 = group["betas"]
+        direction = state["exp_avg"].mul(beta1).add_(grad, alpha=1 - beta1).sign_()
+        param.add_(direction, alpha=-group["lr"])
+        state["exp_avg"].lerp_(grad, 1 - beta2)
+
+
+def test_a_users_rule_is_served_without_a_line_of_c() -> None:
+    sides = []
+    for options in ({}, {"foreach": True}):
+        params = [torch.linspace(-1, 1, size) for size in (5, 40, SMALL + 3)]
+        optimizer = Lion(params, **options)
+        for step in range(4):
+            for param in params:
+                param.grad = torch.cos(param * (step + 1))
+            optimizer.step()
+        sides.append((params, optimizer))
+    assert "_kept" in sides[0][1].__dict__
+    assert "_kept" not in sides[1][1].__dict__
+    for ours, theirs in zip(sides[0][0], sides[1][0], strict=True):
+        assert compare_tensors(ours, theirs) is None
+
+
+@needs_machine
+@pytest.mark.parametrize("dtype", plan.DTYPES, ids=str)
+def test_all_instructions_give_atens_bits_here(dtype: torch.dtype) -> None:
+    if FOUND.reason:
+        pytest.skip(FOUND.reason)
+    assert FOUND.trusted[dtype] == {int(operation) for operation in Operation}
+
+
+@needs_machine
+@pytest.mark.parametrize("most", [0, 1, 2])
+def test_every_instruction_set_gives_the_same_bits(most: int) -> None:
+    machine = FOUND.machine
+    assert machine is not None
+    machine.limit_instruction_set(most)
+    try:
+        for operation, dtype in itertools.product(Operation, plan.DTYPES):
+            expected = int(operation) in FOUND.trusted[dtype]
+            assert trust._is_right(machine, operation, dtype) == expected, operation
+    finally:
+        machine.limit_instruction_set(2)
+
+
+@needs_machine
+@pytest.mark.parametrize("dtype", plan.DTYPES, ids=str)
+def test_instructions_that_are_joined_round_as_one_after_the_other(dtype: torch.dtype) -> None:
+    machine = FOUND.machine
+    assert machine is not None
+    op = Operation
+    # Registers 0 to 3 are tensors, 4 and above temporaries.
+    programs = [
+        [(op.MULTIPLY_SCALAR, 0, 0, 0, 0, 0.9), (op.ADD_SCALED, 0, 0, 1, 0, 0.3)],
+        [(op.MULTIPLY_SCALAR, 0, 0, 0, 0, 0.99), (op.ADD_PRODUCT, 0, 0, 1, 1, 0.01)],
+        [
+            (op.DIVIDE_SCALAR, 4, 1, 1, 1, 0.3),
+            (op.ADD_SCALAR, 4, 4, 4, 4, 1e-08),
+            (op.ADD_QUOTIENT, 0, 0, 2, 4, -0.01),
+        ],
+        [(op.ADD_SCALAR, 4, 1, 1, 1, 1e-8), (op.ADD_QUOTIENT, 0, 0, 2, 4, -0.01)],
+        [
+            (op.ADD_SCALAR, 4, 1, 1, 1, 1e-08),
+            (op.ADD_QUOTIENT, 0, 0, 2, 4, -0.01),
+            (op.MULTIPLY, 3, 4, 1, 1, 0.0),
+        ],  # the temporary is read once more
+        [(op.ADD_SCALAR, 3, 1, 1, 1, 1e-8), (op.ADD_QUOTIENT, 0, 0, 2, 3, -0.01)],
+        [(op.MULTIPLY_SCALAR, 0, 0, 0, 0, 0.9), (op.ADD_SCALED, 0, 0, 0, 0, 0.3)],
+        [(op.MULTIPLY_SCALAR, 0, 1, 1, 1, 0.9), (op.ADD_PRODUCT, 0, 0, 2, 0, 0.3)],
+    ]
+    for program in programs:
+        results = []
+        for joined in (False, True):
+            tensors = [tensor.clone() for tensor in trust.operands(dtype)]
+            tensors.append(tensors[0].clone())
+            machine.run(
+                array("d", itertools.chain.from_iterable(program)),
+                array("q", [tensor.data_ptr() for tensor in tensors]),
+                array("q", [tensors[0].numel()]),
+                inputs=4,
+                total=tensors[0].numel(),
+                is_double=dtype == torch.float64,
+                threads=1,
+                joined=joined,
+            )
+            results.append(tensors)
+        for separate, together in zip(*results, strict=True):
+            assert compare_tensors(separate, together) is None, program
+
+
+@needs_machine
+def test_what_is_not_a_program_is_refused() -> None:
+    machine = FOUND.machine
+    assert machine is not None
+    tensor = torch.ones(4)
+    for numbers in ([99, 0, 0, 0, 0, 0.0], [0, 40, 0, 0, 0, 0.0], [0, 0, -1, 0, 0, 0.0]):
+        with pytest.raises(ValueError, match="not a program"):
+            machine.run(
+                array("d", numbers),
+                array("q", [tensor.data_ptr()]),
+                array("q", [4]),
+                inputs=1,
+                total=4,
+                is_double=False,
+                threads=1,
+            )
+    assert tensor.tolist() == [1.0] * 4
+
+
+def test_an_instruction_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    if FOUND.machine is None:
+        pytest.skip(FOUND.reason)
+    wrong = {**trust.REFERENCES, Operation.LERP: lambda a, b, c, s: a + s * (b - a)}
+    monkeypatch.setattr(trust, "REFERENCES", wrong)
+    found = trust.trust.__wrapped__()
+    assert "LERP" in found.reason
+    assert not found.serves(frozenset({int(Operation.LERP)}), torch.float32)
+    assert found.serves(frozenset({int(Operation.MULTIPLY)}), torch.float32)
+
+
+def test_the_machine_can_be_left_unused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(library.VARIABLE, "0")
+    assert library.machine.__wrapped__() is None
+    monkeypatch.setenv(library.VARIABLE, "/nowhere.so")
+    assert library.machine.__wrapped__() is None
+
+
+def test_place_in_a_tensor_is_found_to_matter_where_it_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert place_does_not_matter(torch.float32)
+    from optimlab import blocks
+
+    def by_place(a: Tensor, b: Tensor, c: Tensor, s: float) -> Tensor:
+        return a + torch.arange(a.numel()) % 7
+
+    monkeypatch.setattr(blocks, "REFERENCES", {Operation.ADD_SCALAR: by_place})
+    assert not place_does_not_matter.__wrapped__(torch.float32)
+
+
+def test_info_names_what_serves_each_optimizer() -> None:
+    text = str(optimlab.info(Lion))
+    for name in ("SGD", "Adam", "AdamW", "RMSprop", "Lion"):
+        assert f"{name}:" in text
+    assert ("native machine" in text) or ("blocks and bins" in text)
