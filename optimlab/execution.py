@@ -91,31 +91,20 @@ def carry_out(optimizer: Optimizer, batches: Sequence[Batch]) -> plan.Kept | Non
     Returns:
         What the next step can use again, if a carrier served every tensor.
     """
-    if torch.compiler.is_compiling():
-        _carry_out_by_aten(optimizer, batches)
-        return None
-    chosen = carrier()
+    chosen = None if torch.compiler.is_compiling() else carrier()
     served: list[tuple[Batch, list[plan.Part]]] = []
     for batch in batches:
         if batch.execution is Execution.ONE_BY_ONE:
-            parts, rest = plan.serve(optimizer, chosen, batch) if batch.members else ([], [])
+            parts, rest = plan.serve(optimizer, chosen, batch) if chosen else ([], batch.members)
             one_by_one(optimizer, batch, rest)
             if not rest:
                 served.append((batch, parts))
         elif batch.members:
             _EXECUTIONS[batch.execution](optimizer, batch)
     complete = len(served) == len(batches) and any(parts for _, parts in served)
-    if complete and plan.may_be_kept(optimizer):
+    if chosen and complete and plan.may_be_kept(optimizer):
         return plan.keep(optimizer, chosen, served)
     return None
-
-
-def _carry_out_by_aten(optimizer: Optimizer, batches: Sequence[Batch]) -> None:
-    for batch in batches:
-        if batch.execution is Execution.ONE_BY_ONE:
-            one_by_one(optimizer, batch, batch.members)
-        elif batch.members:
-            _EXECUTIONS[batch.execution](optimizer, batch)
 
 
 def one_by_one(optimizer: Optimizer, batch: Batch, members: Sequence[Member]) -> None:
