@@ -6,7 +6,18 @@
  * the compiler is told to contract nothing by itself.
  */
 
-#define EACH for (long i = 0; i < n; i++)
+/* The registers of an instruction are the same memory or share none, which is what ivdep says. */
+#define EACH _Pragma("GCC ivdep") for (long i = 0; i < n; i++)
+
+#ifndef ADD_QUOTIENT_OF_ROOT
+static void NAME(add_quotient_of_root)(long n, REAL *d, const REAL *a, const REAL *b, const REAL *c,
+                                       REAL s, REAL s2, REAL s3)
+{
+    REAL root[CHUNK] __attribute__((aligned(64)));
+    ROOT(n, root, c);
+    EACH d[i] = a[i] + (s3 * b[i]) / (root[i] / s + s2);
+}
+#endif
 
 static void NAME(carry_out)(const Instruction *instruction, long n, REAL *d, const REAL *a,
                             const REAL *b, const REAL *c)
@@ -81,6 +92,13 @@ static void NAME(carry_out)(const Instruction *instruction, long n, REAL *d, con
         break;
     case ADD_SCALAR_ADD_QUOTIENT: /* a + (s3 * b) / (c + s2) */
         EACH d[i] = a[i] + (s3 * b[i]) / (c[i] + s2);
+        break;
+    case ROOT_DIVIDE_ADD_QUOTIENT: /* a + (s3 * b) / (sqrt(c) / s + s2); the root is not kept */
+#ifdef ADD_QUOTIENT_OF_ROOT
+        ADD_QUOTIENT_OF_ROOT(n, d, a, b, c, s, s2, s3);
+#else
+        NAME(add_quotient_of_root)(n, d, a, b, c, s, s2, s3);
+#endif
         break;
     }
 }

@@ -23,7 +23,7 @@
 #include <omp.h>
 #endif
 
-#define CHUNK 512
+#define CHUNK 1024
 #define INPUTS 16
 #define TEMPORARIES 8
 #define MAX_INSTRUCTIONS 64
@@ -51,6 +51,7 @@ enum {
     DIVIDE_ADD_SCALAR,
     DIVIDE_ADD_QUOTIENT,
     ADD_SCALAR_ADD_QUOTIENT,
+    ROOT_DIVIDE_ADD_QUOTIENT,
 };
 
 typedef struct {
@@ -164,6 +165,73 @@ __attribute__((target("avx2"))) static void root_float_avx2(long n, float *d, co
 }
 #endif
 
+#ifdef X86
+#define WITH_AVX512 "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,prefer-vector-width=512"
+
+__attribute__((target(WITH_AVX512))) static inline __m512 root_like_mkl_of_16(__m512 x)
+{
+    /* The estimates come from the 256-bit instruction: the 512-bit one has another table. */
+    const __m256 lower = _mm256_rsqrt_ps(_mm512_castps512_ps256(x));
+    const __m256 upper = _mm256_rsqrt_ps(_mm512_extractf32x8_ps(x, 1));
+    const __m512 half = _mm512_set1_ps(0.5f);
+    const __m512 estimate = _mm512_insertf32x8(_mm512_castps256_ps512(lower), upper, 1);
+    const __m512 g = _mm512_mul_ps(x, estimate), h = _mm512_mul_ps(half, estimate);
+    const __m512 error = _mm512_sub_ps(half, _mm512_mul_ps(g, h));
+    const __m512 root = _mm512_add_ps(g, _mm512_mul_ps(g, error));
+    const __m512 half_inverse = _mm512_add_ps(h, _mm512_mul_ps(h, error));
+    const __m512 residual = _mm512_sub_ps(x, _mm512_mul_ps(root, root));
+    return _mm512_add_ps(root, _mm512_mul_ps(half_inverse, residual));
+}
+
+__attribute__((target(WITH_AVX512))) static inline __m512 root_of_16(const float *a)
+{
+    const __m512 x = _mm512_loadu_ps(a);
+    const __m512i bits = _mm512_castps_si512(x);
+    const __m512i from_smallest = _mm512_sub_epi32(bits, _mm512_set1_epi32(0x00800000));
+    const __m512i span = _mm512_set1_epi32(0x7effffff - 0x00800000);
+    const __mmask16 odd = _mm512_cmpgt_epu32_mask(from_smallest, span);
+    if (__builtin_expect(odd == 0, 1))
+        return root_like_mkl_of_16(x);
+    const __mmask16 low = _mm512_cmplt_epu32_mask(bits, _mm512_set1_epi32(0x00800000));
+    if (odd == low) /* nothing but zeros and denormals, where the processor's root is MKL's */
+        return _mm512_mask_sqrt_ps(root_like_mkl_of_16(x), low, x);
+    float roots[16];
+    mkl_root_float(16, a, roots, MKL_MODE);
+    return _mm512_loadu_ps(roots);
+}
+
+__attribute__((target(WITH_AVX512))) static void root_float_avx512(long n, float *d, const float *a)
+{
+    long i = 0;
+    if (root_mode_float == ROOT_LIKE_MKL)
+        for (; i + 16 <= n; i += 16)
+            _mm512_storeu_ps(d + i, root_of_16(a + i));
+    if (i < n)
+        root_float(n - i, d + i, a + i);
+}
+
+/* a + (s3 * b) / (sqrt(c) / s + s2), the root never leaving its register. */
+__attribute__((target(WITH_AVX512))) static void
+add_quotient_of_root_float_avx512(long n, float *d, const float *a, const float *b, const float *c,
+                                  float s, float s2, float s3)
+{
+    long i = 0;
+    if (root_mode_float == ROOT_LIKE_MKL)
+        for (; i + 16 <= n; i += 16) {
+            const __m512 quotient = _mm512_div_ps(root_of_16(c + i), _mm512_set1_ps(s));
+            const __m512 divisor = _mm512_add_ps(quotient, _mm512_set1_ps(s2));
+            const __m512 dividend = _mm512_mul_ps(_mm512_set1_ps(s3), _mm512_loadu_ps(b + i));
+            const __m512 change = _mm512_div_ps(dividend, divisor);
+            _mm512_storeu_ps(d + i, _mm512_add_ps(_mm512_loadu_ps(a + i), change));
+        }
+    float root[CHUNK];
+    if (i < n)
+        root_float(n - i, root + i, c + i);
+    for (; i < n; i++)
+        d[i] = a[i] + (s3 * b[i]) / (root[i] / s + s2);
+}
+#endif
+
 #define JOIN2(name, suffix) name##_##suffix
 #define JOIN(name, suffix) JOIN2(name, suffix)
 #define NAME(name) JOIN(name, SUFFIX)
@@ -187,9 +255,13 @@ __attribute__((target("avx2"))) static void root_float_avx2(long n, float *d, co
 #pragma GCC pop_options
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,prefer-vector-width=512")
+#undef ROOT
+#define ROOT root_float_avx512
+#define ADD_QUOTIENT_OF_ROOT add_quotient_of_root_float_avx512
 #define SUFFIX float_avx512
 #include "loops.h"
 #undef SUFFIX
+#undef ADD_QUOTIENT_OF_ROOT
 #pragma GCC pop_options
 #undef ROOT
 #endif
@@ -324,10 +396,16 @@ static int join_two(Instruction *first, const Instruction *second, int first_res
             return 1;
         }
     }
+    if (first->operation == SQUARE_ROOT && second->operation == DIVIDE_ADD_QUOTIENT &&
+        second->c == reg && second->a != reg && second->b != reg && !first_result_is_kept) {
+        *first = (Instruction){ROOT_DIVIDE_ADD_QUOTIENT, second->result, second->a, second->b,
+                               first->a, second->scalar, second->scalar2, second->scalar3};
+        return 1;
+    }
     return 0;
 }
 
-static void join(Program *program, long inputs)
+static void join_once(Program *program, long inputs)
 {
     long kept = 0;
     for (long k = 1; k < program->length; k++) {
@@ -340,6 +418,15 @@ static void join(Program *program, long inputs)
             program->instructions[++kept] = second;
     }
     program->length = program->length ? kept + 1 : 0;
+}
+
+static void join(Program *program, long inputs)
+{
+    long before;
+    do {
+        before = program->length;
+        join_once(program, inputs);
+    } while (program->length < before);
 }
 
 /* Read a program: six numbers for each instruction. Returns 0 if it is not one. */
