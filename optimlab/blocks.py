@@ -84,9 +84,11 @@ class Blocks:
         """Tell whether steps can be carried out: always."""
         return True
 
-    def common_step(self, part: Part) -> float:
-        """Return the step count that all tensors of a part have, or -1 if they differ."""
-        first, *others = {step.item() for step in part.steps}
+    def look(self, part: Part) -> float:
+        """Take up the gradients of a step, and look at all tensors."""
+        if not part.look_again():
+            return -1.0
+        first, *others = {step.item() for step in part.steps} or {0.0}
         return -1.0 if others else first
 
     def carry_out(self, optimizer: Optimizer, part: Part) -> None:

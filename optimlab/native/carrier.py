@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 from array import array
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from optimlab.blocks import Blocks
-from optimlab.native.library import Machine
+from optimlab.native.library import Machine, Task
+from optimlab.native.look import View
 from optimlab.native.plan import Carrier, Part
 from optimlab.native.tape import Tape
 from optimlab.native.trust import Trust, trust
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
 
 ALONE = 1 << 15
 """Up to so many elements one thread is faster than waking the others."""
+
+_grad = attrgetter("grad")
+_is_neg = Tensor.is_neg
 
 
 class Native:
@@ -41,31 +47,43 @@ class Native:
         """Tell whether steps can be carried out in this thread, in its present state."""
         return not self._machine.flushes_denormals()
 
-    def common_step(self, part: Part) -> float:
-        """Return the step count that all tensors of a part have, or -1 if they differ."""
-        if "steps" not in part.scratch:
-            part.scratch["steps"] = array("q", [step.data_ptr() for step in part.steps])
-        return self._machine.common_step(part.scratch["steps"], is_double=_has_double_steps(part))
+    def look(self, part: Part) -> float:
+        """Take up the gradients of a step, and look at all tensors in one call."""
+        grads = list(map(_grad, part.params))
+        if set(map(type, grads)) != {Tensor} or any(map(_is_neg, grads)):
+            return -1.0
+        part.grads = grads
+        if "view" not in part.scratch:
+            part.scratch["view"] = View(part)
+        try:
+            return self._machine.look(part.scratch["view"].take(grads))
+        except (BufferError, RuntimeError):
+            return -1.0  # a sparse gradient, for one, has no address
 
     def carry_out(self, optimizer: Optimizer, part: Part) -> None:
         """Carry out the step for which the part was prepared, and count it."""
         if part.tape is None:
             raise ValueError("the part was not prepared")
-        self._machine.run(
-            array("d", part.tape.numbers),
-            part.table,
-            part.sizes,
-            inputs=len(part.names),
-            total=part.total,
-            is_double=part.dtype == torch.float64,
-            threads=1 if part.total <= ALONE else torch.get_num_threads(),
-        )
-        if part.steps:
-            self._machine.count_steps(part.scratch["steps"], is_double=_has_double_steps(part))
+        if "task" not in part.scratch:
+            part.scratch["task"] = _task(part)
+        task = part.scratch["task"]
+        task.threads = 1 if part.total <= ALONE else torch.get_num_threads()
+        self._machine.carry_out(task, array("d", part.tape.numbers))
 
 
-def _has_double_steps(part: Part) -> bool:
-    return part.steps[0].dtype == torch.float64
+def _task(part: Part) -> Task:
+    return Task(
+        pointers=part.table.buffer_info()[0],
+        sizes=part.sizes.buffer_info()[0],
+        steps=part.scratch["view"].steps.buffer_info()[0],
+        inputs=len(part.names),
+        count=len(part.params),
+        total=part.total,
+        step_count=len(part.steps),
+        is_double=part.dtype == torch.float64,
+        steps_are_double=bool(part.steps) and part.steps[0].dtype == torch.float64,
+        joined=True,
+    )
 
 
 @functools.cache

@@ -18,11 +18,34 @@ from typing import Any
 
 import torch
 
+from optimlab.native.look import Look
+from optimlab.native.tape import NUMBERS
+
 VARIABLE = "OPTIMLAB_NATIVE"
 """Set this environment variable to ``0`` to leave the machine unused, or to another library."""
 
 # How the machine can take a square root; the numbers are those of machine.c.
 ROOT_OF_PROCESSOR, ROOT_OF_MKL, ROOT_LIKE_MKL = 0, 1, 2
+
+
+class Task(ctypes.Structure):
+    """What :c:func:`optimlab_run` of ``machine.c`` is to run, field by field as there."""
+
+    _fields_ = [
+        ("numbers", ctypes.c_void_p),
+        ("pointers", ctypes.c_void_p),
+        ("sizes", ctypes.c_void_p),
+        ("steps", ctypes.c_void_p),
+        ("length", ctypes.c_long),
+        ("inputs", ctypes.c_long),
+        ("count", ctypes.c_long),
+        ("total", ctypes.c_long),
+        ("step_count", ctypes.c_long),
+        ("is_double", ctypes.c_int),
+        ("steps_are_double", ctypes.c_int),
+        ("threads", ctypes.c_int),
+        ("joined", ctypes.c_int),
+    ]
 
 
 class Machine:
@@ -34,18 +57,10 @@ class Machine:
 
     def __init__(self, path: Path) -> None:
         self._library = ctypes.CDLL(str(path))
-        double, pointer, long = ctypes.c_double, ctypes.c_void_p, ctypes.c_long
         self._run = self._library.optimlab_run
-        self._run.argtypes = [
-            *(ctypes.c_int, ctypes.c_int, pointer, long, pointer, pointer),
-            *(long, long, long, ctypes.c_int),
-        ]
-        self._common_step = self._library.optimlab_common_step
-        self._common_step.argtypes = [pointer, long, ctypes.c_int]
-        self._common_step.restype = double
-        self._count_steps = self._library.optimlab_count_steps
-        self._count_steps.argtypes = [pointer, long, ctypes.c_int]
-        self._count_steps.restype = None
+        # PyDLL: with Python's lock held, because torch describes tensors only under it.
+        self._look = ctypes.PyDLL(str(path)).optimlab_look
+        self._look.restype = ctypes.c_double
         self.has_mkl = self._find_mkl()
 
     def _find_mkl(self) -> bool:
@@ -96,28 +111,38 @@ class Machine:
         Raises:
             ValueError: if it is not a program of this machine; nothing was changed then.
         """
-        done = self._run(
-            is_double,
-            joined,
-            program.buffer_info()[0],
-            len(program) // 6,
-            pointers.buffer_info()[0],
-            sizes.buffer_info()[0],
-            inputs,
-            len(sizes),
-            total,
-            threads,
+        task = Task(
+            pointers=pointers.buffer_info()[0],
+            sizes=sizes.buffer_info()[0],
+            inputs=inputs,
+            count=len(sizes),
+            total=total,
+            is_double=is_double,
+            threads=threads,
+            joined=joined,
         )
-        if not done:
+        self.carry_out(task, program)
+
+    def carry_out(self, task: Task, program: array[float]) -> None:
+        """Run a program on the tensors of a task, and add 1 to its step counts.
+
+        Raises:
+            ValueError: if it is not a program of this machine; nothing was changed then.
+        """
+        task.numbers, task.length = program.buffer_info()[0], len(program) // NUMBERS
+        if not self._run(ctypes.byref(task)):
             raise ValueError("not a program of this machine")
 
-    def common_step(self, pointers: array[int], *, is_double: bool) -> float:
-        """Return the step count that all tensors have, or -1 if they differ."""
-        return float(self._common_step(pointers.buffer_info()[0], len(pointers), is_double))
+    def look(self, look: Look) -> float:
+        """Look at the tensors of a step, before anything is changed.
 
-    def count_steps(self, pointers: array[int], *, is_double: bool) -> None:
-        """Add 1 to every step count."""
-        self._count_steps(pointers.buffer_info()[0], len(pointers), is_double)
+        Returns:
+            The step count that all have in common, or -1 if anything is not as it should be.
+
+        Raises:
+            RuntimeError: if torch cannot describe a tensor, such as a sparse one.
+        """
+        return float(self._look(ctypes.byref(look)))
 
 
 @functools.cache

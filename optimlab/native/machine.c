@@ -448,12 +448,93 @@ static int read_program(Program *program, const double *numbers, long length, lo
     return 1;
 }
 
-/* The step count that all tensors have in common, or -1 if they differ. */
-double optimlab_common_step(const int64_t *pointers, long count, int is_double)
+/* What DLPack's table of functions tells of a tensor (the structure DLTensor of dlpack.h). */
+typedef struct {
+    char *data;
+    int32_t device_type, device_id;
+    int32_t ndim;
+    uint8_t type_code, type_bits;
+    uint16_t type_lanes;
+    const int64_t *shape, *strides;
+    uint64_t byte_offset;
+} Exported;
+
+typedef int (*Export)(void *object, Exported *tensor);
+
+enum { ON_CPU = 1, FLOATING_POINT = 2 };
+
+/* What a step looks at before anything is changed; the fields are those of look.py. */
+typedef struct {
+    Export export;
+    void *const *objects;    /* inputs x count tensors, register by register; gradients second */
+    void *const *gradients;  /* count tensors, those of this step */
+    int64_t *pointers;       /* inputs x count addresses, into which those of gradients go */
+    const int64_t *layouts;  /* for each tensor of a register: ndim, its shape, its strides */
+    long inputs, count, bits;
+    void *const *steps;      /* the step counts: step_count tensors of one element */
+    const int64_t *step_pointers;
+    long step_count, step_bits;
+    const int64_t *begins, *ends; /* memory that is written, in ascending order */
+    long written;
+} Look;
+
+/* Whether a tensor lies in memory as a layout says. Strides count where there is a next element. */
+static int is_laid_out(const Exported *tensor, const int64_t *layout)
 {
-    double first = -1;
-    for (long t = 0; t < count; t++) {
-        const double step = is_double ? *(const double *)pointers[t] : *(const float *)pointers[t];
+    const int64_t ndim = layout[0], *shape = layout + 1, *strides = shape + ndim;
+    if (tensor->ndim != ndim)
+        return 0;
+    int is_empty = 0, is_like = 1;
+    for (int64_t k = 0; k < ndim; k++) {
+        if (tensor->shape[k] != shape[k])
+            return 0;
+        is_empty |= shape[k] == 0;
+        is_like &= shape[k] == 1 || tensor->strides[k] == strides[k];
+    }
+    return is_like || is_empty;
+}
+
+static int is_plain(Export export, void *object, long bits, Exported *tensor)
+{
+    return !export(object, tensor) && tensor->device_type == ON_CPU &&
+           tensor->type_code == FLOATING_POINT && tensor->type_bits == bits &&
+           tensor->type_lanes == 1;
+}
+
+/* Whether memory that is read shares nothing with memory that is written. */
+static int is_apart(const Look *look, int64_t begin, int64_t end)
+{
+    long low = 0, high = look->written;
+    while (low < high) { /* the first range that ends behind begin */
+        const long middle = (low + high) / 2;
+        if (look->ends[middle] > begin)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return begin == end || low == look->written || look->begins[low] >= end;
+}
+
+static int64_t size_of(const int64_t *layout)
+{
+    int64_t size = 1;
+    for (int64_t k = 1; k <= layout[0]; k++)
+        size *= layout[k];
+    return size;
+}
+
+/* The step count that all tensors have in common, or -1 if they differ or one lies elsewhere. */
+static double common_step(const Look *look)
+{
+    double first = 0;
+    for (long t = 0; t < look->step_count; t++) {
+        Exported tensor;
+        if (!is_plain(look->export, look->steps[t], look->step_bits, &tensor))
+            return -1;
+        const char *data = tensor.data + tensor.byte_offset;
+        if ((int64_t)data != look->step_pointers[t])
+            return -1;
+        const double step = look->step_bits == 64 ? *(const double *)data : *(const float *)data;
         if (t && step != first)
             return -1;
         first = step;
@@ -461,8 +542,34 @@ double optimlab_common_step(const int64_t *pointers, long count, int is_double)
     return first;
 }
 
+/* Look at every tensor of a step: whether parameters, state and step counts lie where they lay and
+ * gradients lie alike, on memory that nothing writes to. Takes up the addresses of the gradients.
+ * Returns the step count that all have in common, or -1 if anything is not as it should be. Must be
+ * called with Python's lock held, because the table's function takes Python's tensors. */
+double optimlab_look(const Look *look)
+{
+    for (long r = 0; r < look->inputs; r++) {
+        const int64_t *layout = look->layouts;
+        int64_t *pointers = look->pointers + r * look->count;
+        for (long t = 0; t < look->count; t++, layout += 1 + 2 * layout[0]) {
+            void *object = r == 1 ? look->gradients[t] : look->objects[r * look->count + t];
+            Exported tensor;
+            if (!is_plain(look->export, object, look->bits, &tensor) ||
+                !is_laid_out(&tensor, layout))
+                return -1;
+            const int64_t address = (int64_t)(tensor.data + tensor.byte_offset);
+            if (address == pointers[t])
+                continue;
+            if (r != 1 || !is_apart(look, address, address + size_of(layout) * (look->bits / 8)))
+                return -1;
+            pointers[t] = address;
+        }
+    }
+    return common_step(look);
+}
+
 /* Add 1 to every step count. */
-void optimlab_count_steps(const int64_t *pointers, long count, int is_double)
+static void count_steps(const int64_t *pointers, long count, int is_double)
 {
     for (long t = 0; t < count; t++) {
         if (is_double)
@@ -472,33 +579,41 @@ void optimlab_count_steps(const int64_t *pointers, long count, int is_double)
     }
 }
 
-/* Run a program over all tensors.
+/* What is to be run; the fields are those of library.py. */
+typedef struct {
+    const double *numbers;   /* six for each instruction: operation, result, a, b, c, scalar */
+    const int64_t *pointers; /* inputs x count addresses, register by register */
+    const int64_t *sizes;    /* count numbers of elements */
+    const int64_t *steps;    /* step_count addresses of step counts */
+    long length, inputs, count, total, step_count;
+    int is_double, steps_are_double, threads, joined;
+} Task;
+
+/* Run a program over all tensors, and count the step.
  *
- * numbers: six for each instruction: operation, result, a, b, c, scalar. Registers below inputs are
- * tensors, those above are temporaries. pointers: inputs x count addresses, sizes: count numbers of
- * elements, total: their sum. Returns 0, having changed nothing, if it cannot be run here. */
-int optimlab_run(int is_double, int joined, const double *numbers, long length,
-                 const int64_t *pointers, const int64_t *sizes, long inputs, long count, long total,
-                 int threads)
+ * Registers below inputs are tensors, those above are temporaries; total is the sum of the sizes.
+ * Returns 0, having changed nothing, if it is no program of this machine. */
+int optimlab_run(const Task *task)
 {
     Program program;
-    if (!read_program(&program, numbers, length, inputs))
+    if (!read_program(&program, task->numbers, task->length, task->inputs))
         return 0;
-    if (joined)
-        join(&program, inputs);
-    const Tensors tensors = {pointers, sizes, inputs, count};
-    const RunRange run_range = run_range_for(is_double);
+    if (task->joined)
+        join(&program, task->inputs);
+    const Tensors tensors = {task->pointers, task->sizes, task->inputs, task->count};
+    const RunRange run_range = run_range_for(task->is_double);
+    count_steps(task->steps, task->step_count, task->steps_are_double);
 #ifdef _OPENMP
-    if (threads > 1) {
-#pragma omp parallel num_threads(threads)
+    if (task->threads > 1) {
+#pragma omp parallel num_threads(task->threads)
         {
             const long parts = omp_get_num_threads(), part = omp_get_thread_num();
             /* MKL would start threads of its own inside this region. */
             const int before = mkl_set_threads_local ? mkl_set_threads_local(1) : 0;
             /* Borders on cache lines of the virtual array, so that few lines are shared. */
-            const long share = ((total + parts - 1) / parts + 63) / 64 * 64;
+            const long share = ((task->total + parts - 1) / parts + 63) / 64 * 64;
             const long first = part * share;
-            const long last = first + share > total ? total : first + share;
+            const long last = first + share > task->total ? task->total : first + share;
             if (first < last)
                 run_range(&program, &tensors, first, last);
             if (mkl_set_threads_local)
@@ -507,7 +622,6 @@ int optimlab_run(int is_double, int joined, const double *numbers, long length,
         return 1;
     }
 #endif
-    (void)threads;
-    run_range(&program, &tensors, 0, total);
+    run_range(&program, &tensors, 0, task->total);
     return 1;
 }

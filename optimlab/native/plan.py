@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from operator import is_, itemgetter
@@ -46,8 +46,13 @@ class Carrier(Protocol):
     def is_ready(self) -> bool:
         """Tell whether steps can be carried out in this thread, in its present state."""
 
-    def common_step(self, part: Part) -> float:
-        """Return the step count that all tensors of a part have, or -1 if they differ."""
+    def look(self, part: Part) -> float:
+        """Take up the gradients of a step, and look at all tensors; nothing is changed yet.
+
+        Returns:
+            The step count that all tensors have, 0 if steps are not counted, or -1 if anything is
+            not as the part has it.
+        """
 
     def carry_out(self, optimizer: Optimizer, part: Part) -> None:
         """Carry out the step for which the part was prepared, and count it."""
@@ -111,12 +116,38 @@ class Part:
     tape: Tape | None = None
     scratch: dict[str, Any] = field(default_factory=dict)
 
-    def look_again(self) -> bool:
-        """Take up the gradients of a new step; tell whether everything else is as it was."""
+    def registers(self) -> Iterator[list[Tensor]]:
+        """List the state tensors register by register, step counts left out."""
+        each = len(self.states) // len(self.params)
+        for k in range(len(self.names) - 2):
+            yield self.states[k::each]
+
+    def keeps_its_state(self) -> bool:
+        """Tell whether the state dicts hold the same tensors as before."""
+        if not self.states:
+            return True
+        get = itemgetter(*self.names[2:], *(("step",) if self.steps else ()))
         try:
-            return self._params_stayed() and self._states_stayed() and self._take_gradients()
-        except (AttributeError, KeyError, RuntimeError, TypeError):
-            return False  # a gradient that is None or sparse, a state entry that is gone
+            found: Iterable[Any] = list(map(get, self.held))
+        except KeyError:
+            return False
+        if len(self.states) > len(self.held):
+            found = chain.from_iterable(found)
+        return all(map(is_, found, self.states))
+
+    def look_again(self) -> bool:
+        """Take up the gradients of a step; tell whether everything else is as it was.
+
+        :func:`optimlab_look` in ``machine.c`` does the same in one call.
+        """
+        try:
+            return (
+                self._params_stayed()
+                and list(map(_address, self.states)) == self.addresses[1]
+                and self._take_gradients()
+            )
+        except (AttributeError, RuntimeError, TypeError):
+            return False  # a gradient that is None or sparse
 
     def _params_stayed(self) -> bool:
         params = self.params
@@ -126,18 +157,6 @@ class Part:
             and self._lie_alike(params)
             and {param.dtype for param in params} == {self.dtype}
         )
-
-    def _states_stayed(self) -> bool:
-        if not self.states:
-            return True
-        found: Iterable[Any] = map(self._getter(), self.held)
-        if len(self.states) > len(self.held):
-            found = chain.from_iterable(found)
-        now = list(found)
-        return all(map(is_, now, self.states)) and list(map(_address, now)) == self.addresses[1]
-
-    def _getter(self) -> Callable[[dict[str, Any]], Any]:
-        return itemgetter(*self.names[2:], *(("step",) if self.steps else ()))
 
     def _lie_alike(self, tensors: Sequence[Tensor]) -> bool:
         if self.strides is None:
@@ -162,15 +181,16 @@ class Part:
         return _are_apart(self.written, np.asarray(addresses), np.asarray(self.sizes) * _item(self))
 
     def prepare(self, optimizer: Optimizer, carrier: Carrier) -> bool:
-        """Read the rule for the coming step; tell whether the carrier takes it.
+        """Look at all tensors and read the rule for a step; tell whether the carrier takes it.
 
         Nothing is changed yet.
         """
-        if self.steps:
-            counted = carrier.common_step(self)
-            if counted < 0:
-                return False
-            self.step = counted + 1
+        if not self.keeps_its_state():
+            return False
+        counted = carrier.look(self)
+        if counted < 0:
+            return False
+        self.step = counted + 1
         try:
             self.tape = read(optimizer, self.names, self.step, self.group)
         except (NotServedError, AttributeError, TypeError):
@@ -219,6 +239,11 @@ class Kept:
     keys: list[Any]
     values: list[Any]
 
+    @property
+    def parts(self) -> list[Part]:
+        """All parts, group by group."""
+        return [part for kept in self.groups for part in kept.parts]
+
     def step(self, optimizer: Optimizer) -> bool:
         """Make a step, if everything but the gradients is as it was.
 
@@ -227,11 +252,10 @@ class Kept:
         """
         if not (self.carrier.is_ready() and self._stayed(optimizer)):
             return False
-        parts = [part for kept in self.groups for part in kept.parts]
-        if not all(part.look_again() for part in parts):
-            return False
-        if not all(part.prepare(optimizer, self.carrier) for part in parts):
-            return False
+        parts = self.parts
+        for part in parts:
+            if not part.prepare(optimizer, self.carrier):
+                return False
         for part in parts:
             part.carry_out(optimizer, self.carrier)
         return True

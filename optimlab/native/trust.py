@@ -23,6 +23,7 @@ from optimlab.native.library import (
     Machine,
     machine,
 )
+from optimlab.native.look import describer
 from optimlab.native.tape import Operation
 
 SIZE = 4099
@@ -84,6 +85,8 @@ def trust() -> Trust:
     loaded = machine()
     if loaded is None:
         return Trust(None, reason="the native library is not built, or disabled")
+    if describer() is None:
+        return Trust(None, reason="this torch does not describe tensors through DLPack's table")
     with torch.inference_mode(False), torch.no_grad():
         # The first use of MKL's vector mathematics must not be in several threads at once.
         torch.zeros(1, device="cpu").sqrt()
