@@ -15,12 +15,17 @@ this class extends. Everything that a program can observe is as in torch, with t
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, TypeAlias, overload
+from typing import Any, ClassVar, ParamSpec, TypeAlias, TypeVar, cast, overload
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import ParamsT
+from torch.optim.optimizer import (
+    ParamsT,
+    _global_optimizer_post_hooks,
+    _global_optimizer_pre_hooks,
+)
 
 from optimlab import devices
 from optimlab.checkpoint import StateDict, complete_old_groups, pack, steps_to_tensors, unpack
@@ -31,6 +36,21 @@ from optimlab.values import L, T
 
 Step: TypeAlias = float | T
 """A step count: a number, or a tensor where its value must stay on the device or in autograd."""
+
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _is_watched(optimizer: torch.optim.Optimizer) -> bool:
+    """Tell whether a hook or a profiler waits for the optimizer's step."""
+    return bool(
+        optimizer._optimizer_step_pre_hooks
+        or optimizer._optimizer_step_post_hooks
+        or _global_optimizer_pre_hooks
+        or _global_optimizer_post_hooks
+        or torch._C._autograd._profiler_enabled()
+    )
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -170,6 +190,19 @@ class Optimizer(torch.optim.Optimizer):
             if kept is not None:
                 self._kept = kept
         return loss
+
+    @staticmethod
+    def profile_hook_step(func: Callable[_P, _R]) -> Callable[_P, _R]:
+        """Wrap a step in torch's profiling and hooks, which cost nothing while nobody watches."""
+        watched = torch.optim.Optimizer.profile_hook_step(func)
+
+        @functools.wraps(func)
+        def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            if torch.compiler.is_compiling() or _is_watched(cast(Optimizer, args[0])):
+                return watched(*args, **kwargs)
+            return func(*args, **kwargs)
+
+        return wrapper
 
     def _check_graph_capture(self) -> None:
         # torch 2.11 knows it by its old name.

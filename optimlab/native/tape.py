@@ -9,6 +9,7 @@ that costs a few microseconds for all tensors together.
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from optimlab.program import Recorder, Symbol
@@ -54,13 +55,19 @@ class NotServedError(Exception):
 
 
 class Slot(Symbol):
-    """A symbol that knows the number of its register."""
+    """A symbol that knows the number of its register, and encodes its operations itself."""
 
-    __slots__ = ("number",)
+    __slots__ = ("number", "tape")
 
     def __init__(self, tape: Tape, number: int) -> None:
         super().__init__(tape)
+        self.tape = tape
         self.number = number
+
+    def lerp_(self, end: Any, weight: Any) -> Slot:
+        if isinstance(weight, float | int) and abs(weight - 1) < WEIGHT_OF_ONE:
+            raise NotServedError("the sign of a zero depends on its place in ATen")
+        return self.tape.encode(_LERP, True, self, end.number, self.number, weight)
 
 
 class Tape(Recorder):
@@ -77,9 +84,9 @@ class Tape(Recorder):
         self._registers = len(names)
 
     @property
-    def used(self) -> frozenset[int]:
-        """The instructions that the program takes."""
-        return frozenset(map(int, self.numbers[::NUMBERS]))
+    def used(self) -> list[float]:
+        """The instructions that the program takes, in its order."""
+        return self.numbers[::NUMBERS]
 
     def fits(self) -> bool:
         """Tell whether the machine has the room for the program and its registers."""
@@ -90,47 +97,35 @@ class Tape(Recorder):
         )
 
     def write(self, operation: str, *operands: Any, **keywords: Any) -> Symbol:
-        """Encode an operation and return the symbol of its result.
+        """Refuse an operation that no method of :class:`Slot` encodes.
 
         Raises:
-            NotServedError: if the machine does not know the operation, or a scalar is a tensor.
+            NotServedError: always.
         """
-        kind = _KINDS.get(operation)
-        if kind is None:
-            raise NotServedError(f"the machine has no {operation}")
-        code, in_place = kind
-        first = operands[0]
-        result = first
+        raise NotServedError(f"the machine has no {operation}")
+
+    def encode(self, code: int, in_place: bool, a: Slot, b: int, c: int, scalar: Any) -> Slot:
+        """Encode an instruction and return the slot of its result.
+
+        Args:
+            code: the instruction's number, see :class:`Operation`.
+            in_place: whether it writes to ``a`` rather than to a new register.
+            a: the first operand.
+            b: the register of the second.
+            c: the register of the third.
+            scalar: its number.
+
+        Raises:
+            NotServedError: if the scalar is a tensor.
+        """
+        if not isinstance(scalar, float | int):
+            raise NotServedError("a hyperparameter is a tensor")
+        result = a
         if not in_place:
             result = Slot(self, self._registers)
             self._registers += 1
-        a = b = c = first.number
-        scalar = 0.0
-        if len(operands) > 1:
-            second = operands[1]
-            if type(second) is Slot:
-                b = second.number
-                if code == _ADD:
-                    code, scalar = Operation.ADD_SCALED, keywords["alpha"]
-                elif code == _MULTIPLY:
-                    code = Operation.MULTIPLY
-                elif code == _DIVIDE:
-                    code = Operation.DIVIDE
-                elif code == Operation.LERP:
-                    scalar = operands[2]
-                    if isinstance(scalar, float) and abs(scalar - 1) < WEIGHT_OF_ONE:
-                        raise NotServedError("the sign of a zero depends on its place in ATen")
-                elif code != Operation.MAXIMUM:
-                    c, scalar = operands[2].number, keywords["value"]
-            else:
-                scalar = -second if code == _SUBTRACT else second
-                code = _WITH_SCALAR[code]
-        elif operation == "square":
-            code = Operation.MULTIPLY
-        if not isinstance(scalar, float | int):
-            raise NotServedError("a hyperparameter is a tensor")
-        self.numbers += (code, result.number, a, b, c, scalar)
-        return result  # type: ignore[no-any-return]
+        self.numbers += (code, result.number, a.number, b, c, scalar)
+        return result
 
 
 def read(optimizer: Optimizer, names: tuple[str, ...], step: float, group: dict[str, Any]) -> Tape:
@@ -152,36 +147,75 @@ def read(optimizer: Optimizer, names: tuple[str, ...], step: float, group: dict[
     return tape
 
 
-_ADD, _SUBTRACT, _MULTIPLY, _DIVIDE = 100, 101, 102, 103  # decided by what the second operand is
-_WITH_SCALAR = {
-    _ADD: Operation.ADD_SCALAR,
-    _SUBTRACT: Operation.ADD_SCALAR,
-    _MULTIPLY: Operation.MULTIPLY_SCALAR,
-    _DIVIDE: Operation.DIVIDE_SCALAR,
+def _of_one(operation: Operation, *, in_place: bool) -> Callable[..., Slot]:
+    code = int(operation)
+
+    def method(self: Slot) -> Slot:
+        number = self.number
+        return self.tape.encode(code, in_place, self, number, number, 0.0)
+
+    return method
+
+
+def _of_two(
+    operation: Operation | None, with_scalar: Operation, *, in_place: bool, sign: int = 1
+) -> Callable[..., Slot]:
+    """Encode one instruction if the second operand is a register, another if it is a scalar."""
+    code, code_with_scalar = operation and int(operation), int(with_scalar)
+
+    def method(self: Slot, other: Any, *, alpha: Any = 1) -> Slot:
+        number = self.number
+        if type(other) is not Slot:
+            return self.tape.encode(code_with_scalar, in_place, self, number, number, sign * other)
+        if code is None:
+            raise NotServedError("the machine subtracts scalars only")
+        return self.tape.encode(code, in_place, self, other.number, number, alpha)
+
+    return method
+
+
+def _of_three(operation: Operation, *, in_place: bool) -> Callable[..., Slot]:
+    code = int(operation)
+
+    def method(self: Slot, b: Slot, c: Slot, *, value: Any = 1) -> Slot:
+        return self.tape.encode(code, in_place, self, b.number, c.number, value)
+
+    return method
+
+
+def _maximum(self: Slot, other: Slot) -> Slot:
+    return self.tape.encode(int(Operation.MAXIMUM), True, self, other.number, self.number, 0.0)
+
+
+def _square(self: Slot) -> Slot:
+    number = self.number
+    return self.tape.encode(int(Operation.MULTIPLY), False, self, number, number, 0.0)
+
+
+_LERP = int(Operation.LERP)
+_METHODS = {
+    "__neg__": _of_one(Operation.NEGATE, in_place=False),
+    "neg_": _of_one(Operation.NEGATE, in_place=True),
+    "abs": _of_one(Operation.ABSOLUTE, in_place=False),
+    "sign": _of_one(Operation.SIGN, in_place=False),
+    "sign_": _of_one(Operation.SIGN, in_place=True),
+    "sqrt": _of_one(Operation.SQUARE_ROOT, in_place=False),
+    "sqrt_": _of_one(Operation.SQUARE_ROOT, in_place=True),
+    "reciprocal_": _of_one(Operation.RECIPROCAL, in_place=True),
+    "clone": _of_one(Operation.COPY, in_place=False),
+    "square": _square,
+    "add": _of_two(Operation.ADD_SCALED, Operation.ADD_SCALAR, in_place=False),
+    "add_": _of_two(Operation.ADD_SCALED, Operation.ADD_SCALAR, in_place=True),
+    "sub_": _of_two(None, Operation.ADD_SCALAR, in_place=True, sign=-1),
+    "mul": _of_two(Operation.MULTIPLY, Operation.MULTIPLY_SCALAR, in_place=False),
+    "mul_": _of_two(Operation.MULTIPLY, Operation.MULTIPLY_SCALAR, in_place=True),
+    "div": _of_two(Operation.DIVIDE, Operation.DIVIDE_SCALAR, in_place=False),
+    "div_": _of_two(Operation.DIVIDE, Operation.DIVIDE_SCALAR, in_place=True),
+    "divide_": _of_two(None, Operation.DIVIDE_SCALAR, in_place=True),
+    "addcmul": _of_three(Operation.ADD_PRODUCT, in_place=False),
+    "addcmul_": _of_three(Operation.ADD_PRODUCT, in_place=True),
+    "addcdiv_": _of_three(Operation.ADD_QUOTIENT, in_place=True),
+    "maximum_": _maximum,
 }
-_KINDS: dict[str, tuple[int, bool]] = {
-    "__neg__": (Operation.NEGATE, False),
-    "neg_": (Operation.NEGATE, True),
-    "abs": (Operation.ABSOLUTE, False),
-    "sign": (Operation.SIGN, False),
-    "sign_": (Operation.SIGN, True),
-    "sqrt": (Operation.SQUARE_ROOT, False),
-    "sqrt_": (Operation.SQUARE_ROOT, True),
-    "square": (Operation.MULTIPLY, False),
-    "reciprocal_": (Operation.RECIPROCAL, True),
-    "clone": (Operation.COPY, False),
-    "add": (_ADD, False),
-    "add_": (_ADD, True),
-    "sub_": (_SUBTRACT, True),
-    "mul": (_MULTIPLY, False),
-    "mul_": (_MULTIPLY, True),
-    "div": (_DIVIDE, False),
-    "div_": (_DIVIDE, True),
-    "divide_": (_DIVIDE, True),
-    "lerp_": (Operation.LERP, True),
-    "addcmul": (Operation.ADD_PRODUCT, False),
-    "addcmul_": (Operation.ADD_PRODUCT, True),
-    "addcdiv_": (Operation.ADD_QUOTIENT, True),
-    "maximum_": (Operation.MAXIMUM, True),
-}
-_KINDS = {name: (int(code), in_place) for name, (code, in_place) in _KINDS.items()}
+for _name, _method in _METHODS.items():
+    setattr(Slot, _name, _method)

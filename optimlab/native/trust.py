@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -71,12 +71,12 @@ class Trust:
     """
 
     machine: Machine | None
-    trusted: Mapping[torch.dtype, frozenset[int]] = field(default_factory=dict)
+    trusted: Mapping[torch.dtype, frozenset[float]] = field(default_factory=dict)
     reason: str = ""
 
-    def serves(self, used: frozenset[int], dtype: torch.dtype) -> bool:
+    def serves(self, used: Iterable[float], dtype: torch.dtype) -> bool:
         """Tell whether a program of these instructions gives ATen's bits."""
-        return used <= self.trusted.get(dtype, frozenset())
+        return self.trusted.get(dtype, frozenset()).issuperset(used)
 
 
 @functools.cache
@@ -92,7 +92,7 @@ def trust() -> Trust:
         torch.zeros(1, device="cpu").sqrt()
         _choose_roots(loaded)
         trusted = {
-            dtype: frozenset(int(op) for op in REFERENCES if _is_right(loaded, op, dtype))
+            dtype: frozenset(float(op) for op in REFERENCES if _is_right(loaded, op, dtype))
             for dtype in _INTEGERS
         }
     off = {op.name for op in REFERENCES for dtype in _INTEGERS if op not in trusted[dtype]}
