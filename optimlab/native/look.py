@@ -13,8 +13,9 @@ import ctypes
 import functools
 from array import array
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -88,7 +89,7 @@ class View:
         self.layouts = array("q", chain.from_iterable(map(_layout, part.params)))
         self.objects = array("q", map(id, objects))
         self.step_objects = array("q", map(id, part.steps))
-        self.gradients = array("q")
+        self.gradients: Any = None
         self.look = Look(
             describe=describer(),
             objects=_start(self.objects),
@@ -108,8 +109,9 @@ class View:
 
     def take(self, grads: list[Tensor]) -> Look:
         """Point to the gradients of another step."""
-        self.gradients = array("q", map(id, grads))
-        self.look.gradients = _start(self.gradients)
+        # An array of objects is an array of their addresses.
+        self.gradients = np.fromiter(grads, dtype=object, count=len(grads))
+        self.look.gradients = self.gradients.__array_interface__["data"][0]
         return self.look
 
 
