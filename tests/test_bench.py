@@ -34,7 +34,15 @@ from optimlab.bench.implementations import IMPLEMENTATIONS, Run
 from optimlab.bench.rules import RULES
 from optimlab.bench.workloads import WORKLOADS, Values, Workload
 
-BYTES = {"sgd": 12, "momentum": 20, "nesterov": 20, "adam": 28, "adamw": 28, "rmsprop": 20}
+BYTES = {
+    "sgd": 12,
+    "momentum": 20,
+    "nesterov": 20,
+    "adam": 28,
+    "adamw": 28,
+    "rmsprop": 20,
+    "lion": 20,
+}
 SHAPES = {
     "mlp": (4, 203_530),
     "small": (400, 832_000),
@@ -499,7 +507,7 @@ def test_other_processes_are_counted_without_this_one(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     "options",
     [
-        ("--optimizer", "lion"),
+        ("--optimizer", "adagrad"),
         ("--workload", "vgg"),
         ("--repeats", "0"),
         ("--threads", "-1"),

@@ -25,6 +25,12 @@ a turn is one untimed and four timed steps, so that each finds its own data ther
 * **bits**: all parameters and state of optimlab after the last step, compared as integers with
   those of torch's default.
 
+The second table of each workload says where optimlab's time goes, measured apart with a clock at
+each part of the step, which itself takes a microsecond or two: **look**: at every tensor, whether
+it lies where and as it did; **rule**: reading the update rule for this step's numbers;
+**arithmetic**: the native machine's one call; **versions**: autograd's version counters;
+**checks**: all else, such as whether groups, parameters and state are still the same objects.
+
 In the figure a mark is a median, and its bar reaches from the first to the third quartile."""
 
 MEMORY = """\
@@ -70,6 +76,8 @@ def workloads(results: Results) -> Iterator[str]:
         for reason in reasons(outcomes):
             yield f"* {reason}"
         yield from ([""] if reasons(outcomes) else [])
+        divided = tables.phases(outcomes)
+        yield from markdown(divided) if divided.rows else ()
     yield from (tables.behind(results), "")
 
 

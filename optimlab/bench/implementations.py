@@ -6,19 +6,13 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-import optimlab
-from optimlab.bench.rules import Rule
+from optimlab.bench.rules import LIBRARIES, LibraryName, Rule
 from optimlab.bench.workloads import Workload
-
-LibraryName = Literal["torch", "optimlab"]
-
-# Anything that has the classes of the rules will do.
-LIBRARIES: dict[LibraryName, Any] = {"torch": torch.optim, "optimlab": optimlab}
 
 OURS = "optimlab"
 
@@ -53,8 +47,8 @@ class Implementation:
     def missing(self, rule: Rule, workload: Workload) -> str:
         """Return why it cannot, or should not, carry out this rule on this workload, if so."""
         offered = inspect.signature(getattr(LIBRARIES[self.library], rule.class_name)).parameters
-        for option in self.options:
-            if option not in offered:
+        for option, value in self.options.items():
+            if value and option not in offered:
                 return f"torch has no {option} {rule.class_name}"
         if self.compiled and len(workload.shapes) > MOST_COMPILED_TENSORS:
             return f"more than {MOST_COMPILED_TENSORS} tensors take minutes to compile"

@@ -10,11 +10,13 @@ from optimlab.bench import limit
 from optimlab.bench.bits import compare
 from optimlab.bench.implementations import (
     IMPLEMENTATIONS,
+    OURS,
     UNTIMED_STEPS,
     UNTIMED_STEPS_COMPILED,
     Run,
     default_of_torch,
 )
+from optimlab.bench.phases import phases
 from optimlab.bench.results import Outcome
 from optimlab.bench.rules import RULES
 from optimlab.bench.timing import Effort, Entrant, Timing, Turn, time_in_turns
@@ -47,6 +49,7 @@ def measure(
     timings = {name: Timing.of(each) for name, each in seconds.items()}
     medians = {name: timings[f"limit {name}"].median for name in loops}
     reference = runs[default_of_torch(values.device)].tensors()
+    comparisons = {name: compare(run.tensors(), reference) for name, run in runs.items()}
     return Outcome(
         workload=workload,
         rule_name=rule_name,
@@ -55,7 +58,8 @@ def measure(
         timings={name: timings[name] for name in runs},
         missing=missing,
         limit=limit.fastest(loops, medians, rule.traffic.bytes(workload.elements)),
-        comparisons={name: compare(run.tensors(), reference) for name, run in runs.items()},
+        comparisons=comparisons,
+        phases=phases(runs[OURS], values, effort),
     )
 
 

@@ -31,6 +31,7 @@ class Outcome:
         missing: why others were not measured.
         limit: the time that the memory needs.
         comparisons: how far each implementation's bits are from those of torch's default.
+        phases: where the time of optimlab's step goes, see :func:`optimlab.bench.phases.phases`.
     """
 
     workload: Workload
@@ -41,6 +42,7 @@ class Outcome:
     missing: Mapping[str, str]
     limit: Limit
     comparisons: Mapping[str, Comparison]
+    phases: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def rule(self) -> Rule:
@@ -175,6 +177,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         },
         "times_optimlab": outcome.times_ours,
         "share_of_limit": outcome.share_of_limit,
+        "phases": dict(outcome.phases),
         "bits": {name: asdict(each) for name, each in outcome.comparisons.items()},
     }
 

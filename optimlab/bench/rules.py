@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any
+from types import MappingProxyType, SimpleNamespace
+from typing import Any, Literal
 
 import torch
 
 import optimlab
+from optimlab.bench.lion import ForLoopLion, Lion
+
+LibraryName = Literal["torch", "optimlab"]
+
+# Anything that has the classes of the rules will do. Neither library has Lion: optimlab's is a rule
+# as its users write them, torch's is the loop over parameters that it takes the place of.
+_OURS = SimpleNamespace(**vars(optimlab), Lion=Lion)
+_THEIRS = SimpleNamespace(**vars(torch.optim), Lion=ForLoopLion)
+LIBRARIES: dict[LibraryName, Any] = {"torch": _THEIRS, "optimlab": _OURS}
 
 
 @dataclass(frozen=True)
@@ -40,9 +49,8 @@ class Rule:
     @property
     def state_names(self) -> tuple[str, ...]:
         """The state tensors that the rule keeps for each parameter."""
-        optimizer: optimlab.Optimizer = getattr(optimlab, self.class_name)(
-            [torch.zeros(1)], **self.arguments
-        )
+        optimizer_class = getattr(_OURS, self.class_name)
+        optimizer: optimlab.Optimizer = optimizer_class([torch.zeros(1)], **self.arguments)
         return optimizer.state_names(optimizer.param_groups[0])
 
     @property
@@ -69,5 +77,6 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "adam": Rule("Adam", "Adam", {"lr": 0.001}),
         "adamw": Rule("AdamW", "AdamW", {"lr": 0.001}),
         "rmsprop": Rule("RMSprop", "RMSprop", {"lr": 0.001}),
+        "lion": Rule("Lion, own rule", "Lion", {"weight_decay": 0.1}),
     }
 )

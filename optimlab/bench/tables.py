@@ -35,6 +35,21 @@ def times(outcomes: Sequence[Outcome], names: Sequence[str]) -> Table:
     return Table(heading, [(each.rule.title, *_times_of(each, names)) for each in outcomes])
 
 
+def phases(outcomes: Sequence[Outcome]) -> Table:
+    """Lay out where the time of optimlab's step goes, in microseconds.
+
+    Args:
+        outcomes: a row each, of those that have phases.
+    """
+    outcomes = [each for each in outcomes if each.phases]
+    names = list(outcomes[0].phases) if outcomes else []
+    rows = [
+        (each.rule.title, *(three_digits(1e6 * each.phases[name]) for name in names))
+        for each in outcomes
+    ]
+    return Table(("microseconds", *names), rows)
+
+
 def series(name: str, outcomes: Sequence[Outcome], names: Sequence[str]) -> Table:
     """Lay out a series: what grows in the first column, otherwise as :func:`times`.
 
