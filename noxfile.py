@@ -36,7 +36,7 @@ def typecheck(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests and the examples in docstrings, with and without the native machine."""
-    install(session, "-e", ".[test]")
+    install(session, "-e", ".[test,integrations]")
     if not session.posargs:
         session.log("without the native machine: what depends on how a rule is carried out")
         python(session, "-m", "pytest", *CARRIED_OUT, env={"OPTIMLAB_NATIVE": "0"})
@@ -49,6 +49,16 @@ def demo(session: nox.Session) -> None:
     """Train on handwritten digits with torch.optim and optimlab and count differing elements."""
     install(session, "-e", ".[demo]")
     python(session, "-m", "optimlab", "demo", *session.posargs)
+
+
+@nox.session(default=False)
+def examples(session: nox.Session) -> None:
+    """Run every program in examples/ with its defaults, or with the options given."""
+    install(session, "-e", ".[examples,integrations]")
+    for path in sorted(Path("examples").glob("*.py")):
+        if '__name__ == "__main__"' in path.read_text(encoding="utf-8"):
+            # Under --no-venv nothing is installed, and optimlab is this directory.
+            python(session, str(path), *session.posargs, env={"PYTHONPATH": "."})
 
 
 @nox.session(default=False)

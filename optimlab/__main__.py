@@ -10,8 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from optimlab import __version__
-
-EQUAL, DIFFERENT, MISUSE = 0, 1, 2
+from optimlab.terminal import MISUSE, MisuseError
 
 # Each command and the extra that brings its optional packages. Its module optimlab.COMMAND.command
 # offers add_parser(subparsers), which sets `run`: a function from the parsed arguments to the exit
@@ -41,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return MISUSE
     try:
         status: int = parsed.run(parsed)
+    except MisuseError as error:
+        print(f"optimlab {parsed.command}: {error}", file=sys.stderr)
+        return MISUSE
     except ModuleNotFoundError as error:
         return explain_missing(error, parsed.command)
     return status

@@ -279,7 +279,7 @@ class NoState(torch.optim.SGD):
 def test_a_wrong_optimizer_is_named_and_ends_with_status_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: Any, rule: str, where: str
 ) -> None:
-    monkeypatch.setitem(implementations.LIBRARIES, "optimlab", SimpleNamespace(SGD=wrong))
+    monkeypatch.setitem(rules.LIBRARIES, "optimlab", SimpleNamespace(SGD=wrong))
     finished = run_bench(tmp_path, *SHORT, "--optimizer", rule)
     found = finished.numbers["outcomes"][0]["bits"]
     assert (finished.status, finished.numbers["same_bits"]) == (1, False)

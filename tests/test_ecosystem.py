@@ -5,6 +5,7 @@ gradients and distributed checkpoints. They know torch's optimizers, and are to 
 """
 
 import ast
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -74,30 +75,41 @@ SCHEDULERS: dict[str, Callable[[Optimizer], Any]] = {
     "OneCycleLR": lambda o: lr_scheduler.OneCycleLR(o, max_lr=0.1, total_steps=STEPS + 1),
     "PolynomialLR": lambda o: lr_scheduler.PolynomialLR(o, total_iters=6, power=2.0),
     "SWALR": lambda o: swa_utils.SWALR(o, swa_lr=0.05, anneal_epochs=4),
+    "SWALR, linear": lambda o: swa_utils.SWALR(
+        o, swa_lr=0.05, anneal_epochs=4, anneal_strategy="linear"
+    ),
 }
 LOSSES = (3.0, 2.0, 2.5, 2.5, 2.5, 2.5, 1.0, 1.0, 1.0, 1.0)
 
 
 def test_every_scheduler_of_torch_is_in_these_tests() -> None:
-    assert set(SCHEDULERS) - {"SWALR"} == set(lr_scheduler.__all__) - {"LRScheduler"}
+    tested = {name.partition(",")[0] for name in SCHEDULERS}
+    assert tested - {"SWALR"} == set(lr_scheduler.__all__) - {"LRScheduler"}
 
 
 def scheduled(pair: Pair, scheduler: str) -> list[list[Any]]:
     """Train both with a scheduler of the given name; return the learning rates of both."""
     schedulers = [SCHEDULERS[scheduler](side.optimizer) for side in pair.sides]
-    rates: list[list[Any]] = [[], []]
-    for number in range(STEPS):
-        pair.set_gradients()
-        for side, its, seen in zip(pair.sides, schedulers, rates, strict=True):
-            side.optimizer.step()
-            its.step(LOSSES[number]) if scheduler == "ReduceLROnPlateau" else its.step()
-            seen.append(copied([group["lr"] for group in side.optimizer.param_groups], {}))
-        pair.compare()
+    rates = scheduled_steps(pair, schedulers, range(STEPS))
     states = [its.state_dict() for its in schedulers]
     for state in states:
         for key in ("_schedulers", "anneal_func", "_anneal_func_type", "_scale_fn_custom"):
             state.pop(key, None)
     assert_equal(*states)
+    return rates
+
+
+def scheduled_steps(pair: Pair, schedulers: list[Any], steps: range) -> list[list[Any]]:
+    """Train both, each with its scheduler; return the learning rates of both."""
+    rates: list[list[Any]] = [[], []]
+    for number in steps:
+        pair.set_gradients()
+        for side, its, seen in zip(pair.sides, schedulers, rates, strict=True):
+            side.optimizer.step()
+            on_plateau = isinstance(its, lr_scheduler.ReduceLROnPlateau)
+            its.step(LOSSES[number]) if on_plateau else its.step()
+            seen.append(copied([group["lr"] for group in side.optimizer.param_groups], {}))
+        pair.compare()
     return rates
 
 
@@ -152,29 +164,24 @@ def test_a_scheduler_notices_the_order_of_steps_as_with_torch(name: str) -> None
         assert not caught
 
 
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step:UserWarning")
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
 @names
-def test_a_run_with_a_scheduler_is_resumed_across_libraries(name: str) -> None:
+def test_a_run_with_a_scheduler_is_resumed_across_libraries(name: str, scheduler: str) -> None:
     pair = Pair(name, **STATEFUL[name])
-    schedulers = [lr_scheduler.ExponentialLR(side.optimizer, 0.9) for side in pair.sides]
-    for _ in range(3):
-        pair.step()
-        for scheduler in schedulers:
-            scheduler.step()
+    schedulers = [SCHEDULERS[scheduler](side.optimizer) for side in pair.sides]
+    scheduled_steps(pair, schedulers, range(4))
     saved = [
-        copied([side.optimizer.state_dict(), scheduler.state_dict()], {})
-        for side, scheduler in zip(pair.sides, schedulers, strict=True)
+        copied([side.optimizer.state_dict(), its.state_dict()], {})
+        for side, its in zip(pair.sides, schedulers, strict=True)
     ]
     resumed = []
     for side, (of_optimizer, of_scheduler) in zip(pair.sides, saved[::-1], strict=True):
         side.optimizer = pair.new(side)
-        resumed.append(lr_scheduler.ExponentialLR(side.optimizer, 0.9))
+        resumed.append(SCHEDULERS[scheduler](side.optimizer))
         resumed[-1].load_state_dict(of_scheduler)
         side.optimizer.load_state_dict(of_optimizer)
-    for _ in range(3):
-        pair.step()
-        for scheduler in resumed:
-            scheduler.step()
-    pair.compare()
+    assert_equal(*scheduled_steps(pair, resumed, range(4, STEPS)))
 
 
 # Gradient scaling.
@@ -336,6 +343,39 @@ def test_a_compiled_step_is_one_graph_and_gives_the_bits_of_torchs_compiled_step
     assert counts[0] == 1
     assert graphs[0] > len(pair.ours.params)  # the rule itself is in the graph
     assert counts[-1] == counts[-2], "compiled anew at every step"
+
+
+@pytest.mark.usefixtures("dynamo")
+@pytest.mark.filterwarnings("ignore")
+@names
+def test_a_scheduler_of_a_compiled_step_fills_its_tensor_and_compiles_nothing_anew(
+    name: str,
+) -> None:
+    pair = Pair(name, SMALL[:2], foreach=False, lr=torch.tensor(0.01), **STATEFUL[name])
+    graphs: list[int] = []
+    steps = {id(pair.ours): compiled(pair.ours, graphs), id(pair.theirs): compiled(pair.theirs, [])}
+    schedulers = [lr_scheduler.LinearLR(side.optimizer, total_iters=5) for side in pair.sides]
+    counts = []
+    for _ in range(5):
+        pair.set_gradients()
+        pair.both(lambda side: steps[id(side)]())
+        for scheduler in schedulers:
+            scheduler.step()
+        counts.append(len(graphs))
+    pair.compare()
+    assert counts[-1] == counts[1], "compiled anew for another learning rate"
+
+
+@pytest.mark.usefixtures("dynamo")
+@pytest.mark.filterwarnings("ignore")
+def test_a_step_compiled_to_machine_code_gives_the_bits_of_torchs() -> None:
+    if shutil.which("c++") is None and shutil.which("g++") is None:
+        pytest.skip("torch's compiler needs a C++ compiler")
+    pair = Pair("Adam", SMALL[:2], **STATEFUL["Adam"])
+    steps = {id(side): torch.compile(side.optimizer.step) for side in pair.sides}
+    for _ in range(2):
+        pair.set_gradients()
+        pair.both(lambda side: steps[id(side)]())
 
 
 @pytest.mark.usefixtures("dynamo")

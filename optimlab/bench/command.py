@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optimlab.bench.rules import RULES
 from optimlab.bench.workloads import QUICK, WORKLOADS
-from optimlab.demo.command import positive
+from optimlab.terminal import (
+    MisuseError,
+    Subparsers,
+    add_command,
+    add_device,
+    add_json,
+    check_device,
+    check_json,
+    positive,
+    prints_json,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from optimlab.bench.experiment import Settings
@@ -24,20 +34,21 @@ Tables are printed and written to OUTPUT/bench.md, figures to OUTPUT/bench.png a
 OUTPUT/scaling.png, all numbers to OUTPUT/bench.json. The exit status is 0 if all bits are the same,
 1 if any differ.
 """
-EXAMPLE = "example: optimlab bench --quick --optimizer momentum adam --workload mlp tiny"
+EXAMPLE = "optimlab bench --quick --optimizer momentum adam --workload mlp tiny"
 
 LEAST_STEPS, LEAST_SECONDS = 30, 0.5
 LEAST_STEPS_QUICK, LEAST_SECONDS_QUICK = 5, 0.1
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
         "bench",
-        help="time a step against torch.optim and against the memory's bandwidth",
+        run,
+        summary="time a step against torch.optim and against the memory's bandwidth",
         description=DESCRIPTION,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        example=EXAMPLE,
     )
     add = parser.add_argument
     add("--quick", action="store_true", help="fewer steps and workloads: less than a minute")
@@ -54,11 +65,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     add("--scaling", action="store_true", help="also grow the number of tensors and of elements")
     add("--compile", action="store_true", help="also time torch.compile(step), on few tensors")
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    add_device(parser)
     output = Path("optimlab-bench")
     add("--output", type=Path, default=output, metavar="DIR", help=f"default: {output}")
-    add("--json", type=Path, metavar="FILE", help="write all numbers to this file, too")
-    parser.set_defaults(run=run)
+    add_json(parser)
 
 
 def add_choice(
@@ -73,10 +83,9 @@ def run(args: argparse.Namespace) -> int:
     """Carry the command out and return its exit status."""
     from optimlab.bench import experiment
 
-    if complaint := unusable(args):
-        print(f"optimlab bench: {complaint}", file=sys.stderr)
-        return 2
-    results = experiment.run(settings(args), args.output, copy=args.json)
+    prepare(args)
+    results = experiment.run(settings(args), args.output, quiet=prints_json(args))
+    write_json(args, results.as_json())
     return int(not results.same_bits)
 
 
@@ -101,16 +110,15 @@ def settings(args: argparse.Namespace) -> Settings:
     )
 
 
-def unusable(args: argparse.Namespace) -> str:
-    """Make the output directory and look for the device; return what is wrong, if anything."""
-    import torch
+def prepare(args: argparse.Namespace) -> None:
+    """Make the output directory and look for the device.
 
-    if args.device == "cuda" and not torch.cuda.is_available():
-        return "there is no CUDA device here"
-    if args.json is not None and not args.json.parent.is_dir():
-        return f"there is no directory {args.json.parent} to write to"
+    Raises:
+        MisuseError: if there is no such device, or a directory is missing or cannot be made.
+    """
+    check_device(args.device)
+    check_json(args)
     try:
         args.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        return f"cannot write to {args.output}: {error.strerror}"
-    return ""
+        raise MisuseError(f"cannot write to {args.output}: {error.strerror}") from error

@@ -80,25 +80,25 @@ class Settings:
         return {"quick": self.quick, "device": self.device, **effort}
 
 
-def run(settings: Settings, folder: Path, copy: Path | None = None) -> Results:
+def run(settings: Settings, folder: Path, *, quiet: bool = False) -> Results:
     """Measure, print how it goes and write what was found.
 
     Args:
         settings: what to measure.
         folder: an existing directory for tables, numbers and figures.
-        copy: a further file for the numbers.
+        quiet: whether to print nothing.
     """
     with threads(settings.threads):
         meter = LoadMeter()
         results = Results(settings.as_json(), environment(settings.device))
-        report = Report(results, settings.parts)
+        report = Report(results, settings.parts, quiet=quiet)
         with report.progress:
             report.introduce()
             time_workloads(settings, results, report)
             time_series(settings, results, report)
             measure_memory(settings, results, report)
         results.load = meter.read()
-    report.conclude(write_files(results, folder, copy))
+    report.conclude(write_files(results, folder))
     return results
 
 
@@ -167,15 +167,13 @@ def with_memory_of_their_own(names: Sequence[str], workload: Workload, rule: str
     ]
 
 
-def write_files(results: Results, folder: Path, copy: Path | None) -> list[Path]:
+def write_files(results: Results, folder: Path) -> list[Path]:
     """Write tables, numbers and figures, and return their paths."""
     figures = {folder / "bench.png": partial(draw, results.outcomes)}
     if results.scaling:
         figures[folder / "scaling.png"] = partial(draw_scaling, results.scaling)
     for path, drawing in figures.items():
         drawing().savefig(path)
-    numbers = [folder / "bench.json", *([] if copy is None else [copy])]
-    for path in numbers:
-        write_json(path, results)
+    write_json(folder / "bench.json", results)
     write_markdown(folder / "bench.md", results, [path.name for path in figures])
-    return [folder / "bench.md", *figures, *numbers]
+    return [folder / "bench.md", *figures, folder / "bench.json"]

@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from optimlab import terminal
 from optimlab.bench import tables
 from optimlab.bench.implementations import OURS
 from optimlab.bench.results import Outcome, Results, measured, reasons
 
-WIDTH = 100
 LEGEND = """\
 Medians in milliseconds of one interleaved run. limit: the bytes that a step must move, at the
 bandwidth measured in the same run. x default, x fused: how many times as long as optimlab torch's
@@ -29,19 +27,14 @@ class Report:
     Args:
         results: what is being filled in.
         parts: how many parts the work has.
+        quiet: whether to print nothing.
     """
 
-    def __init__(self, results: Results, parts: int) -> None:
+    def __init__(self, results: Results, parts: int, *, quiet: bool = False) -> None:
         self.results = results
-        self.console = Console(width=WIDTH, highlight=False, markup=False, emoji=False)
-        columns = (
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.description}"),
-        )
+        self.console = terminal.console(quiet=quiet)
         # Redrawing ten times in a second would be work for one of the processors being timed.
-        self.progress = Progress(*columns, console=self.console, transient=True, auto_refresh=False)
+        self.progress = terminal.progress(self.console, auto_refresh=False)
         self.task = self.progress.add_task("", total=parts)
 
     def introduce(self) -> None:

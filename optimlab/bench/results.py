@@ -124,6 +124,20 @@ class Results:
         total = self.comparisons.get(OURS, Comparison())
         return total.elements > 0 and total.differing == 0
 
+    def as_json(self) -> dict[str, Any]:
+        """Lay everything out; times are in seconds."""
+        return {
+            "same_bits": self.same_bits,
+            "settings": self.settings,
+            "environment": self.environment,
+            "load": asdict(self.load),
+            "bits": {name: asdict(each) for name, each in self.comparisons.items()},
+            "outcomes": [as_json(outcome) for outcome in self.outcomes],
+            "scaling": {name: [as_json(o) for o in each] for name, each in self.scaling.items()},
+            "memory": [memory_as_json(memory) for memory in self.memory],
+            "remarks": self.remarks,
+        }
+
 
 def measured(outcomes: Iterable[Outcome]) -> list[str]:
     """Return the implementations that at least one of the outcomes has measured, in their order."""
@@ -148,19 +162,9 @@ def reasons(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def write_json(path: Path, results: Results) -> None:
-    """Write everything that was measured; times are in seconds."""
-    content = {
-        "same_bits": results.same_bits,
-        "settings": results.settings,
-        "environment": results.environment,
-        "load": asdict(results.load),
-        "bits": {name: asdict(each) for name, each in results.comparisons.items()},
-        "outcomes": [as_json(outcome) for outcome in results.outcomes],
-        "scaling": {name: [as_json(o) for o in each] for name, each in results.scaling.items()},
-        "memory": [memory_as_json(memory) for memory in results.memory],
-        "remarks": results.remarks,
-    }
-    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    """Write everything that was measured."""
+    text = json.dumps(results.as_json(), indent=1, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def as_json(outcome: Outcome) -> dict[str, Any]:

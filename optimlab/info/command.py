@@ -2,26 +2,39 @@
 
 import argparse
 import dataclasses
-import json
-from typing import Any
+
+from optimlab.terminal import (
+    EQUAL,
+    Subparsers,
+    add_command,
+    add_json,
+    check_json,
+    prints_json,
+    write_json,
+)
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add the command to a parser."""
-    parser = subparsers.add_parser(
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the command to the command line."""
+    summary = "say which execution serves which optimizer here, and why"
+    parser = add_command(
+        subparsers,
         "info",
-        help="say which execution serves which optimizer here, and why",
+        run,
+        summary=summary,
         description="Says which execution serves which optimizer on this machine, and why.",
-        epilog="example: optimlab info --json",
+        example="optimlab info --json",
     )
-    parser.add_argument("--json", action="store_true", help="print it as JSON")
-    parser.set_defaults(run=run)
+    add_json(parser)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Print what was found; return the exit status 0."""
     from optimlab import info
 
+    check_json(args)
     found = info()
-    print(json.dumps(dataclasses.asdict(found), indent=2) if arguments.json else found)
-    return 0
+    if not prints_json(args):
+        print(found)
+    write_json(args, dataclasses.asdict(found))
+    return EQUAL

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from optimlab import terminal
+from optimlab.terminal import MisuseError, Subparsers, add_command, add_device, add_json
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from optimlab.parity.cases import Case, Extent
     from optimlab.parity.report import Report
@@ -23,87 +24,73 @@ same gradients. Parameters, state, parameter groups and state dicts are compared
 
 The exit status is 0 if all bits are the same, 1 if any differ.
 """
-EXAMPLE = "example: optimlab parity --quick --optimizer SGD Adam --json parity.json"
+EXAMPLE = "optimlab parity --quick --optimizer SGD Adam --json parity.json"
 LEGEND = """\
 same N: in N cases every step of both sides gave the same bits. raises: both sides refuse, with the
 same error. N differ: in N cases they do not agree; below it, how far apart their parameters end:
 share of elements and largest distance. An empty cell was not asked for."""
 SHOWN_DIFFERENCES = 20
-WIDTH = 100
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
-    parser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
         "parity",
-        help="compare every configuration with torch.optim, bit by bit",
+        run,
+        summary="compare every configuration with torch.optim, bit by bit",
         description=DESCRIPTION,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        example=EXAMPLE,
     )
     add = parser.add_argument
     add("--quick", action="store_true", help="a few options in two dtypes: seconds, not minutes")
     add("--optimizer", nargs="+", default=[], metavar="NAME", help="default: all of the table")
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
-    add("--json", type=Path, metavar="FILE", help="write all numbers to this file, too")
+    add_device(parser)
+    add_json(parser)
     add("--seed", type=int, default=0, help="of starting values and gradients, default: 0")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry the command out and return its exit status."""
-    from rich.console import Console
-
     from optimlab.parity.cases import cases
 
-    if complaint := unusable(args):
-        print(f"optimlab parity: {complaint}", file=sys.stderr)
-        return 2
+    check(args)
     extent: Extent = "quick" if args.quick else "full"
     chosen = list(cases(extent, optimizers=args.optimizer, device=args.device, seed=args.seed))
-    console = Console(width=WIDTH, highlight=False)
+    console = terminal.console(quiet=terminal.prints_json(args))
     began = time.perf_counter()
     report = run_cases(console, args.device, chosen)
     print_report(console, report)
-    if args.json is not None:
-        about = {"extent": extent, "seed": args.seed, "seconds": time.perf_counter() - began}
-        args.json.write_text(json.dumps(report.as_json(**about), indent=1) + "\n", encoding="utf-8")
+    about = {"extent": extent, "seed": args.seed, "seconds": time.perf_counter() - began}
+    terminal.write_json(args, report.as_json(**about))
     return int(not report.equal)
 
 
-def unusable(args: argparse.Namespace) -> str:
-    """Return what is wrong with the options, if anything."""
-    import torch
+def check(args: argparse.Namespace) -> None:
+    """Refuse options that make no sense.
 
+    Raises:
+        MisuseError: if there is no such optimizer, device or directory.
+    """
     from optimlab.parity.table import TABLE
 
     known = [row.name for row in TABLE]
     unknown = [name for name in args.optimizer if name not in known]
     if unknown:
-        return f"no optimizer {', '.join(unknown)} in the table, which has {', '.join(known)}"
-    if args.device == "cuda" and not torch.cuda.is_available():
-        return "this machine has no CUDA device that torch can use"
-    if args.json is not None and not args.json.parent.is_dir():
-        return f"there is no directory {args.json.parent} to write to"
-    return ""
+        names = ", ".join(unknown)
+        raise MisuseError(f"no optimizer {names} in the table, which has {', '.join(known)}")
+    terminal.check_device(args.device)
+    terminal.check_json(args)
 
 
 def run_cases(console: Console, device: str, chosen: list[Case]) -> Report:
     """Run the cases behind a progress bar."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
     from optimlab.parity.report import Report, environment
 
     facts = ", ".join(f"{name} {value}" for name, value in environment(device).items())
     console.print(f"Comparing with torch.optim: {facts}")
     report = Report(device)
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=console) as progress:
+    with terminal.progress(console) as progress:
         task = progress.add_task("", total=len(chosen))
         for case in chosen:
             doing = f"{case.row.name} {case.implementation} {case.dtype}"
@@ -119,13 +106,13 @@ def print_report(console: Console, report: Report) -> None:
     console.print(matrix(report))
     console.print(LEGEND, style="dim")
     console.print()
-    console.print(report.totals(), markup=False)
+    console.print(report.totals())
     for exclusion in report.exclusions:
-        console.print(f"excluded: {exclusion}", markup=False)
+        console.print(f"excluded: {exclusion}")
     for difference, found_in in report.alike[:SHOWN_DIFFERENCES]:
         others = f" and {len(found_in) - 1} more cases" if len(found_in) > 1 else ""
-        console.print(f"\n{found_in[0]}{others}", style="bold", markup=False)
-        console.print(f"  {difference}", markup=False)
+        console.print(f"\n{found_in[0]}{others}", style="bold")
+        console.print(f"  {difference}")
     if len(report.alike) > SHOWN_DIFFERENCES:
         console.print(f"\nand {len(report.alike) - SHOWN_DIFFERENCES} other differences")
 
@@ -145,15 +132,16 @@ def matrix(report: Report) -> Table:
     for optimizer, implementation, texts in report.rows:
         if previous and optimizer != previous:
             table.add_row()
-        table.add_row(
-            optimizer if optimizer != previous else "", implementation, *map(coloured, texts)
-        )
+        shown = optimizer if optimizer != previous else ""
+        table.add_row(shown, implementation, *map(coloured, texts))
         previous = optimizer
     return table
 
 
-def coloured(text: str) -> str:
+def coloured(text: str) -> Text:
     """Colour a cell by what it says."""
+    from rich.text import Text
+
     if "differ" in text:
-        return f"[bold red]{text}[/]"
-    return f"[green]{text}[/]" if text.startswith("same") else f"[dim]{text}[/]"
+        return Text(text, "bold red")
+    return Text(text, "green" if text.startswith("same") else "dim")

@@ -1,0 +1,180 @@
+"""A tour of an optimizer: its defaults, state and parameter groups, a checkpoint, its refusals.
+
+One 2 x 2 weight with a gradient of ones is stepped by SGD with momentum; a second weight joins in a
+group of its own; 50 more steps change the state dict; it goes to a file and comes back into a new
+optimizer, which takes the same next step to the bit: the mechanism behind resuming a training run.
+What is refused, and why, comes last. (`optimlab/groups.py` and `optimlab/checkpoint.py` are the
+code that does this, `optimlab/optimizer.py` its frame.)
+
+    python examples/optimizer_tour.py
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from common import Options, Result, parser, start
+from torch import Tensor
+
+from optimlab.demo.differences import compare
+
+
+def one_step(optimizer: torch.optim.Optimizer, weight: Tensor) -> None:
+    """Show weight and gradient before and after a step, and both ways to reset a gradient."""
+    title("One step")
+    print(f"weight before     {rows(weight)}, gradient {rows(weight.grad)}")
+    optimizer.step()
+    print(f"weight after      {rows(weight)}, gradient {rows(weight.grad)}")
+    optimizer.zero_grad(set_to_none=False)
+    print(f"zero_grad(False)  gradient {rows(weight.grad)}, the same tensor filled with zeros")
+    optimizer.zero_grad()
+    print(f"zero_grad()       gradient {rows(weight.grad)}, so that it takes no part in a step")
+    same = optimizer.param_groups[0]["params"][0] is weight
+    print(f"param_groups[0]['params'][0] is weight: {same}")
+
+
+def second_group(optimizer: torch.optim.Optimizer, weight: Tensor) -> None:
+    """Add a group: what it does not say is filled in from the defaults."""
+    title("add_param_group")
+    optimizer.add_param_group({"params": weight, "lr": 0.0001, "nesterov": True})
+    print(optimizer)
+
+
+def fifty_steps(optimizer: torch.optim.Optimizer, weights: list[Tensor], steps: int) -> None:
+    """Step with gradients of ones, and show the state dict before and after."""
+    title(f"state_dict before and after {steps} steps: parameters are packed as indices")
+    show_state(optimizer)
+    take_steps(optimizer, weights, steps)
+    show_state(optimizer)
+    for index, group in enumerate(optimizer.state_dict()["param_groups"]):
+        print(f"param_groups[{index}]: lr {group['lr']}, ..., params {group['params']}")
+
+
+def take_steps(optimizer: torch.optim.Optimizer, weights: list[Tensor], steps: int) -> None:
+    """Step with gradients of ones."""
+    for _ in range(steps):
+        for weight in weights:
+            weight.grad = torch.ones_like(weight)
+        optimizer.step()
+
+
+def through_a_file(
+    optim: Any, optimizer: torch.optim.Optimizer, weights: list[Tensor], options: Options
+) -> Result:
+    """Save weights and optimizer, load both into new ones, and take one step with each."""
+    title("Save, load, and go on")
+    path = options.out / "optimizer-tour.pt"
+    torch.save({"weights": weights, "optimizer": optimizer.state_dict()}, path)
+
+    saved = torch.load(path, weights_only=True)
+    new_weights = [weight.detach().requires_grad_() for weight in saved["weights"]]
+    new = optim.SGD([{"params": weight} for weight in new_weights], lr=0.5)
+    new.load_state_dict(saved["optimizer"])
+    print(f"wrote {path}, loaded it into an optimizer built with lr 0.5")
+    print(f"defaults: {new.defaults}")
+    for index, weight in enumerate(new_weights):
+        buffer = rows(new.state[weight]["momentum_buffer"])
+        print(f"state[weight {index}]: {{'momentum_buffer': {buffer}}}")
+    for index, group in enumerate(new.param_groups):
+        print(f"param_groups[{index}]: {group | {'params': [f'weight {index}']}}")
+
+    take_steps(optimizer, weights, 1)
+    take_steps(new, new_weights, 1)
+    print(f"the next step of both: {compare(named(new_weights), named(weights))}")
+    return {"resumed": new_weights, "resumed state": new.state_dict()}
+
+
+def refusals(optim: Any, optimizer: torch.optim.Optimizer, weight: Tensor) -> list[str]:
+    """Show what cannot be, each with its message."""
+    title("Refused, and the optimizer stays as it was")
+    other = torch.zeros(2, requires_grad=True)
+    larger = optim.SGD([other, torch.zeros(3, requires_grad=True)])
+
+    def add(params: Any) -> Callable[[], object]:
+        return lambda: optimizer.add_param_group({"params": params})
+
+    messages = [
+        message("not a leaf", add(weight * 2)),
+        message("a set", add({other})),
+        message("overlap", add([weight])),
+        message("another size", lambda: optimizer.load_state_dict(larger.state_dict())),
+        message("duplicates", lambda: optim.SGD([other, other])),
+    ]
+    print(f"groups: {len(optimizer.param_groups)}, as before")
+    return messages
+
+
+def message(words: str, action: Callable[[], object]) -> str:
+    """Return and print the error or warning that an action ends in."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            action()
+    except (TypeError, ValueError, UserWarning) as error:
+        text = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    else:
+        raise AssertionError(f"{words} was accepted")
+    print(f"{words}: {text}")
+    return text
+
+
+def title(words: str) -> None:
+    """Print the name of the next station."""
+    print(f"\n{words}\n{'-' * len(words)}")
+
+
+def rows(tensor: Tensor | None) -> str:
+    """Print a small tensor on one line."""
+    if tensor is None:
+        return "None"
+    return str([[round(value, 4) for value in row] for row in tensor.tolist()])
+
+
+def named(tensors: list[Tensor]) -> dict[str, Tensor]:
+    """Name tensors by their index."""
+    return {str(index): tensor.detach() for index, tensor in enumerate(tensors)}
+
+
+def show_state(optimizer: torch.optim.Optimizer) -> None:
+    """Print the state of a state dict: the momentum buffers."""
+    for index, state in optimizer.state_dict()["state"].items():
+        print(f"state[{index}]: momentum_buffer {rows(state['momentum_buffer'])}")
+
+
+def run(options: Options) -> Result:
+    """Walk through all stations with one optimizer."""
+    optim = start(options)
+    weight = torch.randn(2, 2).to(options.device).requires_grad_()
+    weight.grad = torch.ones_like(weight)
+    optimizer = optim.SGD([weight], lr=0.1, momentum=0.9)
+    one_step(optimizer, weight)
+    after_one = weight.detach().clone()
+
+    second = torch.randn(3, 3).to(options.device).requires_grad_()
+    second_group(optimizer, second)
+    fifty_steps(optimizer, [weight, second], options.steps)
+    result = through_a_file(optim, optimizer, [weight, second], options)
+    messages = refusals(optim, optimizer, weight)
+    print(
+        "\nShown: an optimizer is its defaults, its groups and its state; a file can hold it all."
+    )
+    return result | {
+        "weight after one step": after_one,
+        "weights": [weight, second],
+        "state": optimizer.state_dict(),
+        "messages": messages,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the command line and run the example."""
+    run(parser(__doc__, steps=50).parse_args(arguments, Options()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What is checked on two processes at once."""
