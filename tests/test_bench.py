@@ -29,7 +29,7 @@ from matplotlib.image import imread
 
 import optimlab
 from optimlab import __main__ as command_line
-from optimlab.bench import bits, implementations, limit, memory, surroundings, timing, workloads
+from optimlab.bench import bits, limit, memory, rules, surroundings, timing, workloads
 from optimlab.bench.implementations import IMPLEMENTATIONS, Run
 from optimlab.bench.rules import RULES
 from optimlab.bench.workloads import WORKLOADS, Values, Workload
