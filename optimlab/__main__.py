@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="optimlab",
         description="PyTorch's optimizers re-derived in code you can read, giving the same bits.",
-        epilog="optimlab COMMAND --help explains one command and gives an example. Whole programs to "
+        epilog="optimlab COMMAND --help explains a command and gives an example. Whole programs to "
         "read and to run are in the examples/ of the repository; its README.md lists them.",
     )
     parser.add_argument("--version", action="version", version=f"optimlab {__version__}")
