@@ -91,6 +91,9 @@ class Blocks:
         first, *others = {step.item() for step in part.steps} or {0.0}
         return -1.0 if others else first
 
+    def undo(self, part: Part) -> None:
+        """Take back what looking has changed: nothing."""
+
     def carry_out(self, optimizer: Optimizer, part: Part) -> None:
         """Carry out the step for which the part was prepared, and count it."""
         if part.steps:

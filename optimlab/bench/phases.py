@@ -11,24 +11,60 @@ from typing import Any
 from optimlab.bench.implementations import Run
 from optimlab.bench.timing import Effort, without_collector
 from optimlab.bench.workloads import Values
+from optimlab.native import carrier as carrier_module
 from optimlab.native import plan
-from optimlab.native.carrier import carrier
 
-STEP, REST = "step", "checks"
+STEP, CHECKS = "step", "checks"
 MOST_STEPS = 300
-
-Clock = Callable[[str, float], None]
 
 
 def watched() -> Mapping[str, tuple[Any, str]]:
     """Name the functions that a step on CPU calls, one for each of its parts."""
-    chosen = type(carrier())
+    chosen = carrier_module.carrier()
     return {
-        "look": (chosen, "look"),
+        "look": (type(chosen), "look"),
         "rule": (plan, "read"),
-        "arithmetic": (chosen, "carry_out"),
-        "versions": (plan, "increment_version"),
+        "arithmetic": (type(chosen), "carry_out"),
+        "versions": (carrier_module, "increment_version"),
     }
+
+
+class Clocks:
+    """Clocks at functions that call one another: the time of the inner is not the outer's.
+
+    Attributes:
+        spent: the seconds under each name since the last step began.
+    """
+
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = {}
+        self._within = [0.0]
+
+    def on(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
+        """Return the function with a clock at it."""
+
+        def wrapper(*args: Any, **keywords: Any) -> Any:
+            self._within.append(0.0)
+            began = time.perf_counter_ns()
+            try:
+                return function(*args, **keywords)
+            finally:
+                seconds = (time.perf_counter_ns() - began) / 1e9
+                own = seconds - self._within.pop()
+                self._within[-1] += seconds
+                self.spent[name] = self.spent.get(name, 0.0) + own
+
+        return wrapper
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Put a clock at each function that is watched."""
+        with ExitStack() as stack:
+            for name, (owner, attribute) in watched().items():
+                function = getattr(owner, attribute)
+                stack.callback(setattr, owner, attribute, function)
+                setattr(owner, attribute, self.on(function, name))
+            yield
 
 
 def phases(run: Run, values: Values, effort: Effort) -> Mapping[str, float]:
@@ -42,50 +78,21 @@ def phases(run: Run, values: Values, effort: Effort) -> Mapping[str, float]:
     Returns:
         Medians in seconds: of the whole step; of looking at all tensors; of reading the rule for
         this step's numbers; of the arithmetic itself; of moving autograd's version counters; and
-        of everything else: hooks, and whether groups, parameters and state are the same objects.
-        Empty off the CPU, where the parts are torch's own.
+        of everything else: hooks, and whether groups and parameters are the same objects. Empty
+        off the CPU, where the parts are torch's own.
     """
     if values.device != "cpu":
         return {}
-    spent: dict[str, float] = {}
+    clocks = Clocks()
     steps: list[dict[str, float]] = []
-
-    def count(name: str, seconds: float) -> None:
-        spent[name] = spent.get(name, 0.0) + seconds
-
-    began = time.perf_counter()
-    with clocks(count), without_collector():
+    step, began = clocks.on(run.step, CHECKS), time.perf_counter()
+    with clocks.installed(), without_collector():
         while len(steps) < MOST_STEPS and (
             len(steps) < effort.repeats or time.perf_counter() - began < effort.seconds
         ):
             run.take(values.gradients_of(len(steps)))
-            timed(run.step, STEP, count)()
-            steps.append(dict(spent))
-            spent.clear()
-    found = {name: median(each.get(name, 0.0) for each in steps) for name in (STEP, *watched())}
-    found[REST] = max(2 * found[STEP] - sum(found.values()), 0.0)
-    return found
-
-
-@contextmanager
-def clocks(count: Clock) -> Iterator[None]:
-    """Put a clock at each function that is watched."""
-    with ExitStack() as stack:
-        for name, (owner, attribute) in watched().items():
-            function = getattr(owner, attribute)
-            stack.callback(setattr, owner, attribute, function)
-            setattr(owner, attribute, timed(function, name, count))
-        yield
-
-
-def timed(function: Callable[..., Any], name: str, count: Clock) -> Callable[..., Any]:
-    """Count the seconds that a function takes under a name."""
-
-    def wrapper(*args: Any, **keywords: Any) -> Any:
-        began = time.perf_counter_ns()
-        try:
-            return function(*args, **keywords)
-        finally:
-            count(name, (time.perf_counter_ns() - began) / 1e9)
-
-    return wrapper
+            clocks.spent = {}
+            step()
+            steps.append({STEP: sum(clocks.spent.values()), **clocks.spent})
+    names = (STEP, *watched(), CHECKS)
+    return {name: median(each.get(name, 0.0) for each in steps) for name in names}

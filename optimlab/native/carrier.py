@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from optimlab.blocks import Blocks
 from optimlab.native.library import Machine, Task
-from optimlab.native.look import View
+from optimlab.native.look import Block
 from optimlab.native.plan import Carrier, Part
 from optimlab.native.tape import Tape
 from optimlab.native.trust import Trust, trust
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 ALONE = 1 << 15
 """Up to so many elements one thread is faster than waking the others."""
+
+BLOCK = 128
+"""How many parameters are looked at together."""
 
 _grad = attrgetter("grad")
 _is_neg = Tensor.is_neg
@@ -48,15 +52,43 @@ class Native:
         return not self._machine.flushes_denormals()
 
     def look(self, part: Part) -> float:
-        """Take up the gradients of a step, and look at all tensors in one call."""
-        grads = list(map(_grad, part.params))
-        if set(map(type, grads)) != {Tensor} or any(map(_is_neg, grads)):
+        """Take up the gradients of a step, and look at all tensors, block by block."""
+        if "blocks" not in part.scratch:
+            part.scratch["blocks"] = [
+                Block(part, first, first + BLOCK) for first in range(0, len(part.params), BLOCK)
+            ]
+        part.grads = []
+        moved: list[Block] = []
+        part.scratch["moved"] = moved
+        steps = set()
+        for block in part.scratch["blocks"]:
+            step = self._look_at(part, block)
+            steps.add(step)
+            if step < 0 or len(steps) > 1:
+                return -1.0
+            # Autograd must notice that what it saved for a backward pass will no longer be there.
+            # Now, because the tensors are at hand, in the cache.
+            increment_version(block.written)
+            moved.append(block)
+        return steps.pop()
+
+    def undo(self, part: Part) -> None:
+        """Move the version counters back: the step will not be carried out."""
+        for block in part.scratch.pop("moved", ()):
+            versions = tuple(tensor._version - 1 for tensor in block.written)
+            torch._C._autograd._unsafe_set_version_counter(tuple(block.written), versions)
+
+    def _look_at(self, part: Part, block: Block) -> float:
+        grads = list(map(_grad, block.params))
+        if (
+            set(map(type, grads)) != {Tensor}
+            or any(map(_is_neg, grads))
+            or not block.keeps_its_state()
+        ):
             return -1.0
-        part.grads = grads
-        if "view" not in part.scratch:
-            part.scratch["view"] = View(part)
+        part.grads += grads
         try:
-            return self._machine.look(part.scratch["view"].take(grads))
+            return self._machine.look(block.take(grads))
         except (BufferError, RuntimeError):
             return -1.0  # a sparse gradient, for one, has no address
 
@@ -75,7 +107,7 @@ def _task(part: Part) -> Task:
     return Task(
         pointers=part.table.buffer_info()[0],
         sizes=part.sizes.buffer_info()[0],
-        steps=part.scratch["view"].steps.buffer_info()[0],
+        steps=part.step_addresses.buffer_info()[0],
         inputs=len(part.names),
         count=len(part.params),
         total=part.total,

@@ -12,7 +12,9 @@ from __future__ import annotations
 import ctypes
 import functools
 from array import array
+from collections.abc import Iterable
 from itertools import chain
+from operator import is_, itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,6 +53,7 @@ class Look(ctypes.Structure):
         ("layouts", ctypes.c_void_p),
         ("inputs", ctypes.c_long),
         ("count", ctypes.c_long),
+        ("stride", ctypes.c_long),
         ("bits", ctypes.c_long),
         ("steps", ctypes.c_void_p),
         ("step_pointers", ctypes.c_void_p),
@@ -74,44 +77,71 @@ def describer() -> int | None:
     return table.describe if table.major == _MAJOR_VERSION else None
 
 
-class View:
-    """A :class:`Look` at a part, and the arrays that it points into.
+class Block:
+    """Some parameters of a part with all that belongs to them, looked at in one call.
+
+    A part is gone through in blocks because each tensor is touched several times: to fetch the
+    gradient, to look, to move its version counter. A block's tensors stay in the cache meanwhile,
+    which for thousands of tiny tensors halves the time.
 
     Args:
         part: the tensors, which the part keeps alive.
+        first: where the block begins.
+        last: where it ends.
     """
 
-    def __init__(self, part: Part) -> None:
-        objects = [*part.params, *part.grads, *chain.from_iterable(part.registers())]
+    def __init__(self, part: Part, first: int, last: int) -> None:
+        chosen = slice(first, last)
+        self.params = part.params[chosen]
+        self.held = part.held[chosen]
+        registers = [held[chosen] for held in part.registers()]
+        steps = part.steps[chosen]
+        each = len(part.states) // len(part.params)
+        self.states = part.states[first * each : last * each]
+        self.written = [*self.params, *self.states]
         begins, ends = part.written
-        self.steps = array("q", map(Tensor.data_ptr, part.steps))
-        self.begins, self.ends = array("q", begins.tolist()), array("q", ends.tolist())
-        self.layouts = array("q", chain.from_iterable(map(_layout, part.params)))
-        self.objects = array("q", map(id, objects))
-        self.step_objects = array("q", map(id, part.steps))
-        self.gradients: Any = None
+        names = (*part.names[2:], *(("step",) if steps else ()))
+        self._get = itemgetter(*names) if names else None
+        objects = [*self.params, *self.params, *chain.from_iterable(registers)]
+        self._layouts = array("q", chain.from_iterable(map(_layout, self.params)))
+        self._objects = array("q", map(id, objects))
+        self._step_objects = array("q", map(id, steps))
+        self._gradients: Any = None
         self.look = Look(
             describe=describer(),
-            objects=_start(self.objects),
-            pointers=_start(part.table),
-            layouts=_start(self.layouts),
+            objects=_start(self._objects),
+            pointers=_start(part.table) + first * part.table.itemsize,
+            layouts=_start(self._layouts),
             inputs=len(part.names),
-            count=len(part.params),
+            count=len(self.params),
+            stride=len(part.params),
             bits=_bits(part.dtype),
-            steps=_start(self.step_objects),
-            step_pointers=_start(self.steps),
-            step_count=len(part.steps),
-            step_bits=_bits(part.steps[0].dtype) if part.steps else 0,
-            begins=_start(self.begins),
-            ends=_start(self.ends),
-            written=len(self.begins),
+            steps=_start(self._step_objects),
+            step_pointers=_start(part.step_addresses) + first * part.table.itemsize,
+            step_count=len(steps),
+            step_bits=_bits(steps[0].dtype) if steps else 0,
+            begins=_start(begins),
+            ends=_start(ends),
+            written=len(begins),
         )
+
+    def keeps_its_state(self) -> bool:
+        """Tell whether the state dicts hold the same tensors as before."""
+        if self._get is None:
+            return True
+        try:
+            found: Iterable[Any] = list(map(self._get, self.held))
+        except KeyError:
+            return False
+        if len(self.states) > len(self.held):  # of a single name, the tensors themselves
+            found = chain.from_iterable(found)
+        return all(map(is_, found, self.states))
 
     def take(self, grads: list[Tensor]) -> Look:
         """Point to the gradients of another step."""
         # An array of objects is an array of their addresses.
-        self.gradients = np.fromiter(grads, dtype=object, count=len(grads))
-        self.look.gradients = self.gradients.__array_interface__["data"][0]
+        self._gradients = np.fromiter(grads, dtype=object, count=len(grads))
+        self.look.gradients = self._gradients.__array_interface__["data"][0]
         return self.look
 
 

@@ -468,9 +468,9 @@ typedef struct {
     Export export;
     void *const *objects;    /* inputs x count tensors, register by register; gradients second */
     void *const *gradients;  /* count tensors, those of this step */
-    int64_t *pointers;       /* inputs x count addresses, into which those of gradients go */
+    int64_t *pointers;       /* their addresses, stride apart for each register; gradients go in */
     const int64_t *layouts;  /* for each tensor of a register: ndim, its shape, its strides */
-    long inputs, count, bits;
+    long inputs, count, stride, bits;
     void *const *steps;      /* the step counts: step_count tensors of one element */
     const int64_t *step_pointers;
     long step_count, step_bits;
@@ -550,7 +550,7 @@ double optimlab_look(const Look *look)
 {
     for (long r = 0; r < look->inputs; r++) {
         const int64_t *layout = look->layouts;
-        int64_t *pointers = look->pointers + r * look->count;
+        int64_t *pointers = look->pointers + r * look->stride;
         for (long t = 0; t < look->count; t++, layout += 1 + 2 * layout[0]) {
             void *object = r == 1 ? look->gradients[t] : look->objects[r * look->count + t];
             Exported tensor;

@@ -15,19 +15,21 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from operator import is_, itemgetter
-from typing import TYPE_CHECKING, Any, Protocol
+from operator import is_
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.graph import increment_version
 
 from optimlab.native.tape import NotServedError, Tape, read
 
 if TYPE_CHECKING:
     from optimlab.execution import Batch, Member
     from optimlab.optimizer import Optimizer
+
+Ranges: TypeAlias = "tuple[array[int], array[int]]"
+"""Where ranges of memory begin and where they end, in ascending order."""
 
 DTYPES = (torch.float32, torch.float64)
 
@@ -47,12 +49,15 @@ class Carrier(Protocol):
         """Tell whether steps can be carried out in this thread, in its present state."""
 
     def look(self, part: Part) -> float:
-        """Take up the gradients of a step, and look at all tensors; nothing is changed yet.
+        """Take up the gradients of a step, and look at all tensors.
 
         Returns:
             The step count that all tensors have, 0 if steps are not counted, or -1 if anything is
             not as the part has it.
         """
+
+    def undo(self, part: Part) -> None:
+        """Take back what looking has changed: the step will not be carried out."""
 
     def carry_out(self, optimizer: Optimizer, part: Part) -> None:
         """Carry out the step for which the part was prepared, and count it."""
@@ -87,11 +92,13 @@ class Part:
         states: their state tensors, ``step`` last, parameter by parameter.
         steps: their step counts; none if the optimizer does not count steps.
         dtype: of parameters, gradients and state.
+        shapes: of each parameter.
         strides: of each parameter, or ``None`` if all are contiguous.
         sizes: how many elements each parameter has.
         total: how many all have.
         addresses: of the parameters, and of ``states``.
         table: addresses, register by register.
+        step_addresses: of the step counts.
         written: where memory that is written begins and ends, in ascending order.
         step: which step is coming, counted from 1.
         tape: the rule, read for the coming step.
@@ -106,12 +113,14 @@ class Part:
     states: list[Tensor]
     steps: list[Tensor]
     dtype: torch.dtype
+    shapes: list[torch.Size]
     strides: list[tuple[int, ...]] | None
     sizes: array[int]
     total: int
     addresses: tuple[list[int], list[int]]
     table: array[int]
-    written: tuple[Any, Any]
+    step_addresses: array[int]
+    written: Ranges
     step: float = 1.0
     tape: Tape | None = None
     scratch: dict[str, Any] = field(default_factory=dict)
@@ -122,46 +131,35 @@ class Part:
         for k in range(len(self.names) - 2):
             yield self.states[k::each]
 
-    def keeps_its_state(self) -> bool:
-        """Tell whether the state dicts hold the same tensors as before."""
-        if not self.states:
-            return True
-        get = itemgetter(*self.names[2:], *(("step",) if self.steps else ()))
-        try:
-            found: Iterable[Any] = list(map(get, self.held))
-        except KeyError:
-            return False
-        if len(self.states) > len(self.held):
-            found = chain.from_iterable(found)
-        return all(map(is_, found, self.states))
-
     def look_again(self) -> bool:
         """Take up the gradients of a step; tell whether everything else is as it was.
 
-        :func:`optimlab_look` in ``machine.c`` does the same in one call.
+        :func:`optimlab_look` in ``machine.c`` does the same in a call.
         """
         try:
-            return (
-                self._params_stayed()
-                and list(map(_address, self.states)) == self.addresses[1]
-                and self._take_gradients()
-            )
-        except (AttributeError, RuntimeError, TypeError):
-            return False  # a gradient that is None or sparse
+            return self._params_stayed() and self._states_stayed() and self._take_gradients()
+        except (AttributeError, KeyError, RuntimeError, TypeError):
+            return False  # a gradient that is None or sparse, a state entry that is gone
 
     def _params_stayed(self) -> bool:
         params = self.params
         return (
             list(map(_address, params)) == self.addresses[0]
-            and array("q", map(Tensor.numel, params)) == self.sizes
             and self._lie_alike(params)
             and {param.dtype for param in params} == {self.dtype}
         )
 
+    def _states_stayed(self) -> bool:
+        names = (*self.names[2:], *(("step",) if self.steps else ()))
+        now = [held[name] for held in self.held for name in names]
+        return all(map(is_, now, self.states)) and list(map(_address, now)) == self.addresses[1]
+
     def _lie_alike(self, tensors: Sequence[Tensor]) -> bool:
-        if self.strides is None:
-            return all(map(_is_contiguous, tensors))
-        return [tensor.stride() for tensor in tensors] == self.strides
+        return [tensor.shape for tensor in tensors] == self.shapes and (
+            all(map(_is_contiguous, tensors))
+            if self.strides is None
+            else [tensor.stride() for tensor in tensors] == self.strides
+        )
 
     def _take_gradients(self) -> bool:
         grads: list[Any] = [param.grad for param in self.params]
@@ -183,10 +181,8 @@ class Part:
     def prepare(self, optimizer: Optimizer, carrier: Carrier) -> bool:
         """Look at all tensors and read the rule for a step; tell whether the carrier takes it.
 
-        Nothing is changed yet.
+        Nothing is changed yet but what the carrier's ``undo`` takes back.
         """
-        if not self.keeps_its_state():
-            return False
         counted = carrier.look(self)
         if counted < 0:
             return False
@@ -201,9 +197,6 @@ class Part:
         """Carry out the step that was prepared."""
         carrier.carry_out(optimizer, self)
         self.grads = []  # their memory is not ours to keep
-        # Autograd must notice that what it saved for a backward pass is no longer there.
-        increment_version(self.params)
-        increment_version(self.states)
 
 
 @dataclass(slots=True)
@@ -253,9 +246,8 @@ class Kept:
         if not (self.carrier.is_ready() and self._stayed(optimizer)):
             return False
         parts = self.parts
-        for part in parts:
-            if not part.prepare(optimizer, self.carrier):
-                return False
+        if not _are_prepared(optimizer, self.carrier, parts):
+            return False
         for part in parts:
             part.carry_out(optimizer, self.carrier)
         return True
@@ -326,14 +318,26 @@ def serve(
     written = _ranges(served)
     begins = np.array([member.grad.data_ptr() for member in served], dtype=np.int64)
     lengths = np.array([member.grad.nbytes for member in served], dtype=np.int64)
-    if (written[1][:-1] > written[0][1:]).any() or not _are_apart(written, begins, lengths):
+    if _overlap(written) or not _are_apart(written, begins, lengths):
         return nothing
     parts = [_part(optimizer, batch, same, written) for same in divided.values()]
-    if not all(part.prepare(optimizer, carrier) for part in parts):
+    if not _are_prepared(optimizer, carrier, parts):
         return nothing
     for part in parts:
         part.carry_out(optimizer, carrier)
     return parts, rest
+
+
+def _are_prepared(optimizer: Optimizer, carrier: Carrier, parts: Sequence[Part]) -> bool:
+    """Prepare all parts, or none."""
+    ready = False
+    try:
+        ready = all(part.prepare(optimizer, carrier) for part in parts)
+    finally:
+        if not ready:
+            for part in parts:
+                carrier.undo(part)
+    return ready
 
 
 def _is_taken(optimizer: Optimizer, carrier: Carrier, batch: Batch) -> bool:
@@ -379,7 +383,10 @@ def _is_plain_count(step: Tensor) -> bool:
 
 
 def _part(
-    optimizer: Optimizer, batch: Batch, members: Sequence[Member], written: tuple[Any, Any]
+    optimizer: Optimizer,
+    batch: Batch,
+    members: Sequence[Member],
+    written: Ranges,
 ) -> Part:
     params = [member.param for member in members]
     grads = [member.grad for member in members]
@@ -400,11 +407,13 @@ def _part(
         states=states,
         steps=[member.step for member in members if member.step is not None],
         dtype=params[0].dtype,
+        shapes=[param.shape for param in params],
         strides=None if all(map(_is_contiguous, params)) else [p.stride() for p in params],
         sizes=array("q", map(Tensor.numel, params)),
         total=sum(map(Tensor.numel, params)),
         addresses=(list(map(_address, params)), list(map(_address, states))),
         table=array("q", map(_address, chain.from_iterable(registers))),
+        step_addresses=array("q", [m.step.data_ptr() for m in members if m.step is not None]),
         written=written,
     )
 
@@ -413,7 +422,7 @@ def _item(part: Part) -> int:
     return part.params[0].element_size()
 
 
-def _ranges(members: Iterable[Member]) -> tuple[Any, Any]:
+def _ranges(members: Iterable[Member]) -> Ranges:
     """Return where memory that a step writes begins and ends, in ascending order."""
     tensors = chain.from_iterable((m.param, *m.state.values(), m.step) for m in members)
     ranges = sorted(
@@ -421,13 +430,17 @@ def _ranges(members: Iterable[Member]) -> tuple[Any, Any]:
         for tensor in tensors
         if tensor is not None and tensor.numel()
     )
-    both = np.array(ranges, dtype=np.int64).reshape(-1, 2)
-    return both[:, 0].copy(), both[:, 1].copy()
+    return array("q", [begin for begin, _ in ranges]), array("q", [end for _, end in ranges])
 
 
-def _are_apart(written: tuple[Any, Any], begins: Any, lengths: Any) -> bool:
+def _overlap(written: Ranges) -> bool:
+    starts, ends = map(np.asarray, written)
+    return bool((ends[:-1] > starts[1:]).any())
+
+
+def _are_apart(written: Ranges, begins: Any, lengths: Any) -> bool:
     """Tell whether tensors share no memory with what is written."""
-    starts, ends = written
+    starts, ends = map(np.asarray, written)
     following = np.searchsorted(ends, begins, side="right")  # the first that ends behind each
     inside = (following < len(starts)) & (lengths > 0)
     return not (starts[following[inside]] < (begins + lengths)[inside]).any()
