@@ -194,6 +194,12 @@ def replaced_state_data(optimizer: Any, params: list[Tensor]) -> None:
             value.data = value.data + 1
 
 
+def replaced_step_data(optimizer: Any, params: list[Tensor]) -> None:
+    for param in params:
+        if "step" in optimizer.state[param]:
+            optimizer.state[param]["step"].data = optimizer.state[param]["step"].data + 2
+
+
 def replaced_dicts(optimizer: Any, params: list[Tensor]) -> None:
     for param in params:
         optimizer.state[param] = {n: v.clone() for n, v in optimizer.state[param].items()}
@@ -237,6 +243,11 @@ def shortened_group(optimizer: Any, params: list[Tensor]) -> None:
     optimizer.param_groups[0]["params"].pop(2)
 
 
+def lengthened_group(optimizer: Any, params: list[Tensor]) -> None:
+    params.append(torch.full((9,), 0.5, requires_grad=True))
+    optimizer.param_groups[0]["params"].append(params[-1])
+
+
 def another_group(optimizer: Any, params: list[Tensor]) -> None:
     params.append(torch.full((9,), 0.5, requires_grad=True))
     optimizer.add_param_group({"params": params[-1], "lr": 0.5})
@@ -258,6 +269,7 @@ CHANGES = [
     fused,
     replaced_state,
     replaced_state_data,
+    replaced_step_data,
     replaced_dicts,
     edited_state,
     forgotten_state,
@@ -268,6 +280,7 @@ CHANGES = [
     maximized,
     reordered_group,
     shortened_group,
+    lengthened_group,
     another_group,
     moved_away_and_back,
 ]
@@ -295,6 +308,115 @@ def test_two_changes_at_once_are_noticed(name: str, changes: tuple[Any, Any]) ->
     for change in changes:
         pair.both(change)
     pair.step(2)
+
+
+def step_or_error(optimizer: Any) -> str:
+    """Make a step, or name the error that it ends with: which operation meets it first may vary."""
+    try:
+        optimizer.step()
+    except (AssertionError, RuntimeError) as error:
+        return type(error).__name__
+    return ""
+
+
+def viewed_as_another_shape(optimizer: Any, params: list[Tensor]) -> None:
+    params[4].data = params[4].data.view(3, 5)
+    params[4].grad = torch.ones_like(params[4], requires_grad=False)
+
+
+def viewed_with_fewer_dimensions(optimizer: Any, params: list[Tensor]) -> None:
+    params[4].data = params[4].data.view(15)
+    params[4].grad = torch.ones_like(params[4], requires_grad=False)
+
+
+def gradient_in_another_precision(optimizer: Any, params: list[Tensor]) -> None:
+    grad: Any = params[3].grad
+    grad.data = grad.data.double() if grad.dtype == torch.float32 else grad.data.float()
+
+
+def gradient_turned_complex(optimizer: Any, params: list[Tensor]) -> None:
+    grad: Any = params[3].grad
+    grad.data = grad.data.to(torch.complex64)
+
+
+def gradient_of_another_shape(optimizer: Any, params: list[Tensor]) -> None:
+    grad: Any = params[4].grad
+    grad.data = grad.data.view(3, 5)
+
+
+def gradient_scale_left_behind(optimizer: Any, params: list[Tensor]) -> None:
+    optimizer.grad_scale = torch.tensor(2.0)
+
+
+def overflow_left_behind(optimizer: Any, params: list[Tensor]) -> None:
+    optimizer.found_inf = torch.tensor(1.0)
+
+
+@names
+@pytest.mark.parametrize("dtype", plan.DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [
+        viewed_as_another_shape,
+        viewed_with_fewer_dimensions,
+        gradient_in_another_precision,
+        gradient_turned_complex,
+        gradient_of_another_shape,
+        gradient_scale_left_behind,
+        overflow_left_behind,
+    ],
+)
+def test_what_torch_refuses_between_two_steps_is_refused(
+    name: str, dtype: torch.dtype, change: Callable[[Any, list[Tensor]], None]
+) -> None:
+    pair = Beside(name, dtype)
+    pair.step(3)
+    assert pair.is_kept
+    pair.both(change)
+    ours = step_or_error(pair.mine)
+    assert ours == step_or_error(pair.torchs)
+    if not ours:
+        pair.compare()
+
+
+@names
+def test_a_step_that_is_refused_leaves_the_version_counters(name: str) -> None:
+    pair = Beside(name)
+    pair.step(3)
+    tensors = [*pair.ours, *pair.mine.state[pair.ours[2]].values()]
+    before = [tensor._version for tensor in tensors]
+    pair.mine.param_groups[0]["lr"] = None
+    with pytest.raises(TypeError):
+        pair.mine.step()
+    assert [tensor._version for tensor in tensors] == before
+
+
+def test_a_rule_that_begins_to_keep_state_is_noticed() -> None:
+    pair = Beside("SGD", momentum=0.0, nesterov=False)
+    pair.step(2)
+    pair.both(lambda optimizer, _: optimizer.param_groups[0].update(momentum=0.9))
+    pair.step(3)
+
+
+def test_a_rule_too_long_for_the_machine_runs_all_the_same() -> None:
+    class Long(optimlab.Optimizer):
+        counts_steps = False
+
+        def update(
+            self, param: T, grad: T, state: dict[str, T], step: float | T, group: dict[str, Any]
+        ) -> None:
+            for _ in range(70):
+                param.add_(grad, alpha=-0.01)
+
+    param = torch.ones(9, requires_grad=True)
+    optimizer = Long([param], {"foreach": None})
+    expected = param.detach().clone()
+    for _ in range(2):
+        param.grad = torch.full((9,), 0.3)
+        optimizer.step()
+        for _ in range(70):
+            expected.add_(param.grad, alpha=-0.01)
+    assert compare_tensors(param.detach(), expected) is None
 
 
 @names
@@ -437,6 +559,20 @@ def test_flushing_denormals_takes_the_plain_path(carrier: plan.Carrier) -> None:
         assert carrier.is_ready() == isinstance(carrier, Blocks)
         pair = Beside("Adam")
         pair.step(3)
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def test_denormals_that_begin_to_be_flushed_are_noticed() -> None:
+    pair = Beside("Adam", weight_decay=0.0)
+    pair.step(3)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot flush denormals")
+    try:
+        for params in (pair.ours, pair.theirs):
+            for param in params:
+                param.grad = torch.full_like(param, 1e-21)  # its square is denormal
+        pair.step_as_it_is()
     finally:
         torch.set_flush_denormal(False)
 
