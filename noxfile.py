@@ -15,6 +15,11 @@ nox.options.reuse_venv = "yes"  # torch is large; pip still brings a kept enviro
 
 CONSTRAINTS = Path("constraints.txt")
 CARRIED_OUT = ("tests/test_random_programs.py", "tests/test_program.py", "tests/test_native.py")
+SANITIZED = (
+    *("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
+    *("-shared", "-fPIC", "-fopenmp"),
+    *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
+)
 TORCH_RELEASES = ("2.11.0", "2.13.0", "2.15.0")
 
 
@@ -73,6 +78,27 @@ def bench(session: nox.Session) -> None:
     """Time a step of optimlab against torch.optim and against the memory's bandwidth."""
     install(session, "-e", ".[demo]")
     python(session, "-m", "optimlab", "bench", *session.posargs)
+
+
+@nox.session(default=False)
+def sanitize(session: nox.Session) -> None:
+    """Run the native machine's tests with the C library under AddressSanitizer (needs gcc)."""
+    install(session, "-e", ".[test]")
+    library = str(Path(session.create_tmp()).resolve() / "machine.so")
+    session.run("gcc", *SANITIZED, "optimlab/native/machine.c", "-o", library, external=True)
+    runtimes = [
+        str(session.run("gcc", f"-print-file-name={name}.so", silent=True, external=True)).strip()
+        for name in ("libasan", "libubsan")
+    ]
+    env = {
+        "OPTIMLAB_NATIVE": library,
+        "LD_PRELOAD": " ".join(runtimes),
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python keeps memory until the end
+        "OPTIMLAB_RANDOM_PROGRAMS": "2000",
+        "OMP_NUM_THREADS": "1",
+    }
+    tests = session.posargs or ("tests/test_native.py", "tests/test_random_programs.py")
+    python(session, "-m", "pytest", "-p", "no:cacheprovider", *tests, env=env)
 
 
 @nox.session(default=False)

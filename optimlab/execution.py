@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -152,9 +152,10 @@ def together(optimizer: Optimizer, batch: Batch) -> None:
     for same_kind in _of_one_kind(batch):
         if as_numbers:
             for member in same_kind:
-                member.number = 1.0 if member.step is None else member.step.item()
-        divided = _divided(same_kind, lambda m: (m.number, tuple(m.state)))
-        incomplete = len({tuple(member.state) for member in same_kind}) > 1
+                if member.step is not None:
+                    member.number = member.step.item()
+        divided = _divided(same_kind)
+        incomplete = len({tuple(same[0].state) for same in divided}) > 1
         for same in divided:
             _update_list(optimizer, batch, same, OneByOne if incomplete else TensorList)
 
@@ -180,7 +181,7 @@ def _update_list(
         values = kind(tensors, capturable=capturable)
         return values.as_real() if as_real else values
 
-    sparse = any(member.grad.is_sparse for member in members)
+    sparse = any([member.grad.is_sparse for member in members])  # noqa: C419 - twice as fast
     param = listed([member.param for member in members], OneByOne if sparse else TensorList)
     state = {
         name: listed([member.state[name] for member in members], state_type)
@@ -234,7 +235,7 @@ def _update_fused(
     optimizer.fused_update(param, grad, state, steps, batch.group, scaling)
 
 
-def _of_one_kind(batch: Batch) -> Iterable[list[Member]]:
+def _of_one_kind(batch: Batch) -> Collection[list[Member]]:
     """Divide members by device and dtype; torch refuses float16 state of other parameters."""
     lists: list[list[Tensor | None]] = [[m.param for m in batch.members]]
     lists.append([m.grad for m in batch.members])
@@ -242,15 +243,20 @@ def _of_one_kind(batch: Batch) -> Iterable[list[Member]]:
     if batch.members[0].step is not None:
         lists.append([m.step for m in batch.members])
     divided = torch.optim.Optimizer._group_tensors_by_device_and_dtype(lists, with_indices=True)
+    if len(divided) == 1:
+        return [batch.members]
     return [[batch.members[i] for i in indices] for _, indices in divided.values()]
 
 
-def _divided(
-    members: Sequence[Member], key: Callable[[Member], Hashable]
-) -> Iterable[list[Member]]:
+def _divided(members: list[Member]) -> Collection[list[Member]]:
+    """Divide members by the step and by the state that they have."""
+    first = members[0]
+    number, names = first.number, first.state.keys()
+    if all(member.number == number and member.state.keys() == names for member in members):
+        return [members]
     divided: defaultdict[Hashable, list[Member]] = defaultdict(list)
     for member in members:
-        divided[key(member)].append(member)
+        divided[member.number, tuple(member.state)].append(member)
     return divided.values()
 
 

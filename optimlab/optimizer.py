@@ -221,6 +221,8 @@ class Optimizer(torch.optim.Optimizer):
     def _member(self, param: Tensor, grad: Tensor, names: tuple[str, ...]) -> Member:
         if grad.is_sparse and self.sparse_gradients is not True:
             raise RuntimeError(self.sparse_gradients)
+        if self.rule_makes_state and not names:
+            return Member(param, grad, {})
         held = self.state.get(param)
         if self.rule_makes_state:
             held = held or {}
@@ -232,9 +234,13 @@ class Optimizer(torch.optim.Optimizer):
 
     def _complete_state(self, batch: Batch) -> None:
         """Make the state of parameters that take their first step."""
+        if self.rule_makes_state:
+            if batch.names:
+                for member in batch.members:
+                    if not member.state:
+                        _ = self.state[member.param]  # which keeps the order of the parameters
+            return
         for member in batch.members:
-            if self.rule_makes_state and batch.names:
-                _ = self.state[member.param]  # the state keeps the order of the parameters
             if member.is_new:
                 held = self.state[member.param]
                 if not held:

@@ -44,24 +44,29 @@ class TensorList:
         tensors: the tensors, which in-place operations write to.
         capturable: whether a tensor scalar has to stay on its device. Reading its value would
             stop the capture of a CUDA graph, so it is multiplied in as a tensor first.
+        is_temporary: whether nobody else has these tensors, so that a result may take their place.
     """
 
-    __slots__ = ("capturable", "tensors")
+    __slots__ = ("capturable", "is_temporary", "tensors")
 
-    def __init__(self, tensors: Tensors, *, capturable: bool = False) -> None:
+    def __init__(
+        self, tensors: Tensors, *, capturable: bool = False, is_temporary: bool = False
+    ) -> None:
         self.tensors = tensors
         self.capturable = capturable
+        self.is_temporary = is_temporary
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.tensors!r})"
 
-    def _new(self, tensors: Tensors) -> TensorList:
-        return TensorList(tensors, capturable=self.capturable)
+    def _new(self, tensors: Tensors, *, is_temporary: bool = True) -> TensorList:
+        return TensorList(tensors, capturable=self.capturable, is_temporary=is_temporary)
 
     def as_real(self) -> TensorList:
         if not (self.tensors and self.tensors[0].is_complex()):  # they are of one dtype
             return self
-        return self._new([torch.view_as_real(tensor) for tensor in self.tensors])
+        views = [torch.view_as_real(tensor) for tensor in self.tensors]
+        return self._new(views, is_temporary=self.is_temporary)
 
     def _stays_on_device(self, scalar: Scalar) -> bool:
         return self.capturable and isinstance(scalar, Tensor)
@@ -100,7 +105,7 @@ class TensorList:
         return self.mul(self)
 
     def detach(self) -> TensorList:
-        return self._new([tensor.detach() for tensor in self.tensors])
+        return self._new([tensor.detach() for tensor in self.tensors], is_temporary=False)
 
     def clone(self) -> TensorList:
         return self._new([tensor.clone() for tensor in self.tensors])
@@ -270,8 +275,11 @@ def add_like(value: T, other: T, scale: Any) -> T:
     torch's foreach Nesterov momentum adds to the gradients in place. That shows where the buffers
     have a wider dtype than the gradients, and where half-precision gradients have gaps in memory.
     """
-    if isinstance(value, TensorList) and not _alike(value, other):
-        return value.copied().add_(other, alpha=scale)
+    if isinstance(value, TensorList):
+        if value.is_temporary:  # not the gradients themselves, which are only ever read
+            return value.add_(other, alpha=scale)
+        if not _alike(value, other):
+            return value.copied().add_(other, alpha=scale)
     return value.add(other, alpha=scale)
 
 
