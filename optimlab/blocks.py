@@ -24,11 +24,18 @@ from optimlab.native.tape import NUMBERS, Operation, Tape
 from optimlab.native.trust import REFERENCES, SCALARS, operands, same_bits
 
 if TYPE_CHECKING:
+    from optimlab.execution import Member
     from optimlab.native.plan import Part
     from optimlab.optimizer import Optimizer
 
 BLOCK = 1 << 19
-"""Elements of a block, and of a bin at most; anything from 2**18 to 2**22 is as good."""
+"""Elements of a block; anything from 2**18 to 2**22 is as good."""
+
+BIN = 1 << 16
+"""Elements of a bin at most: what is allocated for it comes from memory that is there already."""
+
+MANY = 32
+"""From so many small tensors on, gathering them costs less than a dozen calls for each."""
 
 SMALL = 1 << 14
 """Up to so many elements a tensor is copied into a bin rather than gone through by itself."""
@@ -80,6 +87,11 @@ class Blocks:
         """Tell whether a rule comes out with ATen's bits, and sooner than by itself."""
         return len(tape.numbers) > FEW * NUMBERS and place_does_not_matter(dtype)
 
+    def gains(self, members: Sequence[Member]) -> bool:
+        """Tell whether it is sooner done than tensor by tensor."""
+        sizes = [member.param.numel() for member in members]
+        return max(sizes, default=0) > BLOCK or sum(size <= SMALL for size in sizes) >= MANY
+
     def is_ready(self) -> bool:
         """Tell whether steps can be carried out: always."""
         return True
@@ -120,13 +132,13 @@ def _flat(tensor: Tensor) -> Tensor:
 
 
 def _bins(part: Part) -> Iterator[_Bin]:
-    """Divide the small tensors into bins of at most a block's size."""
+    """Divide the small tensors into bins."""
     places: list[int] = []
     total = 0
     for place, size in enumerate(part.sizes):
         if not 0 < size <= SMALL:
             continue
-        if total + size > BLOCK:
+        if total + size > BIN:
             yield _bin(part, places)
             places, total = [], 0
         places.append(place)

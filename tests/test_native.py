@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import optimlab
-from optimlab import execution
+from optimlab import blocks, execution
 from optimlab.blocks import BLOCK, SMALL, Blocks, place_does_not_matter
 from optimlab.native import library, plan, trust
 from optimlab.native.carrier import ALONE, Native
@@ -35,6 +35,7 @@ SIZES = ((), (0,), (7,), (33,), (5, 3), (513,), (SMALL + 1,))
 def carrier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> plan.Carrier:
     """Each way of carrying a rule out on CPU."""
     chosen: plan.Carrier = Blocks()
+    monkeypatch.setattr(blocks, "MANY", 1)  # so that these few tensors are worth the copies
     if request.param == "native":
         assert FOUND.machine is not None
         chosen = Native(FOUND.machine, FOUND)
@@ -575,6 +576,31 @@ def test_denormals_that_begin_to_be_flushed_are_noticed() -> None:
         pair.step_as_it_is()
     finally:
         torch.set_flush_denormal(False)
+
+
+@names
+def test_a_step_count_that_differs_far_behind_is_noticed(name: str) -> None:
+    sides = []
+    for package in (optimlab, torch.optim):
+        params = [torch.full((3,), float(place), requires_grad=True) for place in range(300)]
+        optimizer = getattr(package, name)(params, **RULES[name])
+        for step in range(5):
+            for place, param in enumerate(params):
+                param.grad = torch.full((3,), 0.1 * step - place)
+            if step == 3 and "step" in optimizer.state[params[250]]:
+                optimizer.state[params[250]]["step"].add_(7)
+            optimizer.step()
+        sides.append((params, optimizer))
+    for ours, theirs in zip(sides[0][0], sides[1][0], strict=True):
+        assert compare_tensors(ours.detach(), theirs.detach()) is None
+
+
+def test_few_tensors_are_not_worth_a_bin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "MANY", 32)
+    monkeypatch.setattr(execution, "carrier", Blocks)
+    pair = Beside("Adam")
+    pair.step(3)
+    assert not pair.is_kept
 
 
 def test_a_check_of_the_users_own_is_asked_at_every_step() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from array import array
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from optimlab.native.tape import Tape
 from optimlab.native.trust import Trust, trust
 
 if TYPE_CHECKING:
+    from optimlab.execution import Member
     from optimlab.optimizer import Optimizer
 
 ALONE = 1 << 15
@@ -46,6 +48,10 @@ class Native:
     def takes(self, tape: Tape, dtype: torch.dtype) -> bool:
         """Tell whether a rule comes out with ATen's bits."""
         return tape.fits() and self._trust.serves(tape.used, dtype)
+
+    def gains(self, members: Sequence[Member]) -> bool:
+        """Tell whether it is sooner done than tensor by tensor: always."""
+        return True
 
     def is_ready(self) -> bool:
         """Tell whether steps can be carried out in this thread, in its present state."""

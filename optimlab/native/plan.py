@@ -45,6 +45,9 @@ class Carrier(Protocol):
     def takes(self, tape: Tape, dtype: torch.dtype) -> bool:
         """Tell whether a rule comes out with ATen's bits."""
 
+    def gains(self, members: Sequence[Member]) -> bool:
+        """Tell whether it is sooner done than tensor by tensor."""
+
     def is_ready(self) -> bool:
         """Tell whether steps can be carried out in this thread, in its present state."""
 
@@ -301,6 +304,7 @@ def serve(
     nothing: tuple[list[Part], Sequence[Member]] = ([], batch.members)
     if not (
         may_be_served(batch.group)
+        and carrier.gains(batch.members)
         and is_undisturbed()
         and carrier.is_ready()
         and _is_taken(optimizer, carrier, batch)
