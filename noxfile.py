@@ -14,6 +14,7 @@ nox.needs_version = ">=2025.2.9"
 nox.options.reuse_venv = "yes"  # torch is large; pip still brings a kept environment up to date
 
 CONSTRAINTS = Path("constraints.txt")
+PYTEST = ("-m", "pytest")
 CARRIED_OUT = ("tests/test_random_programs.py", "tests/test_program.py", "tests/test_native.py")
 SANITIZED = (
     *("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
@@ -44,9 +45,11 @@ def tests(session: nox.Session) -> None:
     install(session, "-e", ".[test,integrations]")
     if not session.posargs:
         session.log("without the native machine: what depends on how a rule is carried out")
-        python(session, "-m", "pytest", *CARRIED_OUT, env={"OPTIMLAB_NATIVE": "0"})
+        python(session, *PYTEST, *CARRIED_OUT, *parallel(session), env={"OPTIMLAB_NATIVE": "0"})
         session.log("with it, where it was built: everything")
-    python(session, "-m", "pytest", *session.posargs)
+    # One thread each: two processes with two threads on two cores wait for one another.
+    env = {"OMP_NUM_THREADS": "1"} if in_own_environment(session) else None
+    python(session, *PYTEST, *session.posargs, *parallel(session), env=env)
 
 
 @nox.session(default=False)
@@ -117,6 +120,11 @@ def torch_matrix(session: nox.Session, torch: str) -> None:
     if installed != torch:
         session.skip(f"this environment has torch {installed}")
     python(session, "-m", "pytest", *session.posargs)
+
+
+def parallel(session: nox.Session) -> tuple[str, ...]:
+    """Return the options that divide the test files among processes, where xdist is installed."""
+    return ("-n", "auto", "--dist", "loadfile") if in_own_environment(session) else ()
 
 
 def install(session: nox.Session, *packages: str, constraints: Path = CONSTRAINTS) -> None:

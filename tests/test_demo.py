@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -26,7 +25,8 @@ pytest.importorskip("rich", reason="the demo prints with rich")
 
 from matplotlib.image import imread
 
-from optimlab.demo import checkpoint, command, recipes, resume
+from optimlab import __main__ as command_line
+from optimlab.demo import checkpoint, recipes, resume
 from optimlab.demo.differences import compare
 from optimlab.demo.digits import Batches, build_network, read_digits
 from optimlab.demo.recipes import Settings
@@ -57,11 +57,8 @@ class Finished:
 
 
 def run_demo(folder: Path, *options: str) -> Finished:
-    parser = argparse.ArgumentParser()
-    command.add_parser(parser.add_subparsers())
-    parsed = parser.parse_args(["demo", "--output", str(folder), *options])
     with redirect_stdout(StringIO()) as printed:
-        status: int = parsed.run(parsed)
+        status = command_line.main(["demo", "--output", str(folder), *options])
     return Finished(status, printed.getvalue(), folder)
 
 
