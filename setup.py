@@ -7,7 +7,7 @@ all the same and carries out every rule with torch's operations, to the same bit
 import sys
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import BaseError, CCompilerError
@@ -55,6 +55,10 @@ class MachineWheel(bdist_wheel):
 
 
 setup(
+    # The pytest plugin is a package of its own: pytest loads it in every run, also where neither
+    # torch nor the rest of this package is wanted.
+    packages=[*find_packages(include=["optimlab", "optimlab.*"]), "pytest_optimlab"],
+    package_dir={"pytest_optimlab": "optimlab/pytest_plugin"},
     ext_modules=[
         Extension(
             "optimlab.native._machine",

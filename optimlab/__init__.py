@@ -20,18 +20,36 @@ from optimlab.program import Instruction, Program
 from optimlab.rmsprop import RMSprop
 from optimlab.sgd import SGD
 
+# isort: split
+# The instruments compare with the optimizers above, which must be there by now.
+from optimlab.doctor import doctor, lint
+from optimlab.explain import explain
+from optimlab.instruments.explanation import Explanation
+from optimlab.instruments.trace import trace
+from optimlab.instruments.watch import watch
+from optimlab.resume import prove_resume
+from optimlab.shadow import shadow
+
 __version__ = "0.1.0"
 
 __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "Explanation",
     "Info",
     "Instruction",
     "Optimizer",
     "Program",
     "RMSprop",
+    "doctor",
+    "explain",
     "info",
+    "lint",
     "lr_scheduler",
+    "prove_resume",
+    "shadow",
     "swa_utils",
+    "trace",
+    "watch",
 ]

@@ -15,7 +15,14 @@ from optimlab.terminal import MISUSE, MisuseError
 # Each command and the extra that brings its optional packages. Its module optimlab.COMMAND.command
 # offers add_parser(subparsers), which sets `run`: a function from the parsed arguments to the exit
 # status. Only `run` imports what is heavy or optional, so that --help needs none of it.
-COMMANDS = {"bench": "demo", "demo": "demo", "info": "cli", "parity": "cli"}
+COMMANDS = {
+    "bench": "demo",
+    "demo": "demo",
+    "doctor": "cli",
+    "explain": "cli",
+    "info": "cli",
+    "parity": "cli",
+}
 OPTIONAL_PACKAGES = ("matplotlib", "rich", "sklearn")
 
 

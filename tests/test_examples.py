@@ -46,10 +46,12 @@ FOLDER = Path(__file__).parent.parent / "examples"
 
 SHORT = {
     "autograd_tour": ("--steps", "2"),
+    "checkpoint_doctor": ("--steps", "8"),
     "image_classifier": ("--steps", "12"),
     "layer_wise_rates": ("--steps", "8"),
     "lenet": ("--steps", "3"),
     "line_fit": ("--steps", "120"),
+    "microscope": ("--steps", "20"),
     "optimizer_tour": ("--steps", "50"),
     "sgd_against_adam": ("--steps", "40"),
     "sine_ladder": ("--steps", "120"),
@@ -175,6 +177,7 @@ def test_one_wrong_bit_of_one_step_shows_in_the_result(
 ) -> None:
     right = runs(name, *SHORT[name])
     wrong = SimpleNamespace(SGD=WrongSGD, Adam=WrongAdam, RMSprop=WrongRMSprop)
+    wrong.AdamW = torch.optim.AdamW  # which one example makes, and never steps
     monkeypatch.setitem(LIBRARIES, "torch", wrong)
     with pytest.raises(pytest.fail.Exception, match="more"):
         assert_equal(finish(name, tmp_path, *SHORT[name], "--optim", "torch").result, right.result)

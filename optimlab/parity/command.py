@@ -1,10 +1,14 @@
-"""The command ``optimlab parity``: its options and what it prints."""
+"""The command ``optimlab parity``: its options and what it prints.
+
+Without names it compares the optimizers of the table with torch's; with two names it compares any
+two.
+"""
 
 from __future__ import annotations
 
 import argparse
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from optimlab import terminal
 from optimlab.terminal import MisuseError, Subparsers, add_command, add_device, add_json
@@ -16,20 +20,27 @@ if TYPE_CHECKING:
 
     from optimlab.parity.cases import Case, Extent
     from optimlab.parity.report import Report
+    from optimlab.parity.verdict import Verdict
 
 DESCRIPTION = """\
 Compare every optimizer with torch.optim, bit by bit: all combinations of its options, for each
 implementation and dtype, at least 20 steps each, in lock step from the same starting bits with the
 same gradients. Parameters, state, parameter groups and state dicts are compared as integers.
 
-The exit status is 0 if all bits are the same, 1 if any differ.
+With the names of two classes, or of functions of params, compare any optimizer with any other, in
+every configuration that both accept.
+
+The exit status is 0 if all bits are the same, 1 if any differ, 2 if nothing could be compared.
 """
-EXAMPLE = "optimlab parity --quick --optimizer SGD Adam --json parity.json"
+EXAMPLE = """\
+optimlab parity --quick --optimizer SGD Adam --json parity.json
+         optimlab parity my_package.my_module:MyAdam torch.optim:Adam"""
 LEGEND = """\
 same N: in N cases every step of both sides gave the same bits. raises: both sides refuse, with the
 same error. N differ: in N cases they do not agree; below it, how far apart their parameters end:
 share of elements and largest distance. An empty cell was not asked for."""
 SHOWN_DIFFERENCES = 20
+_WITH_NAMES = ("dtype", "implementation", "ignore_state", "ignore_option", "state_name", "strict")
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -43,18 +54,40 @@ def add_parser(subparsers: Subparsers) -> None:
         example=EXAMPLE,
     )
     add = parser.add_argument
+    add("mine", nargs="?", metavar="MODULE:NAME", help="the optimizer under test")
+    add("reference", nargs="?", metavar="MODULE:NAME", help="the one to compare it with")
     add("--quick", action="store_true", help="a few options in two dtypes: seconds, not minutes")
     add("--optimizer", nargs="+", default=[], metavar="NAME", help="default: all of the table")
     add_device(parser)
     add_json(parser)
     add("--seed", type=int, default=0, help="of starting values and gradients, default: 0")
+    add_names(parser)
+
+
+def add_names(parser: argparse.ArgumentParser) -> None:
+    """Add the options that go with two names."""
+    add = parser.add_argument_group("with two names").add_argument
+    add("--dtype", nargs="+", default=[], metavar="NAME", help="such as bfloat16, default: all")
+    add("--implementation", nargs="+", default=[], metavar="NAME", help="such as fused")
+    add("--ignore-state", nargs="+", default=[], metavar="NAME", help="state not to be compared")
+    add("--ignore-option", nargs="+", default=[], metavar="NAME", help="and hyperparameters")
+    add(
+        "--state-name",
+        nargs="+",
+        default=[],
+        metavar="THEIRS=MINE",
+        help="state that has another name, such as exp_avg=m",
+    )
+    add("--strict", action="store_true", help="what one side alone refuses is a difference")
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry the command out and return its exit status."""
+    if args.mine is not None:
+        return run_check(args)
     from optimlab.parity.cases import cases
 
-    check(args)
+    check_table(args)
     extent: Extent = "quick" if args.quick else "full"
     chosen = list(cases(extent, optimizers=args.optimizer, device=args.device, seed=args.seed))
     console = terminal.console(quiet=terminal.prints_json(args))
@@ -66,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     return int(not report.equal)
 
 
-def check(args: argparse.Namespace) -> None:
+def check_table(args: argparse.Namespace) -> None:
     """Refuse options that make no sense.
 
     Raises:
@@ -74,6 +107,10 @@ def check(args: argparse.Namespace) -> None:
     """
     from optimlab.parity.table import TABLE
 
+    given = [name for name in _WITH_NAMES if getattr(args, name)]
+    if given:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise MisuseError(f"{flags} needs the names of two optimizers to compare")
     known = [row.name for row in TABLE]
     unknown = [name for name in args.optimizer if name not in known]
     if unknown:
@@ -81,6 +118,84 @@ def check(args: argparse.Namespace) -> None:
         raise MisuseError(f"no optimizer {names} in the table, which has {', '.join(known)}")
     terminal.check_device(args.device)
     terminal.check_json(args)
+
+
+def run_check(args: argparse.Namespace) -> int:
+    """Compare the two optimizers that are named and return the exit status."""
+    if args.reference is None:
+        raise MisuseError("two names are needed: of an optimizer, and of one to compare it with")
+    if args.optimizer:
+        raise MisuseError("--optimizer is for the table, which is not used with two names")
+    terminal.check_device(args.device)
+    terminal.check_json(args)
+    mine, reference = terminal.resolve(args.mine), terminal.resolve(args.reference)
+    check_pair(args, mine, reference)
+    console = terminal.console(quiet=terminal.prints_json(args))
+    verdict = checked(args, console, mine, reference)
+    console.print(str(verdict))
+    terminal.write_json(args, verdict.as_json())
+    return terminal.EQUAL if verdict.equal else terminal.DIFFERENT
+
+
+def check_pair(args: argparse.Namespace, mine: Any, reference: Any) -> None:
+    """Refuse two names, or options, that make no sense together.
+
+    Raises:
+        MisuseError: if one makes no optimizer, or there is no such dtype or implementation.
+    """
+    from optimlab.parity.check import require_optimizers
+    from optimlab.parity.configurations import Extent
+
+    try:
+        require_optimizers(mine, reference, {})
+        Extent(args.implementation, args.dtype)
+    except (TypeError, ValueError) as error:
+        raise MisuseError(str(error)) from error
+
+
+def checked(args: argparse.Namespace, console: Console, mine: Any, reference: Any) -> Verdict:
+    """Compare two optimizers behind a progress bar.
+
+    Raises:
+        MisuseError: if there is nothing to compare.
+    """
+    from optimlab.parity import NothingCompared, check
+
+    with terminal.progress(console) as progress:
+        task = progress.add_task("", total=None)
+
+        def show(done: int, total: int, doing: str) -> None:
+            progress.update(task, completed=done, total=total, description=doing[:50])
+
+        try:
+            return check(
+                mine,
+                reference,
+                dtypes=args.dtype,
+                implementations=args.implementation,
+                ignore_state=args.ignore_state,
+                ignore_options=args.ignore_option,
+                state_names=dict(map(names_of_state, args.state_name)),
+                quick=args.quick,
+                strict=args.strict,
+                device=args.device,
+                seed=args.seed,
+                progress=show,
+            )
+        except NothingCompared as error:
+            raise MisuseError(str(error)) from error
+
+
+def names_of_state(text: str) -> tuple[str, str]:
+    """Read ``THEIRS=MINE``.
+
+    Raises:
+        MisuseError: if it is something else.
+    """
+    theirs, equals, mine = text.partition("=")
+    if not (theirs and equals and mine):
+        raise MisuseError(f"{text!r} is not of the form THEIRS=MINE, such as exp_avg=m")
+    return theirs, mine
 
 
 def run_cases(console: Console, device: str, chosen: list[Case]) -> Report:

@@ -59,9 +59,20 @@ def compare(
         (True, 20)
     """
     scenario = scenario or Scenario()
+    return drive(
+        lambda: (Side(make_ours, scenario, ignored), Side(make_theirs, scenario, ignored)), scenario
+    )
+
+
+def drive(make_sides: Callable[[], tuple[Side, Side]], scenario: Scenario) -> Outcome:
+    """Put two sides through a scenario, in the surroundings that it asks for.
+
+    Args:
+        make_sides: builds ours and theirs.
+        scenario: what they go through.
+    """
     with _surroundings(scenario):
-        ours = Side(make_ours, scenario, ignored)
-        theirs = Side(make_theirs, scenario, ignored)
+        ours, theirs = make_sides()
         return _Lockstep(ours, theirs, scenario).run()
 
 

@@ -1,0 +1,634 @@
+"""Checking any optimizer: what is right passes, one mistake fails, and the report says where."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from wrong_optimizers import (
+    WRONG,
+    CoupledDecay,
+    DampenedFirstStep,
+    IntegerStep,
+    MaximumAfterTheRoot,
+    MutatedGradient,
+    PlainAdam,
+    PlainSGD,
+    Wrong,
+)
+
+from optimlab.__main__ import main
+from optimlab.demo.training import reproducible
+from optimlab.parity import (
+    Difference,
+    Excepted,
+    NothingCompared,
+    Scenario,
+    Verdict,
+    check,
+    compare,
+)
+from optimlab.parity.configurations import CIRCUMSTANCES, CROSSED
+from optimlab.parity.signatures import fullest, shared
+from optimlab.parity.table import DTYPES, EXCLUSIONS, IMPLEMENTATIONS, TABLE, Row
+
+Group = dict[str, Any]
+
+OF_SGD = ("foreach", "differentiable", "fused")
+OF_ADAM = ("foreach", "capturable", "differentiable", "fused", "decoupled_weight_decay")
+
+every_wrong = pytest.mark.parametrize("wrong", WRONG.values(), ids=list(WRONG))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def beside_sgd(mine: Callable[..., Optimizer], **options: Any) -> Verdict:
+    """Check against SGD in float32."""
+    arguments = {"dtypes": ["float32"], "ignore_options": OF_SGD, "quick": True, **options}
+    return check(mine, torch.optim.SGD, **arguments)
+
+
+def beside_adam(mine: Callable[..., Optimizer], **options: Any) -> Verdict:
+    """Check against Adam in float32."""
+    arguments = {"dtypes": ["float32"], "ignore_options": OF_ADAM, "quick": True, **options}
+    return check(mine, torch.optim.Adam, **arguments)
+
+
+# What is right passes.
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
+def test_the_optimizers_of_optimlab_are_those_of_torch(row: Row) -> None:
+    ways = [way for way in ("foreach", "fused") if way in row.implementations]
+    judge = partial(check, row.ours, row.theirs, quick=True, dtypes=["float32"], strict=True)
+    verdict = judge(implementations=ways)
+    verdict.require()
+    assert {tried.configuration.implementation for tried in verdict.same} == {*ways}
+
+
+@pytest.mark.parametrize(
+    ("mine", "right", "missing"),
+    [
+        (PlainSGD, torch.optim.SGD, OF_SGD),
+        (PlainAdam, torch.optim.Adam, OF_ADAM),
+    ],
+)
+def test_a_plain_for_loop_is_the_optimizer_in_every_dtype_and_circumstance(
+    mine: type[Optimizer], right: type[Optimizer], missing: tuple[str, ...]
+) -> None:
+    verdict = check(mine, right, ignore_options=missing)
+    verdict.require()
+    seen = [tried.configuration for tried in verdict.same]
+    assert {each.dtype for each in seen} == {*DTYPES}
+    assert {each.circumstance for each in seen} == {*CIRCUMSTANCES} - {CROSSED}
+    assert not verdict.kinds.get("refused by mine")
+
+
+# One mistake fails.
+
+
+@every_wrong
+def test_each_mistake_fails_the_check_and_the_same_code_without_it_passes(wrong: Wrong) -> None:
+    judge = partial(check, quick=True, dtypes=["float32"], ignore_options=wrong.missing_options)
+    judge(wrong.correct, wrong.right).require()
+    verdict = judge(wrong.wrong, wrong.right)
+    assert not verdict.equal
+    with pytest.raises(AssertionError, match="Not equal"):
+        verdict.require()
+
+
+@every_wrong
+def test_each_mistake_shows_first_in_the_step_that_the_table_names(wrong: Wrong) -> None:
+    outcome = compare(
+        partial(wrong.wrong, **wrong.options),
+        partial(wrong.right, **wrong.options),
+        Scenario(),
+        ignored=wrong.missing_options,
+    )
+    assert isinstance(outcome, Difference)
+    assert outcome.step == wrong.step
+
+
+def test_a_mistake_behind_a_flag_is_put_down_to_the_flag() -> None:
+    verdict = beside_adam(MaximumAfterTheRoot)
+    assert verdict.same
+    assert "exactly those with amsgrad=True" in str(verdict)
+
+
+def test_what_is_kept_otherwise_is_told_once_and_hides_no_bits() -> None:
+    verdict = beside_adam(IntegerStep)
+    assert not verdict.differences
+    ((key, mine, theirs),) = verdict.forms
+    assert (key, mine, theirs) == (("state", "step"), "int", "float32 scalar")
+    assert "what they keep is not the same" in str(verdict)
+
+
+# Each circumstance finds the mistake that only it can.
+
+
+class SeesNoneAsZero(PlainSGD):
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.grad is None:
+                    param.grad = torch.zeros_like(param)
+        return super().step(closure)
+
+
+class SkipsZeros(PlainSGD):
+    def update(self, param: Tensor, grad: Tensor, group: Group) -> None:
+        if grad.any():
+            super().update(param, grad, group)
+
+
+class MakesContiguous(PlainSGD):
+    def update(self, param: Tensor, grad: Tensor, group: Group) -> None:
+        param.data = param.data.contiguous()
+        super().update(param, grad, group)
+
+
+class SkipsScalars(PlainSGD):
+    def update(self, param: Tensor, grad: Tensor, group: Group) -> None:
+        if param.dim():
+            super().update(param, grad, group)
+
+
+class OneLearningRate(PlainSGD):
+    def update(self, param: Tensor, grad: Tensor, group: Group) -> None:
+        super().update(param, grad, {**group, "lr": self.param_groups[0]["lr"]})
+
+
+class OldGroups(PlainSGD):
+    def update(self, param: Tensor, grad: Tensor, group: Group) -> None:
+        if not hasattr(self, "first"):
+            self.first = [id(param) for group in self.param_groups for param in group["params"]]
+        if id(param) in self.first:
+            super().update(param, grad, group)
+
+
+class FixedLearningRate(PlainSGD):
+    def update(self, param: Tensor, grad: Tensor, group: Group) -> None:
+        self.rates = getattr(self, "rates", {id(group): group["lr"]})
+        super().update(param, grad, {**group, "lr": self.rates.get(id(group), group["lr"])})
+
+
+class Nameless(PlainSGD):
+    def add_param_group(self, param_group: Group) -> None:
+        params = param_group["params"]
+        if not isinstance(params, Tensor):
+            params = [each[1] if isinstance(each, tuple) else each for each in params]
+        super().add_param_group({**param_group, "params": params})
+
+
+class Forgetful(PlainSGD):
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict({**state_dict, "state": {}})
+
+
+MISTAKES = {
+    "gradients of None": SeesNoneAsZero,
+    "zero gradients": SkipsZeros,
+    "not contiguous": MakesContiguous,
+    "empty tensors": SkipsScalars,
+    "two groups": OneLearningRate,
+    "group added": OldGroups,
+    "lr changed": FixedLearningRate,
+    "named parameters": Nameless,
+    "state_dict loaded": Forgetful,
+}
+
+
+@pytest.mark.parametrize(("circumstance", "mine"), MISTAKES.items())
+def test_each_circumstance_finds_what_plain_steps_do_not(
+    circumstance: str, mine: type[Optimizer]
+) -> None:
+    fixed = {"lr": 0.05, "momentum": 0.9, "dampening": 0.0, "weight_decay": 0.0}
+    flags = {"nesterov": False, "maximize": False}
+    verdict = beside_sgd(mine, options={**fixed, **flags}, quick=False)
+    found = {tried.configuration.circumstance for tried in verdict.differences}
+    found |= {each.circumstance for some in verdict.forms.values() for each in some}
+    assert circumstance in found
+    assert "plain" not in found
+    assert any(tried.configuration.circumstance == "plain" for tried in verdict.same)
+
+
+def test_a_square_of_complex_numbers_is_found_in_complex_dtypes_alone() -> None:
+    class ComplexSquare(PlainAdam):
+        def accumulate(self, state: Any, grad: Tensor, beta1: float, beta2: float) -> None:
+            if grad.dim() and grad.shape[-1] == 2:  # real and imaginary part
+                grad = grad.abs()
+            super().accumulate(state, grad, beta1, beta2)
+
+    verdict = beside_adam(ComplexSquare, dtypes=["float64", "complex64"])
+    assert {tried.configuration.dtype for tried in verdict.differences} == {"complex64"}
+
+
+def test_what_torchs_kernel_leaves_to_chance_is_left_out() -> None:
+    judge = partial(check, quick=True, implementations=["fused"], dtypes=["bfloat16", "float32"])
+    verdict = judge(torch.optim.SGD, torch.optim.SGD)
+    verdict.require()
+    left_out = {tried.configuration.dtype for tried in verdict.kinds.get("random", ())}
+    assert left_out == ({"bfloat16"} if EXCLUSIONS[0].applies else set())
+
+
+# Gradients.
+
+
+def test_mine_may_leave_in_the_gradients_what_the_reference_leaves_there() -> None:
+    options = {"momentum": 0.9, "nesterov": True}
+    nesterov = partial(check, options=options, implementations=["foreach"], quick=True)
+    nesterov(torch.optim.SGD, torch.optim.SGD).require()
+
+    class Untidy(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            answer = super().step(closure)
+            for group in self.param_groups:
+                for param in group["params"]:
+                    if param.grad is not None:
+                        param.grad.zero_()
+            return answer
+
+    verdict = nesterov(Untidy, torch.optim.SGD)
+    assert all(isinstance(t.outcome, Difference) for t in verdict.differences)
+    assert not verdict.same
+
+
+def test_mine_may_leave_gradients_alone_that_the_reference_overwrites() -> None:
+    verdict = check(
+        PlainSGD,
+        partial(torch.optim.SGD, foreach=True),
+        options={"momentum": 0.9, "nesterov": True},
+        ignore_options=OF_SGD,
+        dtypes=["float32"],
+    )
+    verdict.require()
+
+
+def test_a_mutated_gradient_is_named() -> None:
+    (found, *_) = beside_sgd(MutatedGradient).differences
+    assert isinstance(found.outcome, Difference)
+    assert found.outcome.place[0] == "gradients"
+
+
+def with_momentum(params: Any, maximize: bool = False) -> Optimizer:
+    """Leave few configurations to try."""
+    return PlainSGD(params, momentum=0.9, maximize=maximize)
+
+
+# Exceptions.
+
+DAMPENED = Excepted("the first gradient is dampened, too", options={"dampening": 0.1})
+
+
+def test_a_declared_exception_is_run_and_printed_with_its_reason() -> None:
+    verdict = beside_sgd(DampenedFirstStep, exceptions=[DAMPENED])
+    verdict.require()
+    assert verdict.kinds["excepted"]
+    assert not verdict.differences
+    assert "as declared: dampening=0.1: the first gradient is dampened, too" in str(verdict)
+
+
+def test_an_exception_that_no_longer_occurs_fails_the_check() -> None:
+    verdict = beside_sgd(PlainSGD, exceptions=[DAMPENED])
+    assert not verdict.equal
+    assert not verdict.differences
+    with pytest.raises(AssertionError, match=r"excepted, but no longer different: dampening=0\.1"):
+        verdict.require()
+
+
+def test_an_exception_of_what_was_not_asked_for_is_not_out_of_date() -> None:
+    elsewhere = Excepted("half precision is not supported yet", dtype="float16")
+    beside_sgd(PlainSGD, exceptions=[elsewhere]).require()
+
+
+def test_an_exception_of_what_does_not_exist_is_out_of_date() -> None:
+    misspelt = Excepted("rounds otherwise", implementation="fuzed")
+    verdict = check(with_momentum, torch.optim.SGD, ignore_options=OF_SGD, exceptions=[misspelt])
+    assert verdict.outdated == ["excepted, but no longer different: fuzed: rounds otherwise"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"reason": " ", "dtype": "float16"}, "needs a reason"),
+        ({"reason": "it is another optimizer"}, "nothing to check"),
+    ],
+)
+def test_an_exception_has_a_reason_and_an_extent(arguments: Any, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        Excepted(**arguments)
+
+
+# What only one keeps.
+
+
+class RenamedState(PlainAdam):
+    NAMES: ClassVar = {"exp_avg": "m", "exp_avg_sq": "v", "max_exp_avg_sq": "v_max"}
+
+    def update(self, param: Tensor, grad: Tensor, group: Group) -> None:
+        state = self.state[param]
+        for theirs, mine in self.NAMES.items():
+            if mine in state:
+                state[theirs] = state.pop(mine)
+        super().update(param, grad, group)
+        for theirs, mine in self.NAMES.items():
+            if theirs in state:
+                state[mine] = state.pop(theirs)
+
+
+def test_state_of_another_name_is_compared_once_the_names_are_told() -> None:
+    judge = partial(beside_adam, RenamedState)
+    untold = judge()
+    assert not untold.equal
+    assert {key for key, *_ in untold.forms} == {
+        ("state", name) for pair in RenamedState.NAMES.items() for name in pair
+    }
+    told = judge(state_names=RenamedState.NAMES)
+    told.require()
+    assert told.compared.tensors > untold.compared.tensors
+
+    class Wrong(RenamedState):
+        betas = WRONG["swapped betas"].wrong.betas  # type: ignore[attr-defined]
+
+    verdict = beside_adam(Wrong, state_names=RenamedState.NAMES)
+    (found, *_) = verdict.differences
+    assert isinstance(found.outcome, Difference)
+    assert found.outcome.place[0] == "state"
+
+
+def test_ignored_state_is_not_compared_whether_its_type_or_its_values_differ() -> None:
+    beside_adam(IntegerStep, ignore_state=["step"]).require()
+    beside_adam(MaximumAfterTheRoot, ignore_state=["max_exp_avg_sq"]).require()
+    assert not beside_adam(MaximumAfterTheRoot, ignore_state=["step"]).equal
+
+
+def test_what_is_ignored_without_need_fails_a_check_of_everything() -> None:
+    judge = partial(check, with_momentum, partial(torch.optim.SGD, momentum=0.9))
+    names: dict[str, Any] = {
+        "ignore_options": (*OF_SGD, "momentum"),
+        "ignore_state": ["momentum_buffer", "m"],
+    }
+    judge(quick=True, **names).require()
+    assert judge(**names).outdated == [
+        "ignored without need: option 'momentum'",
+        "ignored without need: state 'm'",
+        "ignored without need: state 'momentum_buffer'",
+    ]
+
+
+def test_state_that_is_made_with_the_optimizer_is_told_once_and_hides_no_bits() -> None:
+    class Eager(PlainAdam):
+        def add_param_group(self, param_group: Group) -> None:
+            super().add_param_group(param_group)
+            for param in self.param_groups[-1]["params"]:
+                self.state[param] = self.first_state(param, self.param_groups[-1]["amsgrad"])
+
+    verdict = beside_adam(Eager)
+    assert not verdict.differences
+    assert {key for key, *_ in verdict.forms} == {("beginning", "state")}
+    assert "state is made: before the first step" in str(verdict)
+
+
+def test_defaults_that_differ_are_told_and_both_are_given_those_of_the_reference() -> None:
+    def mine(params: Any, lr: float = 0.5, momentum: float = 0.0) -> Optimizer:
+        return PlainSGD(params, lr, momentum)
+
+    verdict = beside_sgd(mine)
+    assert verdict.defaults == {"lr": (0.5, 0.001)}
+    assert not verdict.equal
+    assert not verdict.differences
+    assert "default of 'lr': 0.5" in str(verdict)
+
+
+# Refusals.
+
+
+class NoHalves(PlainSGD):
+    def update(self, param: Tensor, grad: Tensor, group: Group) -> None:
+        if param.dtype is torch.bfloat16:
+            raise NotImplementedError("bfloat16 is not supported")
+        super().update(param, grad, group)
+
+
+def test_what_one_side_refuses_is_counted_and_is_a_difference_only_if_that_is_asked_for() -> None:
+    judge = partial(check, NoHalves, torch.optim.SGD, quick=True, ignore_options=OF_SGD)
+    verdict = judge()
+    verdict.require()
+    refused = verdict.kinds["refused by mine"]
+    assert {tried.configuration.dtype for tried in refused} == {"bfloat16"}
+    assert "NoHalves alone: NotImplementedError: bfloat16 is not supported" in " ".join(
+        str(verdict).split()
+    )
+    assert len(judge(strict=True).differences) == len(refused)
+
+
+def test_an_error_later_than_the_first_step_is_a_difference() -> None:
+    class Breaks(torch.optim.SGD):
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            raise RuntimeError("cannot load")
+
+    verdict = beside_sgd(Breaks, implementations=["for-loop"], ignore_options=(), quick=False)
+    found = {tried.configuration.circumstance for tried in verdict.differences}
+    assert found == {"state_dict loaded", CROSSED, "all at once"}
+
+
+def test_equal_refusals_are_equal() -> None:
+    verdict = beside_sgd(PlainSGD, strict=True)
+    verdict.require()
+    refused = verdict.kinds["refused"]
+    assert all("nesterov=True" in tried.configuration.facts for tried in refused)
+
+
+# Nothing compared.
+
+
+class Still(PlainSGD):
+    def update(self, param: Tensor, grad: Tensor, group: Group) -> None:
+        pass
+
+
+def test_a_check_that_compared_nothing_is_an_error() -> None:
+    with pytest.raises(NothingCompared, match="only supports 2D parameters"):
+        check(torch.optim.Muon, torch.optim.Muon, quick=True)
+    with pytest.raises(NothingCompared, match="no step changed a parameter"):
+        check(Still, Still, quick=True)
+    same = PlainSGD([torch.zeros(2)])
+    with pytest.raises(NothingCompared, match="both sides hold the same tensor"):
+        check(lambda params: same, lambda params: same)
+
+
+@pytest.mark.parametrize("thing", [list, torch.zeros(2)])
+def test_what_makes_no_optimizer_is_refused(thing: Any) -> None:
+    with pytest.raises(TypeError, match=r"no torch.optim.Optimizer|neither a class nor a function"):
+        check(thing, torch.optim.SGD)
+
+
+def test_names_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(ValueError, match="there is no dtype 'float99'"):
+        check(PlainSGD, torch.optim.SGD, dtypes=["float99"])
+    with pytest.raises(ValueError, match="there is no implementation 'slow'"):
+        check(PlainSGD, torch.optim.SGD, implementations=["slow"])
+
+
+# What is asked of both.
+
+
+def test_what_is_varied_is_what_both_signatures_have() -> None:
+    asked = shared(PlainAdam, torch.optim.Adam, {}, {})
+    assert asked.implementations == ("default",)
+    assert asked.values.keys() == {"lr", "betas", "eps", "weight_decay", "amsgrad", "maximize"}
+    assert asked.values["amsgrad"] == (True,)
+    both = shared(torch.optim.Adam, torch.optim.Adam, {}, {})
+    assert both.implementations == tuple(IMPLEMENTATIONS)
+
+
+def test_given_options_are_not_varied_and_given_values_are() -> None:
+    asked = shared(PlainSGD, torch.optim.SGD, {"lr": 0.1}, {"momentum": (0.5, 0.6)})
+    assert asked.always == {"lr": 0.1}
+    assert "lr" not in asked.values
+    assert asked.values["momentum"] == (0.5, 0.6)
+
+
+def test_a_given_option_stays_as_it_is_in_every_group() -> None:
+    class Decoupled(PlainSGD):
+        def decayed(self, grad: Tensor, param: Tensor, weight_decay: float) -> Tensor:
+            param.mul_(1 - weight_decay)
+            return grad
+
+    assert beside_sgd(Decoupled).differences
+    beside_sgd(Decoupled, options={"weight_decay": 0}).require()
+
+
+def test_options_that_swallow_everything_count_for_nothing() -> None:
+    def swallows(params: Any, lr: float = 1e-3, **options: Any) -> Optimizer:
+        return PlainSGD(params, lr)
+
+    assert shared(swallows, torch.optim.SGD, {}, {}).values.keys() == {"lr"}
+    beside_sgd(swallows).require()
+
+
+def test_a_learning_rate_without_a_default_is_given() -> None:
+    def required(params: Any, lr: float) -> Optimizer:
+        return PlainSGD(params, lr)
+
+    asked = shared(required, required, {}, {})
+    assert asked.always == {"lr": 0.05}
+    assert shared(required, torch.optim.SGD, {}, {}).always == {"lr": 1e-3}
+    check(required, required, quick=True).require()
+
+
+def test_as_many_options_as_go_together_are_tried_at_once() -> None:
+    asked = shared(PlainSGD, torch.optim.SGD, {}, {})
+    found = [set(options) for options in fullest(PlainSGD, torch.optim.SGD, asked)]
+    everything = {*asked.values}
+    assert found == [everything - {"nesterov"}, everything - {"dampening"}]
+
+
+def test_a_step_count_of_another_name_is_rounded_when_it_is_loaded() -> None:
+    class Renamed(RenamedState):
+        NAMES: ClassVar = {"step": "t"}
+
+    verdict = beside_adam(Renamed, dtypes=["bfloat16"], state_names=Renamed.NAMES)
+    assert [*verdict.forms] == [
+        (("state", "step"), "bfloat16 scalar or float32 scalar", "float32 scalar")
+    ]
+
+
+def test_a_function_of_params_alone_is_compared_as_it_is() -> None:
+    verdict = check(
+        lambda params: PlainSGD(params, 0.1, momentum=0.9),
+        lambda params: torch.optim.SGD(params, 0.1, momentum=0.9),
+        ignore_options=OF_SGD,
+    )
+    verdict.require()
+    found = {tried.configuration.circumstance for tried in verdict.same}
+    assert found == {*CIRCUMSTANCES} - {CROSSED}
+
+
+# The report and the command.
+
+
+def test_the_report_fits_100_columns_and_its_numbers_add_up() -> None:
+    verdict = check(CoupledDecay, torch.optim.AdamW, quick=True, ignore_options=OF_ADAM)
+    assert max(map(len, str(verdict).splitlines())) <= 100
+    told = json.loads(json.dumps(verdict.as_json()))
+    assert sum(told["counts"].values()) == len(told["configurations"]) == len(verdict.tried)
+    assert told["equal"] is False
+    assert told["counts"]["different"] == len(verdict.differences)
+    assert told["compared"]["elements"] == verdict.compared.elements > 0
+
+
+def test_progress_counts_every_configuration() -> None:
+    told: list[tuple[int, int, str]] = []
+    verdict = beside_sgd(PlainSGD, progress=lambda *now: told.append(now))
+    assert [done for done, *_ in told] == list(range(len(verdict.tried)))
+    assert {total for _, total, _ in told} == {len(verdict.tried)}
+
+
+@pytest.mark.parametrize("library", ["optimlab", "torch"])
+def test_the_example_proves_the_right_one_and_finds_the_mistake(
+    library: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("rich")
+    pytest.importorskip("matplotlib")
+    with torch.random.fork_rng(), reproducible():
+        example = importlib.import_module("prove_your_optimizer")
+        assert example.main(["--optim", library, "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    last = printed.splitlines()[-1].removeprefix("Shown: ")
+    readme = Path(__file__).parent.parent / "examples" / "README.md"
+    assert last in readme.read_text(encoding="utf-8")
+    assert "(0x3f01), theirs" in printed  # the first differing element, with its bits
+
+
+PAIR = ("wrong_optimizers:PlainSGD", "torch.optim:SGD", "--quick")
+IGNORED = ("--ignore-option", *OF_SGD)
+
+
+@pytest.mark.parametrize(
+    ("status", "arguments"),
+    [
+        (0, (*PAIR, *IGNORED)),
+        (1, PAIR),
+        (1, ("wrong_optimizers:DampenedFirstStep", *PAIR[1:], *IGNORED)),
+        (2, PAIR[:1]),
+        (2, ("wrong_optimizers:Missing", *PAIR[1:])),
+        (2, ("wrong_optimizers:WRONG", *PAIR[1:])),
+        (2, ("torch.optim:Muon", "torch.optim:Muon", "--quick")),
+        (2, (*PAIR, "--dtype", "float99")),
+        (2, (*PAIR, "--state-name", "exp_avg")),
+        (2, (*PAIR, "--optimizer", "SGD")),
+        (2, ("--dtype", "float32")),
+    ],
+)
+def test_the_status_of_the_command_is_the_answer(
+    status: int, arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("rich")
+    assert main(["parity", *arguments]) == status
+    printed = capsys.readouterr()
+    assert bool(printed.err.strip()) is (status == 2)
+    assert ("beside torch.optim.SGD, bit by bit" in printed.out) is (status < 2)
+
+
+def test_the_command_prints_json_in_place_of_the_report(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("rich")
+    assert main(["parity", *PAIR, *IGNORED, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["mine"], told["equal"]) == ("wrong_optimizers.PlainSGD", True)

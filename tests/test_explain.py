@@ -1,0 +1,538 @@
+"""Where two optimizers part: the step, the parameter, the operation, and the cause."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+import torch
+from beside import WAYS, Options, assert_equal, one_thread
+from torch import Tensor
+from torch.optim import Optimizer
+from wrong_optimizers import WRONG, FusedOrder
+
+import optimlab
+from optimlab import __main__ as command_line
+from optimlab.instruments.copies import copy_optimizer, give_gradients, parameters
+from optimlab.instruments.equivalence import OPTIMIZERS, way_cell
+from optimlab.instruments.explanation import Explanation
+from optimlab.instruments.fma import fma
+from optimlab.parity import NothingCompared, Scenario, TensorSpec
+from optimlab.parity.bits import same_bits
+
+__all__ = ["one_thread"]
+
+Rule: TypeAlias = Callable[[Tensor, Tensor], object]
+
+LR = 0.0123
+ROUNDED_LR = torch.tensor(LR, dtype=torch.float32).item()
+TWO_TENSORS = (TensorSpec((50, 7)), TensorSpec((5,)))
+
+
+class Ruled(Optimizer):
+    """Applies a function of parameter and gradient."""
+
+    def __init__(self, params: Any, rule: Rule) -> None:
+        super().__init__(params, {})
+        self.rule = rule
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for param in parameters(self):
+            if param.grad is not None:
+                self.rule(param, param.grad)
+
+
+def scenario(dtype: torch.dtype = torch.float32, **changes: Any) -> Scenario:
+    tensors = tuple(TensorSpec(tensor.shape, dtype) for tensor in TWO_TENSORS)
+    return Scenario(**{"tensors": tensors, "steps": 6, **changes})
+
+
+def explain_rules(a: Rule, b: Rule, dtype: torch.dtype = torch.float32) -> Explanation:
+    return optimlab.explain(partial(Ruled, rule=a), partial(Ruled, rule=b), scenario(dtype))
+
+
+def kind(found: Explanation) -> str:
+    assert found.cause is not None
+    return found.cause.kind
+
+
+# The ten wrong optimizers.
+
+
+@pytest.fixture(scope="module")
+def explained() -> Mapping[str, Explanation]:
+    return {
+        name: optimlab.explain(
+            partial(each.wrong, **each.options), partial(each.right, **each.options)
+        )
+        for name, each in WRONG.items()
+    }
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_each_wrong_optimizer_parts_at_the_operation_and_step_of_its_mistake(
+    name: str, explained: Mapping[str, Explanation]
+) -> None:
+    found, wrong = explained[name], WRONG[name]
+    assert (found.step, found.operation_names[1]) == (wrong.step, wrong.operation)
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_the_same_code_without_the_mistake_does_not_part(name: str) -> None:
+    wrong = WRONG[name]
+    found = optimlab.explain(
+        partial(wrong.correct, **wrong.options), partial(wrong.right, **wrong.options), steps=12
+    )
+    assert found.equal, str(found)
+    assert found.elements > 10_000
+
+
+CAUSES = {
+    "eps inside the root": ("order of operations", "inside = exp_avg_sq.add(1e-08)"),
+    "swapped betas": ("another scalar", "SwappedBetas takes 0.0010000000000000009"),
+    "lost bias correction": ("an operation missing", "sqrt.div(0.031622776601683805)"),
+    "L2 for decoupled decay": ("an operation missing", "grad.add(param, alpha=0.1)"),
+    "dampening on the first step": ("an operation missing", "momentum_buffer.mul_(0.9)"),
+    "amsgrad maximum after the root": ("another operand", "takes root where Adam takes exp_avg_sq"),
+    "int step": ("an operation missing", "step.add_(1)"),
+    "state in reduced precision": ("reduced precision", "keeps exp_avg in bfloat16"),
+    "p.grad mutated": ("in place", "MutatedGradient overwrites grad"),
+    "fused order": ("order of operations", "(1 - weight) * a + weight * b"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_each_mistake_is_named_with_its_class(
+    name: str, explained: Mapping[str, Explanation]
+) -> None:
+    cause = explained[name].cause
+    assert cause is not None
+    expected, words = CAUSES[name]
+    assert cause.kind == expected
+    assert words in cause.text
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_an_explanation_fits_100_columns_and_can_be_written_as_json(
+    name: str, explained: Mapping[str, Explanation]
+) -> None:
+    found = explained[name]
+    assert max(map(len, str(found).splitlines())) <= 100
+    read = json.loads(json.dumps(found.as_json()))
+    assert read["equal"] is False
+    assert read["cause"]["kind"] == kind(found)
+    assert read["lines"]
+
+
+def test_numbers_and_bits_of_both_sides_are_shown(explained: Mapping[str, Explanation]) -> None:
+    shown = {each.name: each for each in explained["swapped betas"].values}
+    assert shown["weight"].ours == repr(1 - 0.999)
+    assert shown["weight"].theirs == repr(1 - 0.9)
+    assert shown["exp_avg"].ours == shown["exp_avg"].theirs == "0 (0x00000000)"
+    assert shown["result"].ours != shown["result"].theirs
+
+
+def test_both_sequences_stand_side_by_side(explained: Mapping[str, Explanation]) -> None:
+    lines = explained["fused order"].lines
+    assert [line.mark for line in lines] == ["=", "≠", "", *"=====", ""]
+    assert (lines[1].ours, lines[1].theirs) == ("exp_avg.mul_(0.9)", "exp_avg.lerp_(grad, 0.1)")
+    assert lines[6].ours.startswith("root = sqrt.div(")
+    assert lines[6].theirs.startswith("denom = sqrt.div(")
+
+
+def test_shares_ulps_and_the_error_relative_to_the_update_are_counted() -> None:
+    one_ulp = torch.finfo(torch.float32).eps
+
+    def apart(param: Tensor, grad: Tensor) -> None:
+        param.fill_(1.5)
+        param[0] += one_ulp if param.dim() == 2 else 0
+
+    found = explain_rules(apart, lambda param, grad: param.fill_(1.5))
+    distance = found.distances["param"]
+    assert (found.step, found.parameter, found.element) == (1, 0, (0, 0))
+    assert (distance.elements, distance.differing, distance.histogram) == (350, 7, (7,))
+    update = (scenario().start()[0] - 1.5).abs().max().item()
+    assert found.relative_error == pytest.approx(one_ulp / update)
+    assert "7 of 350 elements differ (2 %)" in str(found)
+
+
+# Alignment.
+
+
+@pytest.mark.parametrize(("name", "way"), WAYS)
+def test_optimlab_and_torch_have_the_same_bits(name: str, way: Options) -> None:
+    ours, theirs = getattr(optimlab, name), getattr(torch.optim, name)
+    found = optimlab.explain(partial(ours, **way), partial(theirs, **way), scenario())
+    assert found.equal, str(found)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_operations_on_lists_align_with_those_on_single_tensors(name: str) -> None:
+    """One wrong number, and every operation before it has its partner."""
+    wrong = {"lr": 0.02}
+    single = partial(getattr(torch.optim, name), **{**OPTIMIZERS[name], "foreach": False})
+    listed = partial(getattr(torch.optim, name), **{**OPTIMIZERS[name], **wrong, "foreach": True})
+    found = optimlab.explain(single, listed, scenario())
+    marks = [line.mark for line in found.lines]
+    if name == "AdamW":  # which shrinks the parameter by lr first
+        assert found.operation_names == ("mul", "mul")
+    else:
+        assert marks.index("≠") == len(marks) - 1
+        assert set(marks[:-1]) == {"="}
+    assert kind(found) in ("another scalar", "an operation missing")
+
+
+def test_another_order_of_independent_operations_is_no_difference() -> None:
+    def one(param: Tensor, grad: Tensor) -> None:
+        a, b = grad * 2, grad.abs()
+        param.add_(a * b)
+
+    def another(param: Tensor, grad: Tensor) -> None:
+        b = grad.abs()
+        a = grad * 2
+        param.copy_(param + a * b)
+
+    assert explain_rules(one, another).equal
+
+
+def test_a_detour_that_ends_in_the_same_bits_is_passed_over() -> None:
+    """The sides spell ``total`` differently; they part behind it."""
+
+    def straight(param: Tensor, grad: Tensor) -> None:
+        total = grad * 4
+        param.add_(total.sqrt())
+
+    def detour(param: Tensor, grad: Tensor) -> None:
+        half = grad * 2
+        total = half + half
+        param.add_(total.square())
+
+    found = explain_rules(straight, detour)
+    assert found.operations == ("sqrt = total.sqrt()", "pow = total.pow(2)")
+
+
+# Causes.
+
+
+def numeric(kind: str, a: Rule, b: Rule, *dtypes: torch.dtype) -> Iterator[Any]:
+    for dtype in dtypes or (torch.float32,):
+        yield pytest.param(kind, a, b, dtype, id=f"{kind}-{dtype}")
+
+
+def plain(param: Tensor, grad: Tensor) -> None:
+    param.sub_(grad * LR)
+
+
+def through(dtype: torch.dtype) -> Rule:
+    return lambda param, grad: param.sub_((grad.to(dtype) * LR / 7.0).to(param.dtype))
+
+
+NUMERIC = (
+    *numeric(
+        "FMA",
+        lambda param, grad: param.add_(grad * LR),
+        lambda param, grad: param.add_(grad, alpha=LR),
+        torch.float32,
+        torch.float64,
+    ),
+    *numeric(
+        "reciprocal",
+        lambda param, grad: param.add_(grad / 7.0),
+        lambda param, grad: param.add_(grad * (1 / 7.0)),
+        torch.float32,
+        torch.float64,
+    ),
+    *numeric(
+        "reciprocal",
+        lambda param, grad: param.sub_(param / grad),
+        lambda param, grad: param.sub_(param * grad.reciprocal()),
+    ),
+    *numeric(
+        "order of operations",
+        lambda param, grad: param.sub_((param * grad) * LR),
+        lambda param, grad: param.sub_(param * (grad * LR)),
+        torch.float32,
+        torch.float64,
+    ),
+    *numeric(
+        "Tensor scalar",
+        lambda param, grad: param.sub_(grad * torch.tensor(LR, dtype=torch.float32)),
+        plain,
+        torch.float64,
+    ),
+    *numeric(
+        "reduced precision",
+        through(torch.bfloat16),
+        lambda param, grad: param.sub_(grad * LR / 7.0),
+    ),
+    *numeric(
+        "higher precision",
+        through(torch.float64),
+        lambda param, grad: param.sub_(grad * LR / 7.0),
+    ),
+    *numeric(
+        "reduced precision",
+        lambda param, grad: param.copy_(param.float() - grad.float() * LR),
+        plain,
+        torch.bfloat16,
+    ),
+    *numeric(
+        "another scalar",
+        lambda param, grad: param.sub_(grad * -LR),
+        plain,
+    ),
+    *numeric(
+        "a rounded scalar",
+        lambda param, grad: param.sub_(grad * ROUNDED_LR),
+        plain,
+        torch.float64,
+    ),
+    *numeric(
+        "an operation missing",
+        lambda param, grad: param.sub_(grad.clamp(-1, 1) * LR),
+        plain,
+    ),
+    *numeric(
+        "unknown",
+        lambda param, grad: param.sub_(grad.sin() * LR),
+        lambda param, grad: param.sub_(grad.cos() * LR),
+    ),
+)
+
+
+@pytest.mark.parametrize(("expected", "a", "b", "dtype"), NUMERIC)
+def test_a_planted_cause_is_told_by_experiment_from_either_side(
+    expected: str, a: Rule, b: Rule, dtype: torch.dtype
+) -> None:
+    if expected == "FMA" and not adds_round_once():
+        pytest.skip("the CPU capability of this process contracts nothing")
+    assert kind(explain_rules(a, b, dtype)) == expected
+    assert kind(explain_rules(b, a, dtype)) == expected
+
+
+def adds_round_once() -> bool:
+    x = torch.full((64,), 1 + 2**-12)
+    return bool((torch.full((64,), -1 - 2**-11).add(x, alpha=1 + 2**-12) == 2**-24).all())
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "dtype", "expected"),
+    [
+        ("SGD", {"foreach": True}, torch.bfloat16, "a rounded scalar"),
+        ("Adam", {"lr": torch.tensor(0.01)}, torch.float32, "Tensor scalar"),
+        ("AdamW", {"lr": torch.tensor(0.01)}, torch.float64, "Tensor scalar"),
+        ("Adam", {"foreach": True}, torch.float32, "same"),
+    ],
+)
+def test_what_a_flag_changes_is_told(
+    name: str, change: Options, dtype: torch.dtype, expected: str
+) -> None:
+    assert expected in way_cell(name, OPTIMIZERS[name], change, dtype)
+
+
+def test_a_fused_kernel_is_one_operation() -> None:
+    adam = torch.optim.Adam
+    found = optimlab.explain(
+        partial(adam, foreach=False), partial(adam, fused=True), scenario(torch.bfloat16)
+    )
+    assert found.operation_names[1] == "fused_adam"
+    assert kind(found) == "reduced precision"
+
+
+def test_state_that_starts_differently_is_another_operand() -> None:
+    class Ones(Ruled):
+        def __init__(self, params: Any, start: float) -> None:
+            super().__init__(params, self.rule_of_mean)
+            self.start = start
+
+        def rule_of_mean(self, param: Tensor, grad: Tensor) -> None:
+            held = self.state[param]
+            if not held:
+                held["mean"] = torch.full_like(param, self.start)
+            held["mean"].lerp_(grad, 0.1)
+            param.sub_(held["mean"])
+
+    found = optimlab.explain(partial(Ones, start=0.0), partial(Ones, start=1.0), scenario())
+    assert found.operation_names == ("lerp", "lerp")
+    assert kind(found) == "another operand"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_emulated_fma_rounds_once(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(1)
+    a, b = (torch.randn(4000, generator=generator, dtype=dtype) for _ in range(2))
+    c = -(a * b) * (1 + torch.randn(4000, generator=generator, dtype=dtype).sign() * 2**-9)
+    result = fma(a, b, c)
+    # What is left of a product and its negative rounding is exact, and nothing but an FMA has it.
+    exact = fma(a, b, -(a * b))
+    assert bool((exact != 0).any())
+    assert same_bits((a * b) + exact, a * b)
+    assert not same_bits(result, a * b + c)
+    if dtype is torch.float32 and adds_round_once():
+        vector = torch.addcmul(c, a, b)
+        assert same_bits(fma(a, b, c), vector)
+
+
+# Optimizers that there are already.
+
+
+def network(library: Any = torch.optim, name: str = "Adam", **options: Any) -> Optimizer:
+    params = [torch.nn.Parameter(value) for value in scenario().start()]
+    made: Optimizer = getattr(library, name)(params, **options)
+    give_gradients(params, list(scenario().gradients(1)))
+    made.step()
+    give_gradients(params, list(scenario().gradients(2)))
+    return made
+
+
+def seen(optimizer: Optimizer) -> Options:
+    params = parameters(optimizer)
+    return {
+        "params": [param.detach().clone() for param in params],
+        "grads": [param.grad for param in params],
+        "state": optimizer.state_dict(),
+        "hooks": len(optimizer._optimizer_step_pre_hooks),
+    }
+
+
+def test_optimizers_are_left_as_they_were() -> None:
+    a, b = network(), network()
+    b.param_groups[0].update(foreach=False, eps=1e-5)
+    torch.optim.lr_scheduler.StepLR(a, 3)  # which wraps `step` of this very optimizer
+    before = [copy_of(seen(each)) for each in (a, b)]
+    found = optimlab.explain(a, b)
+    assert (found.step, kind(found)) == (1, "another scalar")
+    for optimizer, was in zip((a, b), before, strict=True):
+        assert_equal(seen(optimizer), was)
+
+
+def copy_of(value: Any) -> Any:
+    from optimlab.parity.side import copied
+
+    return copied(value, {})
+
+
+def test_gradients_may_be_given() -> None:
+    a, b = network(lr=0.5), network(lr=0.5)
+    zeros: list[Tensor | None] = [torch.zeros_like(param) for param in parameters(a)]
+    given = [zeros, zeros]
+    assert optimlab.explain(a, b, gradients=given).steps == 2
+    assert optimlab.explain(a, b, gradients=lambda step: zeros, steps=3).steps == 3
+
+
+def test_sides_that_do_not_start_alike_are_told_so() -> None:
+    a, b = network(), network()
+    with torch.no_grad():
+        parameters(b)[1][2] += 1
+    found = optimlab.explain(a, b)
+    assert (found.step, found.parameter, found.element) == (0, 1, (2,))
+    assert "start from equal bits" in str(found)
+
+
+def test_a_difference_outside_aten_is_told_so() -> None:
+    class Hidden(Ruled):
+        """Writes through numpy, unless its operations are watched."""
+
+        def step(self, closure: None = None) -> None:  # type: ignore[override]
+            super().step()
+            if not torch._C._len_torch_dispatch_stack():
+                parameters(self)[0].detach().numpy()[0, 0] += 1
+
+    found = optimlab.explain(
+        partial(Hidden, rule=plain), partial(Ruled, rule=plain), scenario(steps=2)
+    )
+    assert found.step == 1
+    assert found.operations == ("", "")
+    assert "code that does not go through them" in found.note
+
+
+def test_copies_share_nothing_with_the_original_but_inside_themselves() -> None:
+    lr = torch.tensor(0.1)
+    params = [torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(3))]
+    groups = [{"params": [param], "lr": lr} for param in params]
+    original = optimlab.SGD(groups, momentum=0.9)
+    give_gradients(params, [torch.ones(2), torch.ones(3)])
+    original.step()
+    made = copy_optimizer(original)
+    assert made.param_groups[0]["lr"] is made.param_groups[1]["lr"]
+    assert made.param_groups[0]["lr"] is not lr
+    assert_equal(made.state_dict(), original.state_dict())
+    addresses = {param.data_ptr() for param in parameters(original)}
+    assert not addresses & {param.data_ptr() for param in parameters(made)}
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    adam = torch.optim.Adam
+    with pytest.raises(TypeError, match="two optimizers, or two classes"):
+        optimlab.explain(network(), adam)
+    with pytest.raises(ValueError, match="other shapes"):
+        optimlab.explain(network(), adam([torch.zeros(3)]))
+    with pytest.raises(ValueError, match="a scenario is for classes"):
+        optimlab.explain(network(), network(), Scenario())
+    with pytest.raises(ValueError, match="cannot be repeated"):
+        optimlab.explain(adam, adam, Scenario(differentiable=True))
+    with pytest.raises(NothingCompared):
+        optimlab.explain(network(), network(), gradients=[])
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.float16])
+def test_complex_and_half_precision_parameters_are_explained(dtype: torch.dtype) -> None:
+    wrong = partial(FusedOrder, lr=0.01)
+    found = optimlab.explain(wrong, partial(torch.optim.Adam, lr=0.01), scenario(dtype))
+    assert found.operation_names[1] == "lerp"
+
+
+def test_sparse_gradients_are_explained() -> None:
+    sgd = partial(torch.optim.SGD, lr=0.01)
+    sparse = scenario(sparse=True)
+    assert optimlab.explain(sgd, sgd, sparse).equal
+    found = optimlab.explain(partial(torch.optim.SGD, lr=0.02), sgd, sparse)
+    assert found.operation_names == ("add", "add")
+
+
+# The command.
+
+
+def command(*words: str) -> int:
+    return command_line.main(["explain", *words])
+
+
+def test_the_command_says_equal_and_exits_with_0(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--foreach", "optimlab:Adam", "torch.optim:Adam", "--steps", "4")
+    assert command(*words, "--options", "lr=0.1", "betas=(0.8, 0.9)") == 0
+    assert "the same bits in" in capsys.readouterr().out
+
+
+def test_the_command_explains_a_difference_and_exits_with_1(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "explained.json"
+    words = ("torch.optim:SGD", "torch.optim:SGD", "--options", "lr=0.1", "momentum=0.9")
+    assert command(*words, "--options-b", "momentum=0.8", "--json", str(path)) == 1
+    printed = capsys.readouterr().out
+    assert "momentum_buffer.mul_(0.8)" in printed
+    assert "another scalar" in printed
+    assert json.loads(path.read_text(encoding="utf-8"))["step"] == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("torch.optim:SGD", "torch.optim:NoSuch"),
+        ("torch.optim:SGD", "torch:zeros"),
+        ("torch.optim:SGD", "torch.optim:SGD", "--options", "lr"),
+        ("torch.optim:SGD", "torch.optim:SGD", "--options", "lr=f("),
+        ("torch.optim:SGD", "torch.optim:SGD", "--options", "betas=1"),
+        ("torch.optim:SGD", "torch.optim:SGD", "--options", "lr=-1"),
+    ],
+)
+def test_misuse_of_the_command_exits_with_2(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(*words) == 2
+    assert capsys.readouterr().err.startswith("optimlab explain: ")

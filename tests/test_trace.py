@@ -1,0 +1,443 @@
+"""The microscope and the watch: what they show, and that they change nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from beside import STATEFUL, WAYS, Options, Pair, assert_equal, names, one_thread, ways
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from wrong_optimizers import PlainAdam, PlainSGD
+
+import optimlab
+from optimlab.instruments.copies import give_gradients, parameters
+from optimlab.instruments.recording import Recording
+from optimlab.instruments.trace import Trace
+from optimlab.instruments.writing import Operation
+from optimlab.parity import Scenario, TensorSpec
+from optimlab.parity.bits import hexadecimal
+from optimlab.parity.side import copied
+
+__all__ = ["one_thread"]
+
+LIBRARIES = (optimlab, torch.optim)
+libraries = pytest.mark.parametrize("library", LIBRARIES, ids=["optimlab", "torch"])
+
+
+def weights(*values: float, dtype: torch.dtype = torch.float32) -> nn.Parameter:
+    return nn.Parameter(torch.tensor(values, dtype=dtype))
+
+
+def step(optimizer: Optimizer, *gradients: list[float]) -> None:
+    for param, gradient in zip(parameters(optimizer), gradients, strict=True):
+        param.grad = torch.tensor(gradient, dtype=param.dtype)
+    optimizer.step()
+
+
+def traced_adam(library: Any = optimlab, steps: int = 3, **options: Any) -> Trace:
+    optimizer = library.Adam([weights(1, 2)], lr=0.25, **options)
+    with optimlab.trace(optimizer) as traced:
+        for number in range(steps):
+            step(optimizer, [0.5 / (number + 1), 1.0])
+    return traced
+
+
+# What it shows.
+
+WORKED = """\
+Adam, step 2, parameter 0 [2], element [0]
+  step = add(step, 1) = 1 + 1 = 2
+  exp_avg = lerp(exp_avg, grad, 0.1) = 0.05 + 0.1 * (0.25 - 0.05) = 0.07  # 1 - beta1
+  exp_avg_sq = mul(exp_avg_sq, 0.999) = 0.00025 * 0.999 = 0.00024975  # beta2
+  exp_avg_sq = addcmul(exp_avg_sq, grad, grad, value=0.001)
+      = 0.00024975 + 0.001 * 0.25 * 0.25 = 0.00031225  # 1 - beta2
+  denom = sqrt(exp_avg_sq) = sqrt(0.00031225) = 0.0176706
+  denom = div(denom, 0.0447102) = 0.0176706 / 0.0447102 = 0.395225  # (1 - beta2**step)**0.5
+  denom = add(denom, 1e-08) = 0.395225 + 1e-08 = 0.395225  # eps
+  param = addcdiv(param, exp_avg, denom, value=-1.31579)
+      = 0.75 + -1.31579 * 0.07 / 0.395225 = 0.516955  # -(lr / (1 - beta1**step))"""
+
+
+def test_three_steps_of_adam_read_as_a_worked_example() -> None:
+    blocks = str(traced_adam()).split("\n\n")
+    assert len(blocks) == 3
+    assert blocks[1] == WORKED
+
+
+@pytest.mark.parametrize("options", [{}, {"foreach": True}, {"fused": True}, {"amsgrad": True}])
+@libraries
+def test_a_worked_example_fits_100_columns_and_ends_in_the_parameter(
+    library: Any, options: Options
+) -> None:
+    traced = traced_adam(library, **options)
+    lines = str(traced).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert any("param" in line and "0.516955" in line for line in [*lines, "".join(lines)])
+
+
+def values_of(traced: Trace) -> list[list[tuple[str, Any]]]:
+    """Return the names of the optimizer's tensors and the numbers that are written to them."""
+    return [
+        [
+            (value.label, value.kept)
+            for operation in each.operations
+            for value in operation.results
+            if value.label and operation.name not in ("zeros", "zeros_like")
+        ]
+        for each in traced.steps
+    ]
+
+
+def test_lists_of_tensors_are_shown_as_single_tensors_are() -> None:
+    single, listed = (traced_adam(torch.optim, foreach=foreach) for foreach in (False, True))
+    assert values_of(single) == values_of(listed)
+    assert values_of(single)[0][-1] == ("param", [0.75])
+
+
+def test_any_optimizer_is_shown_with_its_own_names() -> None:
+    optimizer = PlainAdam([weights(1, 2)], lr=0.25)
+    with optimlab.trace(optimizer) as traced:
+        step(optimizer, [0.5, 1.0])
+    printed = str(traced)
+    assert "root = div(sqrt, 0.0316228)" in printed
+    assert "# 1 - beta1" in printed  # a number that equals it
+    assert printed.endswith("= 0.75")
+
+
+def test_elements_are_chosen_by_parameter_or_number() -> None:
+    first, second = weights(1, 2), nn.Parameter(torch.ones(2, 3))
+    optimizer = optimlab.SGD([first, second], lr=0.5)
+    first.grad, second.grad = torch.ones(2), torch.arange(6.0).reshape(2, 3)
+    with optimlab.trace(optimizer, {second: [(1, 2), (0, 1)], 0: [1]}) as traced:
+        optimizer.step()
+    by_parameter = {each.parameter: each for each in traced.steps}
+    assert by_parameter[1].operations[-1].results[0].kept == [1 - 0.5 * 5, 1 - 0.5 * 1]
+    assert by_parameter[0].operations[-1].results[0].kept == [1.5]
+
+
+def test_the_first_element_of_the_first_three_parameters_is_shown_by_default() -> None:
+    params = [weights(1), weights(), nn.Parameter(torch.tensor(2.0)), weights(3), weights(4)]
+    optimizer = optimlab.SGD(params, lr=0.5)
+    give_gradients(params, [torch.ones_like(param) for param in params])
+    with optimlab.trace(optimizer) as traced:
+        optimizer.step()
+    assert [(each.parameter, each.elements) for each in traced.steps] == [
+        (0, ((0,),)),
+        (2, ((),)),
+        (3, ((0,),)),
+    ]
+
+
+@pytest.mark.parametrize("elements", [{2: [0]}, {0: [2]}, {0: [(0, 0)]}, {0: [()]}])
+def test_an_element_that_is_not_there_is_refused(elements: Any) -> None:
+    with pytest.raises(IndexError):
+        optimlab.trace(optimlab.SGD([weights(1, 2)]), elements)
+
+
+def test_no_step_is_told_so() -> None:
+    with optimlab.trace(optimlab.SGD([weights(1)])) as traced:
+        pass
+    assert str(traced) == "no step was traced"
+
+
+def test_a_closure_and_the_model_are_not_part_of_the_step() -> None:
+    weight = weights(1, 2)
+    optimizer = torch.optim.SGD([weight], lr=0.5)
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = (weight * weight).sum()
+        loss.backward()
+        return float(loss.detach())
+
+    with optimlab.trace(optimizer) as traced:
+        assert optimizer.step(closure) == 5.0
+        (weight * 3).sum().backward()
+    (only,) = traced.steps
+    assert [str(operation) for operation in only.operations] == ["param.add_(grad, alpha=-0.5)"]
+    assert only.operations[0].operands[1].kept == [2.0]
+
+
+def test_complex_parameters_are_shown_as_pairs() -> None:
+    weight = nn.Parameter(torch.tensor([1 + 2j]))
+    weight.grad = torch.tensor([3 - 4j])
+    optimizer = optimlab.Adam([weight], lr=0.5)
+    with optimlab.trace(optimizer) as traced:
+        optimizer.step()
+    assert traced.steps[0].operations[-1].results[0].kept == [(0.5, 2.5)]
+
+
+# The document for viewers.
+
+
+def test_the_document_holds_exact_numbers() -> None:
+    traced = traced_adam(steps=2)
+    read = json.loads(traced.to_json())
+    assert (read["schema"], read["optimizer"]) == ("optimlab.trace/1", "Adam")
+    last = read["steps"][1]["operations"][-1]
+    assert last["operation"] == "addcdiv_"
+    assert last["scalars"][0]["origin"] == "-(lr / (1 - beta1**step))"
+    (value,) = last["results"][0]["values"]
+    exact = traced.steps[1].operations[-1].results[0].kept[0]
+    assert float.fromhex(value["hex"]) == float(value["decimal"]) == exact
+    assert value["bits"] == hexadecimal(exact, torch.float32)
+
+
+def test_every_operand_of_the_document_was_written_before_or_is_the_optimizers() -> None:
+    read = traced_adam(steps=1).as_json()
+    known = {"param", "grad"}
+    for operation in read["steps"][0]["operations"]:
+        assert {operand["name"] for operand in operation["operands"]} <= known
+        known |= {result["name"] for result in operation["results"]}
+    assert known == {"param", "grad", "step", "exp_avg", "exp_avg_sq", "denom"}
+
+
+def test_numbers_that_json_has_not_are_strings() -> None:
+    optimizer = optimlab.SGD([weights(math.inf, 0)], lr=0.5)
+    with optimlab.trace(optimizer) as traced:
+        step(optimizer, [math.nan, 0])
+    content = traced.to_json()
+    assert "NaN" not in content
+    assert '"nan"' in content
+
+
+# Nothing is changed.
+
+
+@ways
+def test_a_traced_run_ends_in_the_same_bits(name: str, way: Options) -> None:
+    for options in ({}, STATEFUL[name]):
+        traced, alone = Pair(name, **way, **options), Pair(name, **way, **options)
+        for pair in (traced, alone):
+            for number in range(4):
+                pair.set_gradients()
+                if pair is traced and number != 1:
+                    for side in pair.sides:
+                        with optimlab.trace(side.optimizer) as seen:
+                            side.optimizer.step()
+                        assert seen.steps
+                else:
+                    pair.both(lambda side: side.optimizer.step())
+        for one, other in zip(traced.sides, alone.sides, strict=True):
+            assert_equal(one.seen(), other.seen())
+
+
+@ways
+def test_a_watched_run_ends_in_the_same_bits(name: str, way: Options) -> None:
+    watched, alone = Pair(name, **way), Pair(name, **way)
+    watches = [optimlab.watch(side.optimizer, every=2) for side in watched.sides]
+    watched.step(4)
+    alone.step(4)
+    for side, watch in zip(watched.sides, watches, strict=True):
+        assert list(watch.history) == [2, 4]
+        watch.remove()
+        assert not side.optimizer._optimizer_step_pre_hooks
+    for one, other in zip(watched.sides, alone.sides, strict=True):
+        assert_equal(one.seen(), other.seen())
+
+
+def test_hooks_are_gone_after_a_trace_and_after_an_error() -> None:
+    optimizer = optimlab.SGD([weights(1)])
+
+    def fail() -> float:
+        raise ArithmeticError
+
+    with pytest.raises(ArithmeticError), optimlab.trace(optimizer):
+        optimizer.step(fail)
+    assert not optimizer._optimizer_step_pre_hooks
+    assert not optimizer._optimizer_step_post_hooks
+    assert not torch._C._len_torch_dispatch_stack()
+
+
+@names
+def test_differentiable_steps_keep_their_derivatives(name: str) -> None:
+    def derivative(watched: bool) -> Tensor:
+        start = torch.ones(3, requires_grad=True)
+        param = start.clone()
+        param.retain_grad()
+        param.grad = torch.tensor([1.0, 2.0, 3.0])
+        optimizer = getattr(optimlab, name)([param], lr=0.5, differentiable=True)
+        if watched:
+            with optimlab.trace(optimizer) as traced:
+                optimizer.step()
+            assert traced.steps
+        else:
+            optimizer.step()
+        (found,) = torch.autograd.grad(param.square().sum(), start)
+        return found
+
+    assert_equal(derivative(watched=True), derivative(watched=False))
+
+
+# The recording.
+
+
+def recorded(optimizer: Optimizer, gradients: list[Tensor | None]) -> list[Operation]:
+    operations: list[Operation] = []
+    give_gradients(parameters(optimizer), gradients)
+    with Recording(optimizer, lambda tensor, _: tensor.detach().clone(), operations.extend):
+        optimizer.step()
+    return operations
+
+
+@pytest.mark.parametrize(("name", "way"), WAYS)
+def test_each_recorded_operation_can_be_repeated_to_the_same_bits(name: str, way: Options) -> None:
+    specs = (TensorSpec((5, 3)), TensorSpec((7,)), TensorSpec(()))
+    scenario = Scenario(tensors=specs)
+    for library in LIBRARIES:
+        optimizer = getattr(library, name)(scenario.start(), **way, **STATEFUL[name])
+        repeated = 0
+        for number in (1, 2):
+            for operation in recorded(optimizer, list(scenario.gradients(number))):
+                if not operation.computes or not operation.operands or "empty" in operation.name:
+                    continue
+                if operation.target is not None:
+                    assert_equal(operation.repeat(), copied(operation.target.kept, {}))
+                    repeated += 1
+        assert repeated >= 6
+
+
+def test_names_of_parameters_in_one_buffer_are_told_apart() -> None:
+    buffer = torch.zeros(6)
+    params = [nn.Parameter(buffer[:2]), nn.Parameter(buffer[2:])]
+    optimizer = torch.optim.SGD(params, lr=0.5)
+    operations = recorded(optimizer, [torch.ones(2), torch.ones(4)])
+    computing = [operation for operation in operations if operation.computes]
+    assert [operation.parameter for operation in computing] == [0, 1]
+    assert [str(operation) for operation in computing] == ["param.add_(grad, alpha=-0.5)"] * 2
+
+
+def test_an_operation_on_a_view_writes_to_what_is_viewed() -> None:
+    class ByRow(PlainSGD):
+        def update(self, param: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+            for row, slope in zip(param, grad, strict=True):
+                row.sub_(slope, alpha=group["lr"])
+
+    weight = nn.Parameter(torch.zeros(2, 2))
+    operations = recorded(ByRow([weight], lr=0.5), [torch.ones(2, 2)])
+    written = [operation for operation in operations if operation.in_place]
+    assert [str(operation) for operation in written] == ["param.sub_(grad, alpha=0.5)"] * 2
+    assert written[0].operands[0].source is None
+    assert written[1].operands[0].source == written[0].number
+
+
+# The watch.
+
+
+def test_the_watch_measures_what_it_says() -> None:
+    weight = weights(3.0, 4.0, 1.0, 8.0)
+    optimizer = torch.optim.SGD([("weight", weight)], lr=0.5)
+    with optimlab.watch(optimizer, every=1) as watched:
+        step(optimizer, [6.0, 8.0, 0.0, 1e-9])
+        reading = watched.readings["weight"]
+    norm = math.sqrt(3**2 + 4**2 + 1 + 64)
+    assert reading.norm == pytest.approx(norm)
+    assert reading.max == 8.0
+    assert reading.grad_norm == 10.0
+    assert reading.grad_max == 8.0
+    assert reading.update_norm == 5.0
+    assert reading.update_max == 4.0
+    assert reading.update_to_weight == pytest.approx(5 / norm)
+    assert reading.zero == 0.5
+    assert reading.lost == 0.25
+
+
+def test_the_signs_of_extremes_do_not_matter() -> None:
+    optimizer = torch.optim.SGD([weights(-3.0, 2.0)], lr=1.0)
+    with optimlab.watch(optimizer, every=1) as watched:
+        step(optimizer, [0.5, -0.25])
+    reading = watched.readings["param 0"]
+    assert (reading.max, reading.grad_max, reading.update_max) == (3.0, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.complex64])
+def test_every_dtype_is_measured(dtype: torch.dtype) -> None:
+    weight = nn.Parameter(torch.ones(4, dtype=dtype))
+    optimizer = optimlab.SGD([weight], lr=2**-12)
+    with optimlab.watch(optimizer, every=1) as watched:
+        give_gradients([weight], [torch.ones(4, dtype=dtype)])
+        optimizer.step()
+    reading = watched.readings["param 0"]
+    moved = 0 if dtype is torch.bfloat16 else 1
+    assert reading.lost == 1 - moved
+    assert reading.update_norm == pytest.approx(moved * 2**-11)
+
+
+class Kept:
+    """Keeps scalars as TensorBoard's writer takes them."""
+
+    def __init__(self) -> None:
+        self.scalars: dict[tuple[str, int], float] = {}
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
+        self.scalars[tag, global_step] = scalar_value
+
+
+def test_a_writer_is_given_each_number_of_every_nth_step() -> None:
+    layer, writer = nn.Linear(3, 2), Kept()
+    optimizer = optimlab.Adam(layer.parameters())
+    watched = optimlab.watch(optimizer, 3, names=layer.named_parameters(), writer=writer, tag="o")
+    for _ in range(7):
+        give_gradients(list(layer.parameters()), [torch.ones(2, 3), torch.ones(2)])
+        optimizer.step()
+    assert {number for _, number in writer.scalars} == {3, 6}
+    assert len(writer.scalars) == 2 * 2 * 9
+    assert writer.scalars["o/update_norm/bias", 6] == watched.history[6]["bias"].update_norm
+
+
+def test_tensorboard_takes_the_numbers(tmp_path: Path) -> None:
+    tensorboard = pytest.importorskip("torch.utils.tensorboard")
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    optimizer = torch.optim.SGD([weights(1.0)], lr=0.5)
+    with (
+        tensorboard.SummaryWriter(str(tmp_path)) as writer,
+        optimlab.watch(optimizer, every=1, writer=writer),
+    ):
+        step(optimizer, [1.0])
+    log = reader.EventAccumulator(str(tmp_path))
+    log.Reload()
+    (event,) = log.Scalars("optimizer/update_norm/param 0")
+    assert (event.step, event.value) == (1, 0.5)
+
+
+def test_parameters_without_gradient_or_element_are_left_out() -> None:
+    optimizer = torch.optim.SGD([weights(1.0), weights(2.0), weights()], lr=0.5)
+    with optimlab.watch(optimizer, every=1) as watched:
+        give_gradients(parameters(optimizer), [torch.ones(1), None, torch.ones(0)])
+        optimizer.step()
+    assert list(watched.readings) == ["param 0"]
+
+
+def test_a_watch_prints_its_last_readings() -> None:
+    optimizer = torch.optim.SGD([weights(1.0)], lr=0.5)
+    watched = optimlab.watch(optimizer, every=2)
+    step(optimizer, [1.0])
+    assert str(watched) == "no step was watched in 1 steps"
+    step(optimizer, [1.0])
+    lines = str(watched).splitlines()
+    assert lines[0] == "step 2"
+    assert lines[2].split() == ["param", "0", "0.5", "1", "0.5", "0.5", "1", "0", "%", "0", "%"]
+    assert max(map(len, lines)) <= 100
+
+
+def test_the_interval_of_a_watch_is_positive() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        optimlab.watch(torch.optim.SGD([weights(1.0)]), every=0)
+
+
+def test_sparse_gradients_are_watched_and_traced() -> None:
+    table = nn.Embedding(5, 2, sparse=True)
+    optimizer = torch.optim.SGD(table.parameters(), lr=0.5)
+    table(torch.tensor([1, 1])).sum().backward()
+    look: Callable[..., Any] = optimlab.trace
+    with optimlab.watch(optimizer, every=1) as watched, look(optimizer, {0: [(1, 0)]}) as traced:
+        optimizer.step()
+    assert watched.readings["param 0"].zero == 0.8
+    assert watched.readings["param 0"].grad_max == 2.0
+    assert "param" in str(traced)
