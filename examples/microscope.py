@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from common import Options, Result, parser, start
+from common import Options, Result, conclude, parser, start
 from torch import Tensor, nn
 
 import optimlab
@@ -80,8 +80,8 @@ def run(options: Options) -> Result:
         result[str(dtype)] = watched_training(optim, options, dtype)
     found = parting(optim)
     result["parted"] = [found.step, *found.operation_names]
-    print("\nShown: every step can be read, measured and compared, down to the operation and bit.")
-    return result
+    shown = "every step can be read, measured and compared, down to the operation and bit."
+    return conclude(result, shown)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from optimlab.native import plan
-from optimlab.native.carrier import carrier
+from optimlab.native.carrier import carriers
 from optimlab.values import OneByOne, TensorList
 
 if TYPE_CHECKING:
@@ -91,20 +91,19 @@ def carry_out(optimizer: Optimizer, batches: Sequence[Batch]) -> plan.Kept | Non
     Returns:
         What the next step can use again, if a carrier served every tensor.
     """
-    chosen = None if torch.compiler.is_compiling() else carrier()
-    served: list[tuple[Batch, list[plan.Part]]] = []
+    # Not while something intercepts operations: the carriers' first use checks them with many.
+    chosen = () if torch.compiler.is_compiling() or not plan.is_undisturbed() else carriers()
+    served: list[tuple[Batch, plan.Served]] = []
     for batch in batches:
-        if batch.execution is Execution.ONE_BY_ONE:
-            parts, rest = plan.serve(optimizer, chosen, batch) if chosen else ([], batch.members)
-            one_by_one(optimizer, batch, rest)
-            if not rest:
-                served.append((batch, parts))
-        elif batch.members:
+        if not batch.members:
+            continue
+        if batch.execution is not Execution.ONE_BY_ONE:
             _EXECUTIONS[batch.execution](optimizer, batch)
-    complete = len(served) == len(batches) and any(parts for _, parts in served)
-    if chosen and complete and plan.may_be_kept(optimizer):
-        return plan.keep(optimizer, chosen, served)
-    return None
+        elif chosen and (done := plan.serve(optimizer, chosen, batch)):
+            served.append((batch, done))
+        else:
+            one_by_one(optimizer, batch, batch.members)
+    return plan.keep(optimizer, batches, served) if served else None
 
 
 def one_by_one(optimizer: Optimizer, batch: Batch, members: Sequence[Member]) -> None:
@@ -125,7 +124,7 @@ def _next(step: Tensor, group: dict[str, Any]) -> float | Tensor:
     step += 1
     if group["differentiable"]:
         return step.clone()  # autograd may keep it, and the next step changes the original
-    return step if _steps_stay_tensors(group) else step.item()
+    return step if _steps_stay_tensors(group) else float(step.item())
 
 
 def _steps_stay_tensors(group: dict[str, Any]) -> bool:
@@ -153,7 +152,7 @@ def together(optimizer: Optimizer, batch: Batch) -> None:
         if as_numbers:
             for member in same_kind:
                 if member.step is not None:
-                    member.number = member.step.item()
+                    member.number = float(member.step.item())
         divided = _divided(same_kind)
         incomplete = len({tuple(same[0].state) for same in divided}) > 1
         for same in divided:

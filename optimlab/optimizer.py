@@ -144,7 +144,10 @@ class Optimizer(torch.optim.Optimizer):
         """
         on_device = group.get("capturable") or group.get("fused")
         dtype = devices.step_dtype(fused=group.get("fused"))
-        return torch.zeros((), dtype=dtype, device=param.device if on_device else self.step_device)
+        if on_device:
+            return torch.zeros((), dtype=dtype, device=param.device)
+        # A constant, whose value is known also where tensors are fake.
+        return torch.tensor(0.0, dtype=dtype, device=self.step_device)
 
     def check(self, batch: Batch) -> None:
         """Refuse, before anything has changed, what the rule cannot do with this batch.
@@ -198,7 +201,9 @@ class Optimizer(torch.optim.Optimizer):
 
         @functools.wraps(func)
         def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-            if torch.compiler.is_compiling() or _is_watched(cast(Optimizer, args[0])):
+            # A closure may register a hook.
+            has_closure = len(args) > 1 or bool(kwargs)
+            if has_closure or torch.compiler.is_compiling() or _is_watched(cast(Any, args[0])):
                 return watched(*args, **kwargs)
             return func(*args, **kwargs)
 
@@ -331,6 +336,7 @@ class Optimizer(torch.optim.Optimizer):
                 parameters or groups have names.
         """
         self.param_groups.append(complete_group(param_group, self.defaults, self.param_groups))
+        self.__dict__.pop("_kept", None)
 
     @devices.outside_compile
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -411,6 +417,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self.__dict__.pop("_kept", None)  # which would keep the old state alive
         complete_old_groups(self.param_groups, self.state_dict_defaults)
         if self.counts_steps:
             steps_to_tensors(self.state, self.param_groups)

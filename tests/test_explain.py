@@ -17,6 +17,7 @@ from wrong_optimizers import WRONG, FusedOrder
 
 import optimlab
 from optimlab import __main__ as command_line
+from optimlab.instruments import equivalence
 from optimlab.instruments.copies import copy_optimizer, give_gradients, parameters
 from optimlab.instruments.equivalence import OPTIMIZERS, way_cell
 from optimlab.instruments.explanation import Explanation
@@ -335,6 +336,12 @@ def test_what_a_flag_changes_is_told(
     assert expected in way_cell(name, OPTIMIZERS[name], change, dtype)
 
 
+def test_a_measuring_process_ends_with_the_bits_of_this_one() -> None:
+    ended = equivalence.Start("here").parameters()
+    assert_equal(ended, equivalence.run("torch.optim", 1))
+    assert_equal(ended, equivalence.run("optimlab", 1))
+
+
 def test_a_fused_kernel_is_one_operation() -> None:
     adam = torch.optim.Adam
     found = optimlab.explain(
@@ -376,6 +383,14 @@ def test_the_emulated_fma_rounds_once(dtype: torch.dtype) -> None:
     if dtype is torch.float32 and adds_round_once():
         vector = torch.addcmul(c, a, b)
         assert same_bits(fma(a, b, c), vector)
+
+
+def test_the_emulated_fma_does_not_round_through_double_precision() -> None:
+    """The exact sum lies just below the middle of two floats, in double precision right in it."""
+    odd = 1 + 2**-23
+    a, b, c = (torch.tensor([x]) for x in (2**-24 * (1 + 2**-23), 1 - 2**-23, odd))
+    assert (a.double() * b.double() + c.double()).float().item() == 1 + 2**-22
+    assert fma(a, b, c).item() == odd
 
 
 # Optimizers that there are already.
@@ -464,6 +479,17 @@ def test_copies_share_nothing_with_the_original_but_inside_themselves() -> None:
     assert_equal(made.state_dict(), original.state_dict())
     addresses = {param.data_ptr() for param in parameters(original)}
     assert not addresses & {param.data_ptr() for param in parameters(made)}
+
+
+def test_an_optimizer_with_tensors_that_a_computation_made_is_copied() -> None:
+    lr = torch.tensor(0.05, requires_grad=True) * 2
+    weight = torch.nn.Parameter(torch.ones(2))
+    original = optimlab.SGD([weight], lr=lr, momentum=0.9)
+    original.state[weight]["momentum_buffer"] = lr * torch.ones(2)
+    made = copy_optimizer(original)
+    assert made.param_groups[0]["lr"].item() == lr.item()
+    (copy,) = parameters(made)
+    assert made.state[copy]["momentum_buffer"].tolist() == (lr * torch.ones(2)).tolist()
 
 
 def test_what_cannot_be_compared_is_refused() -> None:

@@ -39,7 +39,7 @@ def carrier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param == "native":
         assert FOUND.machine is not None
         chosen = Native(FOUND.machine, FOUND)
-    monkeypatch.setattr(execution, "carrier", lambda: chosen)
+    monkeypatch.setattr(execution, "carriers", lambda: (chosen,))
     return chosen
 
 
@@ -597,7 +597,7 @@ def test_a_step_count_that_differs_far_behind_is_noticed(name: str) -> None:
 
 def test_few_tensors_are_not_worth_a_bin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "MANY", 32)
-    monkeypatch.setattr(execution, "carrier", Blocks)
+    monkeypatch.setattr(execution, "carriers", lambda: (Blocks(),))
     pair = Beside("Adam")
     pair.step(3)
     assert not pair.is_kept

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from optimlab.adam import Adam, AdamW
-from optimlab.native.carrier import carrier
+from optimlab.blocks import Blocks
+from optimlab.native.carrier import carriers
 from optimlab.native.plan import DTYPES
 from optimlab.native.tape import NotServedError, read
 from optimlab.native.trust import trust
@@ -26,13 +27,13 @@ class Info:
         native: whether the native machine is loaded.
         reason: why it is not, or what it may not be used for.
         instruction_set: that the machine uses; empty without one.
-        served: for each optimizer and dtype whether the machine gives ATen's bits.
+        served: for each optimizer and dtype by what it is carried out.
     """
 
     native: bool
     reason: str
     instruction_set: str
-    served: dict[str, dict[str, bool]]
+    served: dict[str, dict[str, str]]
 
     def __str__(self) -> str:
         capability = torch.backends.cpu.get_cpu_capability()
@@ -45,7 +46,7 @@ class Info:
         if self.reason:
             lines.append(f"  {self.reason}")
         for name, dtypes in self.served.items():
-            cells = [f"{d} {_by(self.native) if yes else 'ATen'}" for d, yes in dtypes.items()]
+            cells = [f"{dtype} {by}" for dtype, by in dtypes.items()]
             lines.append(f"{name + ':':<9} {', '.join(cells)}")
         lines.append(
             "ATen, tensor by tensor: half precision, complex and sparse tensors, tensor lr and\n"
@@ -55,10 +56,6 @@ class Info:
             "torch._foreach_*: foreach=True, and CUDA by default. torch._fused_*: fused=True"
         )
         return "\n".join(lines)
-
-
-def _by(native: bool) -> str:
-    return "native machine" if native else "blocks and bins"
 
 
 def info(*optimizers: type[Optimizer]) -> Info:
@@ -77,16 +74,19 @@ def info(*optimizers: type[Optimizer]) -> Info:
     for optimizer_class in (SGD, Adam, AdamW, RMSprop, *optimizers):
         optimizer = optimizer_class([torch.zeros(1, device="cpu")])
         served[optimizer_class.__name__] = {
-            str(dtype).removeprefix("torch."): _is_served(optimizer, dtype) for dtype in DTYPES
+            str(dtype).removeprefix("torch."): _carried_out_by(optimizer, dtype) for dtype in DTYPES
         }
     used = "" if machine is None else _INSTRUCTION_SETS[machine.limit_instruction_set(2)]
     return Info(machine is not None, trusted.reason, used, served)
 
 
-def _is_served(optimizer: Optimizer, dtype: torch.dtype) -> bool:
+def _carried_out_by(optimizer: Optimizer, dtype: torch.dtype) -> str:
     group = optimizer.param_groups[0]
     try:
         tape = read(optimizer, ("param", "grad", *optimizer.state_names(group)), 2.0, group)
     except (NotServedError, AttributeError, TypeError):
-        return False
-    return carrier().takes(tape, dtype)
+        return "ATen"
+    for carrier in carriers():
+        if carrier.takes(tape, dtype):
+            return "blocks and bins" if isinstance(carrier, Blocks) else "native machine"
+    return "ATen"

@@ -107,6 +107,10 @@ def document() -> Iterator[str]:
         date=datetime.date.today().isoformat(),
         capability=torch.backends.cpu.get_cpu_capability(),
         steps=STEPS,
+        options="; ".join(
+            f"{name} {', '.join(f'`{key}={value}`' for key, value in options.items())}"
+            for name, options in OPTIMIZERS.items()
+        ),
         sizes=", ".join(" × ".join(map(str, size)) for size in SIZES),
     )
     yield from way_table()
@@ -251,7 +255,8 @@ prints this page for your machine. Measured here: torch {torch}, CPU capability 
 Each way to carry out a step, compared with `foreach=False` by `optimlab.explain`. A cell that is
 not "same" says after which step bits differ, in which tensor first, what makes the difference as
 far as experiments tell, and in which share of that tensor's elements. "–": torch refuses it.
-`capturable=True` is for CUDA graphs, torch refuses it on CPU.
+`capturable=True` is for CUDA graphs, torch refuses it on CPU. What is the same here need not be so
+with other hyperparameters, gradients or more steps. Hyperparameters: {options}.
 """
 STARTED_DIFFERENTLY = """
 ## Between processes

@@ -17,6 +17,8 @@ from optimlab.parity.bits import Distance, hexadecimal
 
 WIDTH = 100
 _COLUMN = 47
+# ATen calls one argument differently in operations on lists.
+_NUMBERS = dict.fromkeys(("other", "scalar", "scalars", "self"), "number") | {"weights": "weight"}
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,8 @@ def _values(operation: Operation | None, element: tuple[int, ...]) -> dict[str, 
     if operation is None:
         return {}
     shown = {value.name: _spelt(value, element) for value in operation.operands}
-    shown.update({name: repr(number) for name, number in operation.scalars.items()})
+    for name, number in operation.scalars.items():
+        shown[_NUMBERS.get(name, name)] = repr(number)
     for value in operation.results:
         name = "result" if len(operation.results) == 1 else f"{value.name}, result"
         shown[name] = _spelt(value, element)

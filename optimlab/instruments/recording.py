@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from optimlab.instruments.registers import Register, Registers
 from optimlab.instruments.writing import Operation, Value, is_listed, split, written_arguments
-from optimlab.native.carrier import carrier
+from optimlab.native.carrier import carriers
 
 Look: TypeAlias = Callable[[Tensor, "int | None"], Any]
 """What to keep of a tensor at a moment, given the number of the parameter that it belongs to."""
@@ -57,7 +57,7 @@ class Recording(TorchDispatchMode):
         self._hooks: list[Any] = []
 
     def __enter__(self) -> Recording:
-        carrier()  # which is made at first use, by comparing many operations
+        carriers()  # which is made at first use, by comparing many operations
         self._hooks = [
             self.optimizer.register_step_pre_hook(self._begin),
             self.optimizer.register_step_post_hook(self._end),

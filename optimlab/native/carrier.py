@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import threading
 from array import array
 from collections.abc import Sequence
 from operator import attrgetter
@@ -28,6 +30,9 @@ ALONE = 1 << 15
 
 BLOCK = 128
 """How many parameters are looked at together."""
+
+_FIRST_USE = threading.Lock()
+_forked = False
 
 _grad = attrgetter("grad")
 _is_neg = Tensor.is_neg
@@ -81,14 +86,17 @@ class Native:
     def undo(self, part: Part) -> None:
         """Move the version counters back: the step will not be carried out."""
         for block in part.scratch.pop("moved", ()):
-            versions = tuple(tensor._version - 1 for tensor in block.written)
-            torch._C._autograd._unsafe_set_version_counter(tuple(block.written), versions)
+            block.forget()
+            for tensor in block.written:  # one by one, because views of one tensor share a counter
+                version = (tensor._version - 1,)
+                torch._C._autograd._unsafe_set_version_counter((tensor,), version)
 
     def _look_at(self, part: Part, block: Block) -> float:
         grads = list(map(_grad, block.params))
         if (
             set(map(type, grads)) != {Tensor}
             or any(map(_is_neg, grads))
+            or any(map(_is_neg, block.written))
             or not block.keeps_its_state()
         ):
             return -1.0
@@ -105,8 +113,10 @@ class Native:
         if "task" not in part.scratch:
             part.scratch["task"] = _task(part)
         task = part.scratch["task"]
-        task.threads = 1 if part.total <= ALONE else torch.get_num_threads()
+        task.threads = 1 if part.total <= ALONE or _forked else torch.get_num_threads()
         self._machine.carry_out(task, array("d", part.tape.numbers))
+        for block in part.scratch.pop("moved", ()):
+            block.forget()
 
 
 def _task(part: Part) -> Task:
@@ -125,7 +135,24 @@ def _task(part: Part) -> Task:
 
 
 @functools.cache
-def carrier() -> Carrier:
-    """Choose, once in a process, what carries out rules on CPU."""
+def _carriers() -> tuple[Carrier, ...]:
     trusted = trust()
-    return Blocks() if trusted.machine is None else Native(trusted.machine, trusted)
+    if trusted.machine is None:
+        return (Blocks(),)
+    return Native(trusted.machine, trusted), Blocks()
+
+
+def carriers() -> tuple[Carrier, ...]:
+    """Return what carries out rules on CPU, the fastest first; found out once in a process."""
+    with _FIRST_USE:  # threads that make their first step together would check with one another
+        return _carriers()
+
+
+def _note_fork() -> None:
+    """Go on with one thread: a pool does not survive a fork, and would be waited for."""
+    global _forked  # noqa: PLW0603 - there is one process
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)

@@ -137,6 +137,10 @@ class Block:
             found = chain.from_iterable(found)
         return all(map(is_, found, self.states))
 
+    def forget(self) -> None:
+        """Let go of the gradients: their memory is not ours to keep."""
+        self._gradients = None
+
     def take(self, grads: list[Tensor]) -> Look:
         """Point to the gradients of another step."""
         # An array of objects is an array of their addresses.

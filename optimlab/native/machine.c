@@ -498,7 +498,8 @@ static int is_plain(Export export, void *object, long bits, Exported *tensor)
 {
     return !export(object, tensor) && tensor->device_type == ON_CPU &&
            tensor->type_code == FLOATING_POINT && tensor->type_bits == bits &&
-           tensor->type_lanes == 1;
+           tensor->type_lanes == 1 &&
+           (uintptr_t)(tensor->data + tensor->byte_offset) % (uintptr_t)(bits / 8) == 0;
 }
 
 /* Whether memory that is read shares nothing with memory that is written. */
@@ -531,6 +532,9 @@ static double common_step(const Look *look)
         Exported tensor;
         if (!is_plain(look->export, look->steps[t], look->step_bits, &tensor))
             return -1;
+        for (int32_t k = 0; k < tensor.ndim; k++)
+            if (tensor.shape[k] != 1)
+                return -1;
         const char *data = tensor.data + tensor.byte_offset;
         if ((int64_t)data != look->step_pointers[t])
             return -1;
@@ -558,6 +562,8 @@ double optimlab_look(const Look *look)
                 !is_laid_out(&tensor, layout))
                 return -1;
             const int64_t address = (int64_t)(tensor.data + tensor.byte_offset);
+            if (!tensor.data && size_of(layout))
+                return -1; /* zeros that are nowhere, or memory that was taken away */
             if (address == pointers[t])
                 continue;
             if (r != 1 || !is_apart(look, address, address + size_of(layout) * (look->bits / 8)))

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from optimlab.native.tape import NotServedError, Tape, read
 
@@ -32,6 +33,9 @@ Ranges: TypeAlias = "tuple[array[int], array[int]]"
 """Where ranges of memory begin and where they end, in ascending order."""
 
 DTYPES = (torch.float32, torch.float64)
+
+MOST_STEPS = 1 << 24
+"""From here on a step count in float32 stays where it is when 1 is added."""
 
 _address = Tensor.data_ptr
 _is_contiguous = Tensor.is_contiguous
@@ -73,6 +77,7 @@ def is_undisturbed() -> bool:
         and not torch._C._len_torch_dispatch_stack()
         and not torch._C._len_torch_function_stack()
         and torch._C._functorch.maybe_current_level() is None
+        and forward_ad._current_level < 0
         and not torch.compiler.is_compiling()
     )
 
@@ -80,6 +85,9 @@ def is_undisturbed() -> bool:
 def may_be_served(group: dict[str, Any]) -> bool:
     """Tell whether the flags of a group leave its tensors to a carrier."""
     return not (group["differentiable"] or group.get("capturable"))
+
+
+Served: TypeAlias = "tuple[Carrier, list[Part]]"
 
 
 @dataclass(slots=True)
@@ -168,7 +176,8 @@ class Part:
         grads: list[Any] = [param.grad for param in self.params]
         if not (
             self._lie_alike(grads)
-            and not any(map(Tensor.is_neg, grads))
+            and not any(map(Tensor.is_neg, (*self.params, *grads, *self.states)))
+            and not any(map(Tensor._is_zerotensor, grads))
             and {grad.dtype for grad in grads} == {self.dtype}
             and set(map(type, grads)) == {Tensor}
         ):
@@ -187,7 +196,7 @@ class Part:
         Nothing is changed yet but what the carrier's ``undo`` takes back.
         """
         counted = carrier.look(self)
-        if counted < 0:
+        if not (0 <= counted < MOST_STEPS and counted.is_integer()):
             return False
         self.step = counted + 1
         try:
@@ -200,6 +209,7 @@ class Part:
         """Carry out the step that was prepared."""
         carrier.carry_out(optimizer, self)
         self.grads = []  # their memory is not ours to keep
+        self.tape = None
 
 
 @dataclass(slots=True)
@@ -211,12 +221,14 @@ class KeptGroup:
     without_grad: list[Tensor]
     names: tuple[str, ...]
     parts: list[Part]
+    options: int
 
     def stayed(self, optimizer: Optimizer, group: dict[str, Any]) -> bool:
         """Tell whether the same parameters take part, in the same way."""
         params = group["params"]
         return (
             group is self.group
+            and len(group) == self.options
             and len(params) == len(self.params)
             and all(map(is_, params, self.params))
             and not (group.get("foreach") or group.get("fused"))
@@ -281,55 +293,58 @@ def may_be_kept(optimizer: Optimizer) -> bool:
 
 
 def keep(
-    optimizer: Optimizer, carrier: Carrier, served: Sequence[tuple[Batch, list[Part]]]
-) -> Kept:
-    """Keep the parts of a step in which the carrier served every tensor."""
-    groups = []
-    for batch, parts in served:
-        params = list(batch.group["params"])
-        taking_part = {id(member.param) for member in batch.members}
-        without_grad = [param for param in params if id(param) not in taking_part]
-        groups.append(KeptGroup(batch.group, params, without_grad, batch.names, parts))
+    optimizer: Optimizer, batches: Sequence[Batch], served: Sequence[tuple[Batch, Served]]
+) -> Kept | None:
+    """Keep the parts of a step, if one carrier served every tensor of it."""
+    used = {id(carrier): carrier for _, (carrier, _) in served}
+    taking_part = [batch for batch in batches if batch.members]
+    if len(used) != 1 or len(served) < len(taking_part) or not may_be_kept(optimizer):
+        return None
+    counts = [n for _, (_, parts) in served for part in parts for n in part.step_addresses]
+    if len(set(counts)) < len(counts):
+        return None  # groups share a step count, which has to be read again after each
+    parts_of = {id(batch): parts for batch, (_, parts) in served}
+    groups = [_kept_group(batch, parts_of.get(id(batch), [])) for batch in batches]
+    (carrier,) = used.values()
     return Kept(carrier, groups, list(optimizer.state.keys()), list(optimizer.state.values()))
 
 
-def serve(
-    optimizer: Optimizer, carrier: Carrier, batch: Batch
-) -> tuple[list[Part], Sequence[Member]]:
-    """Carry out a batch, as far as the carrier can.
+def _kept_group(batch: Batch, parts: list[Part]) -> KeptGroup:
+    params = list(batch.group["params"])
+    taking_part = {id(member.param) for member in batch.members}
+    without_grad = [param for param in params if id(param) not in taking_part]
+    return KeptGroup(batch.group, params, without_grad, batch.names, parts, len(batch.group))
+
+
+def serve(optimizer: Optimizer, carriers: Sequence[Carrier], batch: Batch) -> Served | None:
+    """Carry out a batch, if a carrier can.
+
+    All of it or nothing: members that a carrier does not serve could share memory with those that
+    it does, or raise an error before which torch would have updated no more than those in front.
 
     Returns:
-        The parts that were carried out, and the members that were not.
+        The carrier and the parts that it carried out, or ``None`` if nothing was done.
     """
-    nothing: tuple[list[Part], Sequence[Member]] = ([], batch.members)
-    if not (
-        may_be_served(batch.group)
-        and carrier.gains(batch.members)
-        and is_undisturbed()
-        and carrier.is_ready()
-        and _is_taken(optimizer, carrier, batch)
-    ):
-        return nothing
+    if not (may_be_served(batch.group) and is_undisturbed()):
+        return None
+    carrier = _chosen(optimizer, carriers, batch)
+    if carrier is None or not all(_is_plain(member, batch.names) for member in batch.members):
+        return None
     divided: defaultdict[Any, list[Member]] = defaultdict(list)
-    rest = []
     for member in batch.members:
-        if _is_plain(member, batch.names):
-            step = None if member.step is None else (member.step.item(), member.step.dtype)
-            divided[member.param.dtype, step].append(member)
-        else:
-            rest.append(member)
-    served = [member for same in divided.values() for member in same]
-    written = _ranges(served)
-    begins = np.array([member.grad.data_ptr() for member in served], dtype=np.int64)
-    lengths = np.array([member.grad.nbytes for member in served], dtype=np.int64)
+        step = None if member.step is None else (member.step.item(), member.step.dtype)
+        divided[member.param.dtype, step].append(member)
+    written = _ranges(batch.members)
+    begins = np.array([member.grad.data_ptr() for member in batch.members], dtype=np.int64)
+    lengths = np.array([member.grad.nbytes for member in batch.members], dtype=np.int64)
     if _overlap(written) or not _are_apart(written, begins, lengths):
-        return nothing
+        return None
     parts = [_part(optimizer, batch, same, written) for same in divided.values()]
     if not _are_prepared(optimizer, carrier, parts):
-        return nothing
+        return None
     for part in parts:
         part.carry_out(optimizer, carrier)
-    return parts, rest
+    return carrier, parts
 
 
 def _are_prepared(optimizer: Optimizer, carrier: Carrier, parts: Sequence[Part]) -> bool:
@@ -344,13 +359,21 @@ def _are_prepared(optimizer: Optimizer, carrier: Carrier, parts: Sequence[Part])
     return ready
 
 
-def _is_taken(optimizer: Optimizer, carrier: Carrier, batch: Batch) -> bool:
-    """Tell whether the carrier takes the rule at all, before any tensor is looked at."""
+def _chosen(optimizer: Optimizer, carriers: Sequence[Carrier], batch: Batch) -> Carrier | None:
+    """Choose the first carrier that takes the rule, before the tensors are looked at."""
+    dtypes = {member.param.dtype for member in batch.members}
+    if not dtypes.issubset(DTYPES):
+        return None
+    step = batch.members[0].step
     try:
-        tape = read(optimizer, ("param", "grad", *batch.names), 1.0, batch.group)
-    except (NotServedError, AttributeError, TypeError):
-        return False  # the plain path finds out whether it is an error
-    return any(carrier.takes(tape, dtype) for dtype in DTYPES)
+        coming = 1.0 if step is None else float(step.item()) + 1
+        tape = read(optimizer, ("param", "grad", *batch.names), coming, batch.group)
+    except (NotServedError, AttributeError, RuntimeError, TypeError):
+        return None  # the plain path finds out whether it is an error
+    for carrier in carriers:
+        if all(carrier.takes(tape, dtype) for dtype in dtypes) and carrier.is_ready():
+            return carrier if carrier.gains(batch.members) else None
+    return None
 
 
 def _is_plain(member: Member, names: tuple[str, ...]) -> bool:
@@ -378,7 +401,9 @@ def _is_plain_memory(tensor: Tensor) -> bool:
         and tensor.is_cpu
         and tensor.layout is torch.strided
         and not tensor.is_neg()
+        and not tensor._is_zerotensor()
         and not tensor.is_inference()
+        and tensor.data_ptr() % tensor.element_size() == 0
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
+from math import isinf
 from typing import TYPE_CHECKING, Any
 
 from optimlab.program import Recorder, Symbol
@@ -41,6 +42,8 @@ class Operation(enum.IntEnum):
 
 NUMBERS = 6
 """How many numbers encode an instruction."""
+
+LARGEST_FLOAT = 3.4028234663852886e38
 
 WEIGHT_OF_ONE = 1e-7
 """Within this of 1, a weight of ``lerp`` may be 1 in float32: ``end - (end - start) * (1 - 1)``."""
@@ -81,7 +84,7 @@ class Tape(Recorder):
         super().__init__(listed=False)
         self.slots = {name: Slot(self, i) for i, name in enumerate(names)}
         self.numbers: list[float] = []
-        self._registers = len(names)
+        self._inputs = self._registers = len(names)
 
     @property
     def used(self) -> list[float]:
@@ -92,8 +95,8 @@ class Tape(Recorder):
         """Tell whether the machine has the room for the program and its registers."""
         return (
             len(self.numbers) <= MOST_INSTRUCTIONS * NUMBERS
-            and self._registers - len(self.slots) <= TEMPORARIES
-            and len(self.slots) <= MOST_INPUTS
+            and self._registers - self._inputs <= TEMPORARIES
+            and self._inputs <= MOST_INPUTS
         )
 
     def write(self, operation: str, *operands: Any, **keywords: Any) -> Symbol:
@@ -116,10 +119,12 @@ class Tape(Recorder):
             scalar: its number.
 
         Raises:
-            NotServedError: if the scalar is a tensor.
+            NotServedError: if the scalar is a tensor, or none that torch takes everywhere.
         """
-        if not isinstance(scalar, float | int):
-            raise NotServedError("a hyperparameter is a tensor")
+        if not isinstance(scalar, float | int) or isinstance(scalar, bool):
+            raise NotServedError("a hyperparameter is a tensor, or no number")
+        if abs(scalar) > LARGEST_FLOAT and not isinf(scalar):
+            raise NotServedError("torch refuses some numbers that float32 cannot hold")
         result = a
         if not in_place:
             result = Slot(self, self._registers)
@@ -144,6 +149,7 @@ def read(optimizer: Optimizer, names: tuple[str, ...], step: float, group: dict[
     state: dict[str, Any] = dict(tape.slots)
     param, grad = state.pop("param"), state.pop("grad")
     optimizer.update(param, grad, state, step, group)
+    tape.slots = {}  # they hold the tape: a cycle that only the garbage collector would find
     return tape
 
 

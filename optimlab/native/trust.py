@@ -9,6 +9,7 @@ smallest numbers, from unaligned starts and with odd lengths. NaN equals NaN, wh
 from __future__ import annotations
 
 import functools
+import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from optimlab.native.library import (
     ROOT_LIKE_MKL,
     ROOT_OF_MKL,
     ROOT_OF_PROCESSOR,
+    VARIABLE,
     Machine,
     machine,
 )
@@ -84,7 +86,9 @@ def trust() -> Trust:
     """Load the machine and check it, once in a process."""
     loaded = machine()
     if loaded is None:
-        return Trust(None, reason="the native library is not built, or disabled")
+        disabled = os.environ.get(VARIABLE) == "0"
+        reason = f"disabled by {VARIABLE}=0" if disabled else "not built: pip found no C compiler?"
+        return Trust(None, reason=f"the native library is {reason}")
     if describer() is None:
         return Trust(None, reason="this torch does not describe tensors through DLPack's table")
     with torch.inference_mode(False), torch.no_grad():
@@ -122,8 +126,11 @@ def _root_is_right(loaded: Machine, dtype: torch.dtype) -> bool:
     values = torch.randint(
         0, int(bits), (1 << 16,), generator=generator, dtype=_INTEGERS[dtype], device="cpu"
     )
-    values = values.view(dtype)
-    return same_bits(values.sqrt(), _run(loaded, Operation.SQUARE_ROOT, [values] * 3, 0.0))
+    pieces = values.view(dtype).split(1 << 14)  # too few each for ATen to wake other threads
+    return all(
+        same_bits(piece.sqrt(), _run(loaded, Operation.SQUARE_ROOT, [piece] * 3, 0.0))
+        for piece in pieces
+    )
 
 
 def _is_right(loaded: Machine, operation: Operation, dtype: torch.dtype) -> bool:
