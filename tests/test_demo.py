@@ -334,3 +334,8 @@ def test_the_bits_are_the_same_on_cuda(tmp_path: Path) -> None:
     finished = run_demo(tmp_path, *SHORT, "--device", "cuda", "--optimizers", *ELEMENTS)
     assert finished.status == 0
     assert finished.numbers["elements_compared"] == (STEPS + 3) * sum(ELEMENTS.values())
+
+
+def test_with_json_nothing_but_the_numbers_is_printed(tmp_path: Path) -> None:
+    finished = run_demo(tmp_path, *SHORT, "--optimizers", "sgd", "--json")
+    assert json.loads(finished.printed) == finished.numbers

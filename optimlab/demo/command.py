@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from pathlib import Path
 
@@ -12,8 +13,12 @@ from optimlab.terminal import (
     Subparsers,
     add_command,
     add_device,
+    add_json,
     check_device,
+    check_json,
     positive,
+    prints_json,
+    write_json,
 )
 
 DESCRIPTION = """\
@@ -57,6 +62,7 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="DIR",
         help="default: optimlab-demo",
     )
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -68,7 +74,9 @@ def run(args: argparse.Namespace) -> int:
     settings = [
         Settings(recipe, args.epochs, args.batch_size, args.seed, args.device) for recipe in recipes
     ]
-    return int(experiment.run(settings, args.output).differing > 0)
+    differing = experiment.run(settings, args.output, quiet=prints_json(args)).differing
+    write_json(args, json.loads((args.output / "result.json").read_text(encoding="utf-8")))
+    return int(differing > 0)
 
 
 def prepare(args: argparse.Namespace) -> None:
@@ -82,6 +90,7 @@ def prepare(args: argparse.Namespace) -> None:
         # inherited by the processes that resume.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     check_device(args.device)
+    check_json(args)
     try:
         (args.output / "checkpoints").mkdir(parents=True, exist_ok=True)
     except OSError as error:

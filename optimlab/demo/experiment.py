@@ -14,17 +14,18 @@ from optimlab.demo.training import LockStep, reproducible
 from optimlab.parity.bits import Distance
 
 
-def run(settings: Sequence[Settings], folder: Path) -> Distance:
+def run(settings: Sequence[Settings], folder: Path, *, quiet: bool = False) -> Distance:
     """Train with each of the settings, print how it goes and write what was found.
 
     Args:
         settings: One for each optimizer.
         folder: An existing directory for figure and numbers, with a directory ``checkpoints``.
+        quiet: Whether to print nothing.
 
     Returns:
         How far all compared elements are apart.
     """
-    report = Report(make_console(), settings)
+    report = Report(make_console(quiet=quiet), settings)
     with reproducible(), report.progress:
         digits = read_digits()
         report.introduce()

@@ -11,22 +11,22 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from optimlab import terminal
 from optimlab.demo.recipes import RECIPES, Settings
 from optimlab.demo.results import COMPARISONS, Outcome, device_name, overall, versions
 from optimlab.demo.training import Epoch, LockStep
 from optimlab.parity.bits import Distance
 
-WIDTH = 100
 HEADER = """\
            mean training loss      test accuracy         elements     elements
   epoch     torch  optimlab       torch  optimlab        compared    differing"""
 SAME, DIFFERENT = "bold green", "bold red"
 
 
-def make_console() -> Console:
+def make_console(*, quiet: bool = False) -> Console:
     """Make a console of at most 100 columns; away from a terminal it has exactly 100."""
-    console = Console(highlight=False, markup=False)
-    console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
+    console = terminal.console(quiet=quiet)
+    console.width = min(console.width, terminal.WIDTH) if console.is_terminal else terminal.WIDTH
     return console
 
 

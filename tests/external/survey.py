@@ -2,7 +2,7 @@
 
 Run it in an environment of its own, which has the packages (docs/external-optimizers.md says how):
 
-    python tests/external/run.py --write docs/external-optimizers.md
+    python tests/external/survey.py --write docs/external-optimizers.md
 
 A package that is not installed is left out, and the table says so. It takes some minutes.
 """
