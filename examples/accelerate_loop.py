@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
-from common import Options, Result, parser, start
+from common import Options, Result, conclude, parser, start
 from runs import Make, ending, same_bits
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -101,7 +101,7 @@ def loader(seed: int) -> DataLoader[Any]:
     """Load the digits in random order: 30 batches, a multiple of what is accumulated."""
     digits = read_digits()
     dataset = TensorDataset(digits.train_images, digits.train_labels)
-    # With a generator of its own: to start, it would else draw from that of dropout.
+    # A generator of its own: otherwise each epoch would begin with a draw from dropout's.
     generator = torch.Generator().manual_seed(seed)
     return DataLoader(dataset, BATCH_SIZE, shuffle=True, generator=generator)
 
@@ -132,8 +132,8 @@ def run(options: Options) -> Result:
 
     result = ending(whole.model, whole.optimizer)
     same = same_bits(ending(resumed.model, resumed.optimizer), result)
-    print(f"\nShown: under accelerate, the resumed run ends in {same}.")
-    return {**result, "loss": whole.loss}
+    shown = f"under accelerate, the resumed run ends in {same}."
+    return conclude({**result, "loss": whole.loss}, shown)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,7 +5,9 @@ to the formulas 9a² and -2b. One step of SGD then trains an 18-layer residual n
 picture: the printed optimizer shows its parameter group, and each of the network's tensors moves by
 exactly -lr times its gradient, since the momentum buffer of the first step is the gradient. Last,
 parameters with `requires_grad = False` get no new gradient: the optimizer leaves them alone and
-keeps no state for them, although they are among its parameters.
+keeps no state for them, although they are among its parameters. Not all of a frozen layer stands
+still: the running mean and variance of BatchNorm are buffers, no parameters, and each forward pass
+in training mode moves them; `eval()` on these layers stops that.
 
     python examples/autograd_tour.py
 """
@@ -17,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from common import Options, Result, parser, start, track
+from common import Options, Result, conclude, parser, start, track
 from torch import Tensor, nn
 
 from optimlab.demo.differences import compare
@@ -160,8 +162,8 @@ def run(options: Options) -> Result:
     model = ResNet18().to(options.device)
     result |= residual_network(optim, model, options)
     result |= frozen_layers(optim, model, options)
-    print("\nShown: an optimizer moves what has a gradient, by its rule, and nothing else.")
-    return result
+    shown = "an optimizer moves what has a gradient, by its rule, and nothing else."
+    return conclude(result, shown)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

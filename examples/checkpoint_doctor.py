@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from common import Options, Result, parser, start, track
+from common import Options, Result, conclude, parser, start, track
 from torch import Tensor, nn
 
 import optimlab
@@ -106,14 +106,16 @@ def run(options: Options) -> Result:
     report = optimlab.lint(optimizer, network)
     print(report)
 
-    print(f"\nShown: of 4 parameters {wrong} go wrong as loaded, and {right} once repaired.")
-    return {
+    result = {
         "network": dict(network.named_parameters()),
         "resumed": dict(resumed.named_parameters()),
         "repaired": dict(fixed.named_parameters()),
         "differing": (wrong, right),
         "lint": [finding.kind for finding in report.findings],
     }
+    return conclude(
+        result, f"of 4 parameters {wrong} go wrong as loaded, and {right} once repaired."
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,6 +20,7 @@ from rich.console import Console
 from rich.progress import track as tracked
 
 from optimlab.demo.recipes import LIBRARIES, LibraryName
+from optimlab.digest import digest
 
 Result: TypeAlias = dict[str, Any]
 """What an example ends with: tensors and numbers that depend on the optimizer's every bit."""
@@ -40,12 +44,12 @@ class Options(argparse.Namespace):
     out: Path
 
 
-def parser(description: str | None, steps: int) -> argparse.ArgumentParser:
+def parser(description: str | None, steps: int | None) -> argparse.ArgumentParser:
     """Build the command line of an example.
 
     Args:
         description: the example's docstring.
-        steps: the default of ``--steps``.
+        steps: the default of ``--steps``; ``None`` for as many as there are in all epochs.
     """
     built = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -53,8 +57,9 @@ def parser(description: str | None, steps: int) -> argparse.ArgumentParser:
     add = built.add_argument
     add("--optim", choices=tuple(LIBRARIES), default="optimlab", help="default: optimlab")
     add("--device", type=device, default="cpu", metavar="{cpu,cuda}", help="default: cpu")
-    add("--steps", type=positive, default=steps, help=f"optimizer steps, default: {steps}")
-    add("--seed", type=int, default=0, help="of the random numbers, default: 0")
+    help_steps = f"optimizer steps, default: {steps or 'all epochs'}"
+    add("--steps", type=positive, default=steps or sys.maxsize, help=help_steps)
+    add("--seed", type=not_negative, default=0, help="of the random numbers, default: 0")
     out = Path("optimlab-examples")
     add("--out", type=Path, default=out, metavar="DIR", help=f"for files, default: {out}")
     return built
@@ -76,6 +81,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def not_negative(text: str) -> int:
+    """Read zero or a positive integer."""
+    if int(text) < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return int(text)
+
+
 def start(options: Options) -> Any:
     """Seed torch, make its results repeatable, and make the directory for files.
 
@@ -90,6 +102,27 @@ def start(options: Options) -> Any:
     torch.manual_seed(options.seed)
     options.out.mkdir(parents=True, exist_ok=True)
     return LIBRARIES[options.optim]
+
+
+def conclude(result: Result, shown: str) -> Result:
+    """Print what stands for all bits of the result, its SHA-256, and what the example has shown.
+
+    Args:
+        result: what the example's ``run`` ends with.
+        shown: the last line.
+
+    Returns:
+        The result.
+    """
+    print(f"\nSHA-256 of the result: {digest(result)[:16]}")
+    print(f"Shown: {shown}", flush=True)
+    return result
+
+
+def wrapped(text: str) -> str:
+    """Break the lines of a text that are longer than 100 columns."""
+    fill = partial(textwrap.fill, width=100, subsequent_indent="      ")
+    return "\n".join(fill(line) for line in text.splitlines())
 
 
 def track(steps: int, what: str) -> Iterable[int]:

@@ -14,6 +14,7 @@ Without torchrun it starts these two processes itself.
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import Options, Result, parser, start
+from common import Options, Result, conclude, parser, start
 from runs import Make, ending, same_bits
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -40,6 +41,7 @@ from torch.optim import Optimizer
 from optimlab.demo.digits import read_digits
 
 BATCH_SIZE = 64
+PROCESSES = 2  # that this program starts itself
 PATIENCE = timedelta(minutes=2)  # with a process that does not answer
 
 
@@ -142,20 +144,23 @@ def full(tensor: Tensor) -> Tensor:
 
 def with_copies(make: Make, options: Options) -> Result:
     """Train a copy of the model in every process."""
+    count = dist.get_world_size()
+    say(f"DDP    {options.steps} steps with a copy of the model in each of {count} processes")
     model = network(options.seed, options.device)
     optimizer = make(model.parameters())
     loss = train(DistributedDataParallel(model), optimizer, range(options.steps), options.device)
     result: Result = changed(ending(model, optimizer), Tensor.cpu)
-    of_all: list[Any] = [None] * dist.get_world_size()
+    of_all: list[Any] = [None] * count
     dist.all_gather_object(of_all, result)
     same = {same_bits(result, of_one) for of_one in of_all}
-    say(f"DDP    loss {loss:.6f}  all {len(of_all)} processes ended in {', '.join(same)}")
+    say(f"DDP    loss {loss:.6f}  all {count} processes ended in {', '.join(same)}")
     return result
 
 
 def with_shards(make: Make, options: Options, folder: Path) -> Result:
     """Train a shard of the model in every process, save half way, and go on from what was saved."""
     half, device = options.steps // 2, options.device
+    say(f"FSDP2  {options.steps} steps with some rows of the parameters in each process")
     model = sharded(options.seed, device)
     optimizer = make(model.parameters())
     train(model, optimizer, range(half), device)
@@ -165,6 +170,7 @@ def with_shards(make: Make, options: Options, folder: Path) -> Result:
     result: Result = changed(ending(model, optimizer), own)
     say(f"FSDP2  loss {loss:.6f}  saved after step {half}")
 
+    say(f"DCP    steps {half + 1} to {options.steps} once more, from what was saved")
     resumed = sharded(options.seed + 1, device)
     optimizer = make(resumed.parameters())
     load(resumed, optimizer, folder)
@@ -183,7 +189,7 @@ def with_shards(make: Make, options: Options, folder: Path) -> Result:
 def say(line: str) -> None:
     """Print a line once, not once in every process."""
     if dist.get_rank() == 0:
-        print(line)
+        print(line, flush=True)
 
 
 def run(options: Options) -> Result:
@@ -198,16 +204,36 @@ def run(options: Options) -> Result:
         "copies": with_copies(make, options),
         "shards": with_shards(make, options, options.out / "distributed"),
     }
-    say("\nShown: copies stay equal, and shards are saved, loaded and resumed, to the bit.")
+    if dist.get_rank() == 0:
+        conclude(result, "copies stay equal, and shards are saved, loaded and resumed, to the bit.")
     return result
+
+
+def too_few_devices(options: Options) -> bool:
+    """Tell whether the processes on this machine are more than its GPUs."""
+    count = int(os.environ.get("LOCAL_WORLD_SIZE", PROCESSES))
+    return options.device.type == "cuda" and torch.cuda.device_count() < count
+
+
+def leave() -> None:
+    """End the process group after a run that succeeded, all processes together.
+
+    Threads of the group would else still be at work, for a process that is not done, in one that is
+    about to end. What Python holds of models and tensors goes first.
+    """
+    gc.collect()
+    dist.barrier()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line and run the example, in two processes if torchrun started none."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    options = parser(__doc__, steps=100).parse_args(given, Options())
+    command_line = parser(__doc__, steps=100)
+    options = command_line.parse_args(given, Options())
+    if too_few_devices(options):
+        command_line.error("--device cuda takes a GPU for each process: two, without torchrun")
     if not dist.is_torchelastic_launched():
-        torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+        torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(PROCESSES))
         command = [sys.executable, "-m", *torchrun, __file__, *given]
         environment = {"OMP_NUM_THREADS": "1", **os.environ}
         return subprocess.run(command, check=False, env=environment).returncode
@@ -216,6 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     dist.init_process_group(timeout=PATIENCE)
     try:
         run(options)
+        leave()
     finally:
         dist.destroy_process_group()
     return 0

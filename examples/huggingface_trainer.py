@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import Options, Result, parser, start
+from common import Options, Result, conclude, parser, start
 from runs import ending, same_bits
 from torch import Tensor
 from torch.optim import Optimizer
@@ -151,8 +151,8 @@ def run(options: Options) -> Result:
         given = f"{type(optimizer_of(whole)).__name__} given {give.__name__.replace('_', ' ')}"
         print(f"{given:22}  mean loss {loss:.6f}  resumed: {same}")
         result[give.__name__] = {**reached(whole), "loss": loss}
-    print("\nShown: under Hugging Face's Trainer, resumed runs end in the bits of the whole runs.")
-    return result
+    shown = "under Hugging Face's Trainer, resumed runs end in the bits of the whole runs."
+    return conclude(result, shown)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from common import Options, Result, parser, positive, start, track
+from common import Options, Result, conclude, parser, positive, start, track
 from idx import read_pictures
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -133,20 +133,23 @@ def run(options: ClassifierOptions) -> Result:
     model = Classifier(side=training.tensors[0].shape[-1]).to(options.device)
     optimizer = optim.Adam(model.parameters(), lr=1e-3)
     log = options.out / "tensorboard" / options.optim
+    for earlier in log.glob("events.out.tfevents.*"):
+        earlier.unlink()  # TensorBoard would draw both runs as one curve
     with SummaryWriter(str(log)) as writer:
         losses = train(model, optimizer, data, writer, options)
     right = accuracy(model, test, options)
     print(f"wrote {log}")
-    print(
-        f"Shown: {len(losses)} steps of Adam took the loss from {losses[0]:.2f} to "
-        f"{losses[-1]:.2f}; {100 * right:.1f} % of {len(test)} test pictures are classified right."
+    steps = f"{len(losses)} step{'s' * (len(losses) > 1)}"
+    return conclude(
+        {"model": dict(model.named_parameters()), "losses": losses, "accuracy": right},
+        f"{steps} of Adam took the loss from {losses[0]:.2f} to {losses[-1]:.2f}; "
+        f"{100 * right:.1f} % of {len(test)} test pictures are classified right.",
     )
-    return {"model": dict(model.named_parameters()), "losses": losses, "accuracy": right}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line and run the example."""
-    command_line = parser(__doc__, steps=1_000_000)
+    command_line = parser(__doc__, steps=None)
     help_data = "Fashion-MNIST's files, default: scikit-learn's digits"
     command_line.add_argument("--data", type=Path, metavar="DIR", help=help_data)
     command_line.add_argument("--epochs", type=positive, default=10, help="default: 10")

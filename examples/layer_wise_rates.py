@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 
-from common import Options, Result, parser, start, track
+from common import Options, Result, conclude, parser, start, track
 from torch import Tensor, nn
 
 from optimlab.demo.differences import compare
@@ -31,8 +31,8 @@ def build_network() -> nn.Sequential:
     )
 
 
-def train(network: nn.Sequential, update: Callable[[], None], options: Options) -> float:
-    """Train on handwritten digits and return the mean loss of the last ten batches."""
+def train(network: nn.Sequential, update: Callable[[], None], options: Options) -> list[float]:
+    """Train on handwritten digits and return the loss of every batch."""
     batches = Batches(read_digits(), batch_size=64, seed=options.seed)
     losses = []
     for _ in track(options.steps, "training"):
@@ -42,7 +42,7 @@ def train(network: nn.Sequential, update: Callable[[], None], options: Options) 
         loss.backward()
         update()
         losses.append(loss.item())
-    return sum(losses[-10:]) / len(losses[-10:])
+    return losses
 
 
 def parameters(network: nn.Module) -> dict[str, Tensor]:
@@ -64,7 +64,7 @@ def run(options: Options) -> Result:
         momentum=0.9,
     )
     print(f"the network\n{network}\n\n{optimizer}\n")
-    loss = train(network, optimizer.step, options)
+    losses = train(network, optimizer.step, options)
     after = parameters(network)
 
     for words, number, lr in (("below", 0, None), ("deep layer", 1, DEEP_LR), ("head", 2, HEAD_LR)):
@@ -82,8 +82,13 @@ def run(options: Options) -> Result:
     train(twin, both, options)
     distance = compare(parameters(twin), after)
     print(f"two groups and two optimizers: {distance}")
-    print(f"Shown: each group is trained at its own rate (loss {loss:.3f}), the rest not at all.")
-    return {"network": after, "loss": loss, "two optimizers": distance, "before": before}
+    last = sum(losses[-10:]) / len(losses[-10:])
+    print(f"loss of the first batch {losses[0]:.2f}, mean of the last ten {last:.2f}")
+    return conclude(
+        {"network": after, "losses": losses, "two optimizers": distance, "before": before},
+        "each group is trained at its own rate, the rest not at all; "
+        f"the loss fell from {losses[0]:.2f} to {last:.2f}.",
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,7 +18,7 @@ from copy import deepcopy
 from typing import TypeAlias
 
 import torch
-from common import Options, Result, parser, start
+from common import Options, Result, conclude, parser, start
 from torch import Tensor, nn
 
 from optimlab.demo.differences import compare
@@ -100,17 +100,17 @@ def run(options: Options) -> Result:
 
     result: Result = {f"SGD {lr}": dict(net.named_parameters()) for lr, net in nets.items()}
     for update, lr, words in (
-        (as_written, LR, "weight = weight - lr * gradient "),
+        (as_written, LR, "weight = weight - lr * gradient"),
         (rounded_once, LR, "weight.add_(gradient, alpha=-lr)"),
-        (as_written, POWER_OF_TWO, "weight = weight - lr * gradient "),
+        (as_written, POWER_OF_TWO, "weight = weight - lr * gradient"),
     ):
         net = by_hand(first, update, lr, options)
         distance = compare(dict(net.named_parameters()), dict(nets[lr].named_parameters()))
-        print(f"{words}, lr {lr:<9g}: {distance}")
+        print(f"{words + ',':33} lr {lr:g}: {distance}")
         result[f"{update.__name__} {lr}"] = distance
 
-    print("Shown: the hand-written update is SGD's; only where it rounds twice can a bit differ.")
-    return result
+    shown = "the hand-written update is SGD's; only where it rounds twice can a bit differ."
+    return conclude(result, shown)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -20,7 +20,7 @@ from typing import Any
 
 import lightning
 import torch
-from common import Options, Result, parser, start
+from common import Options, Result, conclude, parser, start
 from runs import Make, ending, same_bits
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -126,8 +126,7 @@ def run(options: Options) -> Result:
     print(f"{half} epochs, then {epochs - half} more in a new Trainer, from {file}")
 
     same = same_bits(other, result)
-    print(f"\nShown: under Lightning, the resumed run ends in {same}.")
-    return result
+    return conclude(result, f"under Lightning, the resumed run ends in {same}.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,7 +4,9 @@ The model is a plain class with two numbers, not an `nn.Module`, so that nothing
 it to a device makes new leaf tensors. An optimizer keeps the tensors it was given. One that was
 built before the move therefore updates numbers that the model no longer uses, without an error.
 What gives it away is the optimizer itself: the parameters in `param_groups` are not the model's,
-and its `state` stays empty, because tensors without a gradient take no part in a step.
+and its `state` stays empty, because tensors without a gradient take no part in a step. On the CPU
+the new tensors even share their memory with the old ones; what is lost is the gradient, which
+arrives at the new ones. `optimlab.lint` says all this of an optimizer next to its model.
 
     python examples/line_fit.py
 """
@@ -15,8 +17,10 @@ import sys
 from collections.abc import Iterator, Sequence
 
 import torch
-from common import Options, Result, parser, start, track
-from torch import Tensor, nn
+from common import Options, Result, conclude, parser, start, track, wrapped
+from torch import nn
+
+import optimlab
 
 GOOD_ENOUGH = 1e-5
 EARLY_STEPS = 100
@@ -26,14 +30,14 @@ class Line:
     """The line a x + b, from two random numbers."""
 
     def __init__(self) -> None:
-        self.a = torch.randn(1, requires_grad=True)
-        self.b = torch.randn(1, requires_grad=True)
+        self.a = nn.Parameter(torch.randn(1))
+        self.b = nn.Parameter(torch.randn(1))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return a x + b."""
         return self.a * x + self.b
 
-    def parameters(self) -> Iterator[Tensor]:
+    def parameters(self) -> Iterator[nn.Parameter]:
         """Yield what is to be optimized."""
         yield self.a
         yield self.b
@@ -50,8 +54,8 @@ class Line:
         """Move to a device: the parameters are new tensors from here on."""
         # Without detach() the moved tensors would be results of the old ones, and Adam would
         # refuse them: "can't optimize a non-leaf Tensor".
-        self.a = self.a.detach().to(device).requires_grad_(True)
-        self.b = self.b.detach().to(device).requires_grad_(True)
+        self.a = nn.Parameter(self.a.detach().to(device))
+        self.b = nn.Parameter(self.b.detach().to(device))
         return self
 
     def __str__(self) -> str:
@@ -104,8 +108,11 @@ def run(options: Options) -> Result:
     print(f"before: {before}\nafter {EARLY_STEPS} steps: {early}")
     print(f"Adam's state after {EARLY_STEPS} steps: {dict(too_early.state)}")
 
-    print("\nShown: build the optimizer last; it updates the tensors it was given, no others.")
-    return {
+    # lint reads the parameters of a module; this one has the line's, the very same tensors.
+    report = optimlab.lint(too_early, nn.ParameterList(early.parameters()))
+    print(wrapped(f"optimlab.lint says of {report}"))
+
+    result: Result = {
         "line": [model.a, model.b],
         "loss": loss,
         "state": [dict(optimizer.state[param]) for param in model.parameters()],
@@ -113,6 +120,8 @@ def run(options: Options) -> Result:
         "held": (held(model, optimizer), held(early, too_early)),
         "state built too early": len(too_early.state),
     }
+    shown = "build the optimizer last; it updates the tensors it was given, no others."
+    return conclude(result, shown)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,8 +3,8 @@
 One 2 x 2 weight with a gradient of ones is stepped by SGD with momentum; a second weight joins in a
 group of its own; 50 more steps change the state dict; it goes to a file and comes back into a new
 optimizer, which takes the same next step to the bit: the mechanism behind resuming a training run.
-What is refused, and why, comes last. (`optimlab/groups.py` and `optimlab/checkpoint.py` are the
-code that does this, `optimlab/optimizer.py` its frame.)
+What is refused or warned of, and why, comes last. (`optimlab/groups.py` and
+`optimlab/checkpoint.py` are the code that does this, `optimlab/optimizer.py` its frame.)
 
     python examples/optimizer_tour.py
 """
@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from common import Options, Result, parser, start
+from common import Options, Result, conclude, parser, start, wrapped
 from torch import Tensor
 
 from optimlab.demo.differences import compare
@@ -74,13 +74,16 @@ def through_a_file(
     new_weights = [weight.detach().requires_grad_() for weight in saved["weights"]]
     new = optim.SGD([{"params": weight} for weight in new_weights], lr=0.5)
     new.load_state_dict(saved["optimizer"])
-    print(f"wrote {path}, loaded it into an optimizer built with lr 0.5")
-    print(f"defaults: {new.defaults}")
+    print(f"wrote {path}")
+    print("loaded it into an optimizer that was built with lr 0.5")
+    print("load_state_dict restores state and groups, not defaults:")
+    print(f"  defaults: lr {new.defaults['lr']}, momentum {new.defaults['momentum']}")
     for index, weight in enumerate(new_weights):
         buffer = rows(new.state[weight]["momentum_buffer"])
-        print(f"state[weight {index}]: {{'momentum_buffer': {buffer}}}")
+        print(f"  state[weight {index}]: momentum_buffer {buffer}")
     for index, group in enumerate(new.param_groups):
-        print(f"param_groups[{index}]: {group | {'params': [f'weight {index}']}}")
+        changed = {key: group[key] for key in new.defaults if group[key] != new.defaults[key]}
+        print(f"  param_groups[{index}], unlike the defaults: {changed}")
 
     take_steps(optimizer, weights, 1)
     take_steps(new, new_weights, 1)
@@ -91,21 +94,26 @@ def through_a_file(
 def refusals(optim: Any, optimizer: torch.optim.Optimizer, weight: Tensor) -> list[str]:
     """Show what cannot be, each with its message."""
     title("Refused, and the optimizer stays as it was")
-    other = torch.zeros(2, requires_grad=True)
-    larger = optim.SGD([other, torch.zeros(3, requires_grad=True)])
+    other, third = (torch.zeros(size, requires_grad=True) for size in (2, 3))
+    one_group = optim.SGD([other, third])
+    larger_group = optim.SGD([{"params": [other]}, {"params": [third, torch.zeros(4)]}])
 
     def add(params: Any) -> Callable[[], object]:
         return lambda: optimizer.add_param_group({"params": params})
+
+    def load(from_other: torch.optim.Optimizer) -> Callable[[], object]:
+        return lambda: optimizer.load_state_dict(from_other.state_dict())
 
     messages = [
         message("not a leaf", add(weight * 2)),
         message("a set", add({other})),
         message("overlap", add([weight])),
-        message("another size", lambda: optimizer.load_state_dict(larger.state_dict())),
-        message("duplicates", lambda: optim.SGD([other, other])),
+        message("another number of groups", load(one_group)),
+        message("a group of another size", load(larger_group)),
     ]
     print(f"groups: {len(optimizer.param_groups)}, as before")
-    return messages
+    title("Warned about")
+    return [*messages, message("a parameter given twice", lambda: optim.SGD([other, other]))]
 
 
 def message(words: str, action: Callable[[], object]) -> str:
@@ -118,7 +126,7 @@ def message(words: str, action: Callable[[], object]) -> str:
         text = f"{type(error).__name__}: {str(error).splitlines()[0]}"
     else:
         raise AssertionError(f"{words} was accepted")
-    print(f"{words}: {text}")
+    print(wrapped(f"{words}: {text}"))
     return text
 
 
@@ -131,7 +139,7 @@ def rows(tensor: Tensor | None) -> str:
     """Print a small tensor on one line."""
     if tensor is None:
         return "None"
-    return str([[round(value, 4) for value in row] for row in tensor.tolist()])
+    return str([[round(value, 2) for value in row] for row in tensor.tolist()])
 
 
 def named(tensors: list[Tensor]) -> dict[str, Tensor]:
@@ -159,15 +167,14 @@ def run(options: Options) -> Result:
     fifty_steps(optimizer, [weight, second], options.steps)
     result = through_a_file(optim, optimizer, [weight, second], options)
     messages = refusals(optim, optimizer, weight)
-    print(
-        "\nShown: an optimizer is its defaults, its groups and its state; a file can hold it all."
-    )
-    return result | {
+    result |= {
         "weight after one step": after_one,
         "weights": [weight, second],
         "state": optimizer.state_dict(),
         "messages": messages,
     }
+    shown = "an optimizer is its defaults, groups and state; a file holds its groups and state."
+    return conclude(result, shown)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from common import Options, Result, parser, start
+from common import Options, Result, conclude, parser, start
 from torch import Tensor
 
 from optimlab.parity import check
@@ -97,9 +97,14 @@ def run(options: Options) -> Result:
     wrong = prove(EpsInTheRoot, quick=True)
     print(wrong, end="\n\n")
     compared = sum(tried.compared for tried in wrong.tried)
-    print(
-        f"Shown: all {right.compared.elements} elements have the same bits; with eps in the root, "
-        f"{len(wrong.differences)} of {compared} configurations differ."
+    # The reports name the library; what came of each configuration is the same for both.
+    outcomes = [
+        (tried.compared, type(tried.outcome).__name__) for tried in (*right.tried, *wrong.tried)
+    ]
+    conclude(
+        {"outcomes": outcomes, "elements": [each.compared.elements for each in (right, wrong)]},
+        f"all {right.compared.elements} elements have the same bits; with eps in the root, "
+        f"{len(wrong.differences)} of {compared} configurations differ.",
     )
     return {"right": right, "wrong": wrong}
 

@@ -39,7 +39,7 @@ import common
 import numpy as np
 import torch
 from checkpoints import Checkpoints, newest_first, opened, read
-from common import Result, positive
+from common import Result, conclude, not_negative, positive
 from states import Order, RandomState, Stateful
 from torch import Tensor, nn
 
@@ -212,7 +212,7 @@ def train_killed(
         before they could be.
     """
     chance = random.Random(options.seed)
-    moments = sorted(chance.choices(range(options.steps * 4 // 5), k=options.kills))
+    moments = sorted(chance.choices(range(max(1, options.steps * 4 // 5)), k=options.kills))
     codes = []
     for moment in [*moments, options.steps]:
         process = context.Process(target=train_in, args=(directory, options))
@@ -248,11 +248,11 @@ def demonstrate(directory: Path, options: Options) -> Result:
     for place, mismatch in found:
         say(f"{place_name(place)}: {mismatch}")
     compared = comparison.tensors + comparison.values
-    say(
-        f"\nShown: after {codes.count(-signal.SIGKILL)} SIGKILLs {len(found)} of {compared} "
-        "tensors and values in the last checkpoint differ."
+    return conclude(
+        {"last checkpoint": straight, "differences": len(found)},
+        f"after {codes.count(-signal.SIGKILL)} SIGKILLs {len(found)} of {compared} "
+        "tensors and values in the last checkpoint differ.",
     )
-    return {"last checkpoint": straight, "differences": len(found)}
 
 
 def run(options: Options) -> Result:
@@ -262,8 +262,8 @@ def run(options: Options) -> Result:
         with tempfile.TemporaryDirectory(dir=options.out) as directory:
             return demonstrate(Path(directory), options)
     saved = train_in(options.directory, options)
-    say(f"Shown: {options.directory} holds all that decides how the run would go on.")
-    return {"last checkpoint": saved, "differences": 0}
+    shown = f"{options.directory} holds all that decides how the run would go on."
+    return conclude({"last checkpoint": saved, "differences": 0}, shown)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -274,7 +274,12 @@ def parser() -> argparse.ArgumentParser:
     add("--directory", type=Path, metavar="DIR", help="train with checkpoints in this directory")
     add("--every", type=positive, default=10, metavar="STEPS", help="per checkpoint, default: 10")
     add("--keep", type=positive, default=3, help="number of checkpoints that stay, default: 3")
-    add("--kills", type=int, default=3, help="processes to kill without --directory, default: 3")
+    add(
+        "--kills",
+        type=not_negative,
+        default=3,
+        help="processes to kill without --directory, default: 3",
+    )
     return built
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 
 import torch
-from common import Options, Result, draw, parser, start, track
+from common import Options, Result, conclude, draw, parser, start, track
 from torch import Tensor, nn
 
 LR = 0.01
@@ -72,9 +72,9 @@ def run(options: Options) -> Result:
     path = options.out / "sgd-against-adam.png"
     draw(path, range(options.steps), losses, ("epoch", "mean squared error"), log=True)
     sgd, adam = (losses[name][-1] for name in nets)
-    print(f"Shown: at lr {LR}, Adam is at a loss of {adam:.4f} when SGD is at {sgd:.4f}.")
     models = {name: dict(net.named_parameters()) for name, net in nets.items()}
-    return {"models": models, "losses": losses}
+    shown = f"at lr {LR}, Adam is at a loss of {adam:.4f} when SGD is at {sgd:.4f}."
+    return conclude({"models": models, "losses": losses}, shown)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

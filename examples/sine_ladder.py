@@ -3,9 +3,9 @@
 A polynomial of third order is fitted to sin(x) at 2000 points, and each rung hands one more thing
 over to PyTorch: 1. NumPy, with gradients by hand; 2. tensors; 3. autograd finds the gradients;
 4. `nn.Linear` holds the coefficients, updated by hand; 5. an optimizer updates them, RMSprop;
-6. a module of our own, updated by SGD. Rungs 1, 2, 3 and 6 start from the same coefficients and do
-the same sums; beside rung 4 the same model is updated by SGD. Where the operations are the same,
-the bits are: the hand-written `w.add_(w.grad, alpha=-lr)` is SGD's step.
+6. a module of our own, updated by SGD. Rungs 1, 2, 3 and 6 start from the same coefficients, 4 and
+5 from those of their layer; beside rung 4 the same model is updated by SGD. Where the operations
+are the same, the bits are: the hand-written `w.add_(w.grad, alpha=-lr)` is SGD's step.
 
     python examples/sine_ladder.py
 """
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import Options, Result, draw, parser, start, track
+from common import Options, Result, conclude, draw, parser, start, track
 from torch import Tensor, nn
 
 from optimlab.parity.bits import Distance, tensor_distance
@@ -205,7 +205,7 @@ def climb(optim: Any, options: Options) -> dict[str, Fit]:
 
 
 def agreements(fits: dict[str, Fit]) -> dict[str, Distance]:
-    """Compare the rungs that do the same sums, as float32."""
+    """Compare rungs that start from the same coefficients and take the same steps, as float32."""
 
     def distance(one: str, other: str) -> Distance:
         return tensor_distance(fits[one].coefficients.float(), fits[other].coefficients.float())
@@ -213,7 +213,7 @@ def agreements(fits: dict[str, Fit]) -> dict[str, Distance]:
     found = {
         "3 autograd and 6 SGD, the same operations": distance("3 autograd", "6 module"),
         "4 by hand and with SGD, the same operations": distance("4 layers", "4 with SGD"),
-        "2 by hand and 3 autograd, sums in other orders": distance("2 tensors", "3 autograd"),
+        "2 and 3, gradients by hand and by autograd": distance("2 tensors", "3 autograd"),
     }
     if fits["2 tensors"].coefficients.device.type == "cpu":
         found["1 NumPy and 2, float64 and float32"] = distance("1 NumPy", "2 tensors")
@@ -240,12 +240,12 @@ def run(options: Options) -> Result:
         a, b, c, d = fits[name].coefficients.tolist()
         curves[name] = (a + b * x + c * x**2 + d * x**3).tolist()
     draw(options.out / "sine-ladder.png", x.tolist(), curves, ("x", "y"))
-    print("Shown: from NumPy to a module, one fit; what changes is who does the work.")
-    return {
+    result = {
         "coefficients": {name: fit.coefficients for name, fit in fits.items()},
         "losses": {name: fit.losses for name, fit in fits.items()},
         "agreements": found,
     }
+    return conclude(result, "where two rungs do the same operations, they end in the same bits.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

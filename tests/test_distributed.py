@@ -35,10 +35,11 @@ TOGETHER = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(PRO
 
 @dataclass(frozen=True)
 class Finished:
-    """What two processes have left in a directory, and what they said."""
+    """What two processes have left in a directory, what they said, and how they ended."""
 
     directory: Path
     said: str
+    returncode: int
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """Save as one process, then let two carry out every check."""
     directory = tmp_path_factory.mktemp("two-processes")
     save_alone(directory)
-    return Finished(directory, run_together(directory))
+    return Finished(directory, *run_together(directory))
 
 
 def save_alone(directory: Path) -> None:
@@ -58,8 +59,8 @@ def save_alone(directory: Path) -> None:
             torch.save(run.reached(), directory / f"one-{name}-{library}.pt")
 
 
-def run_together(directory: Path) -> str:
-    """Carry out the checks in two processes; return what they printed."""
+def run_together(directory: Path) -> tuple[str, int]:
+    """Carry out the checks in two processes; return what they printed and the exit status."""
     paths = [ROOT / "tests", ROOT / "examples", ROOT]
     environment = {
         **os.environ,
@@ -80,7 +81,11 @@ def run_together(directory: Path) -> str:
         except subprocess.TimeoutExpired:
             process.terminate()  # which torchrun passes on; the workers give up by themselves
             said, _ = process.communicate(timeout=20)
-    return said
+    return said, process.returncode
+
+
+def test_both_processes_end_without_an_error(finished: Finished) -> None:
+    assert finished.returncode == 0, finished.said[-4000:]
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -92,6 +97,7 @@ def test_two_processes_get_the_same_bits(check: str, finished: Finished) -> None
         found = json.loads(file.read_text(encoding="utf-8"))
         assert found["differences"] == []
         assert found["elements"] > 50
+        assert found["libraries"] == ["optimlab", "torch"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -118,3 +124,29 @@ def test_the_example_starts_two_processes_itself(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(subprocess, "run", note)
     assert example.main(["--steps", "5"]) == 3
     assert started == [[sys.executable, "-m", *TOGETHER, example.__file__, "--steps", "5"]]
+
+
+def test_the_example_ends_well_as_a_program(tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, example.__file__, "--steps", "3", "--out", str(tmp_path)]
+    ended = subprocess.run(
+        command, check=False, env=environment, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert ended.returncode == 0, ended.stderr
+    *_, fingerprint, last = ended.stdout.splitlines()
+    assert fingerprint.startswith("SHA-256 of the result: ")
+    assert last.startswith("Shown: copies stay equal")
+
+
+@pytest.mark.parametrize("devices", [0, 1])
+def test_fewer_gpus_than_processes_are_refused(
+    devices: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: devices > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    with pytest.raises(SystemExit) as ending:
+        example.main(["--device", "cuda"])
+    assert ending.value.code == 2
+    expected = ("there is no CUDA device here", "takes a GPU for each process")[devices]
+    assert expected in capsys.readouterr().err

@@ -72,8 +72,8 @@ def file_of(step: int) -> str:
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Content:
-    """The last checkpoint of a short run without interruption."""
-    return train(tmp_path_factory.mktemp("straight"), every=SHORT)
+    """The last checkpoint of a short run of torch.optim without interruption."""
+    return train(tmp_path_factory.mktemp("straight"), "--optim", "torch", every=SHORT)
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +118,20 @@ def test_twenty_kills_at_random_moments_end_in_the_bits_of_the_uninterrupted_run
     assert codes == [-signal.SIGKILL] * 20 + [0]
     resumed = checkpoints.read(tmp_path / "killed" / file_of(LONG))
     assert_equal(resumed, train(tmp_path / "straight", steps=LONG, every=LONG))
+
+
+def test_a_run_of_one_step_can_be_killed(forking: Callable[..., Any], tmp_path: Path) -> None:
+    codes = forking(train_killed, tmp_path / "killed", options("--kills", "2", steps=1))
+    assert codes[-1] == 0
+    assert set(codes) <= {0, -signal.SIGKILL}
+
+
+@pytest.mark.parametrize("option", ["--seed", "--kills"])
+def test_negative_numbers_are_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ending:
+        options(option, "-1")
+    assert ending.value.code == 2
+    assert "-1 is negative" in capsys.readouterr().err
 
 
 def killed_before_line(number: int, directory: Path) -> None:

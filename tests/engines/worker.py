@@ -11,7 +11,8 @@ import faulthandler
 import json
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from itertools import product
@@ -30,6 +31,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from engines.training import ENGINES, Run, shards
 from optimlab.demo.recipes import LibraryName
@@ -189,13 +191,35 @@ CHECKS: dict[str, Check] = {
 }
 
 
+@contextmanager
+def libraries_that_step() -> Iterator[set[str]]:
+    """Note the packages of all optimizers that make a step, of ZeRO's the inner one's."""
+    libraries = set()
+
+    def note(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        if not hasattr(optimizer, "optim"):
+            libraries.add(type(optimizer).__module__.partition(".")[0])
+
+    hook = register_optimizer_step_pre_hook(note)
+    try:
+        yield libraries
+    finally:
+        hook.remove()
+
+
 def carry_out(check: Check, directory: Path) -> dict[str, Any]:
-    """Carry out a check and count what it compared."""
+    """Carry out a check, count what it compared, and tell which libraries stepped."""
     comparison, differences = Comparison(), []
-    for what, (one, other) in check(directory).items():
+    with libraries_that_step() as libraries:
+        pairs = check(directory)
+    for what, (one, other) in pairs.items():
         for place, mismatch in comparison.differences(one, other):
             differences.append(f"{what}: {place_name(place)}: {mismatch}")
-    return {"elements": comparison.elements, "differences": differences}
+    return {
+        "elements": comparison.elements,
+        "differences": differences,
+        "libraries": sorted(libraries),
+    }
 
 
 def result_of(directory: Path, check: str, rank: int) -> Path:
@@ -216,6 +240,7 @@ def main(directory: Path) -> None:
             file.write_text(json.dumps({"elements": 0, "differences": [traceback.format_exc()]}))
             raise
         file.write_text(json.dumps(found))
+    example.leave()
     dist.destroy_process_group()
 
 
