@@ -1,12 +1,13 @@
 """The command line: `optimlab COMMAND`, the same as `python -m optimlab COMMAND`.
 
-Exit status 0 says that all compared bits are equal, 1 that some differ, 2 that nothing was compared
-because the command was not used as it is meant to be.
+Exit status 0 says that all compared bits are equal, 1 that some differ, 2 that there is no answer:
+the command was not used as it is meant to be, or an error came in between, which is printed.
 """
 
 import argparse
 import importlib
 import sys
+import traceback
 from collections.abc import Sequence
 
 from optimlab import __version__
@@ -33,8 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after the program's name; by default those of this process.
 
     Returns:
-        The exit status of the command, or 2 where no command was given or one of its packages is
-        not installed.
+        The exit status of the command, or 2 where no command was given, one of its packages is not
+        installed, or an error ended it.
 
     Raises:
         SystemExit: With 0 after `--help` and `--version`, with 2 for arguments that are not
@@ -52,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return MISUSE
     except ModuleNotFoundError as error:
         return explain_missing(error, parsed.command)
+    except Exception:  # noqa: BLE001 - Python's own status for it, 1, would say "different"
+        traceback.print_exc()
+        return MISUSE
     return status
 
 
@@ -71,9 +75,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def explain_missing(error: ModuleNotFoundError, command: str) -> int:
-    """Say which extra brings an optional package; any other missing module is an error of ours."""
+    """Say which extra brings an optional package; any other error is printed."""
     if str(error.name).partition(".")[0] not in OPTIONAL_PACKAGES:
-        raise error
+        traceback.print_exception(error)
+        return MISUSE
     print(
         f"optimlab {command} needs the package {error.name}, which is not installed.\n"
         f'Install it with: python -m pip install "optimlab[{COMMANDS[command]}]"',

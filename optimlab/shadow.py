@@ -185,7 +185,7 @@ class Shadow:
             return None
         if not _is_last(self._handles[0], optimizer._optimizer_step_pre_hooks):
             # From the next step on it is: see _after.
-            self.left_out["a hook that was attached later could still change the gradients"] += 1
+            self._leave_out_for_a_later_hook()
             return None
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if closure is None:
@@ -200,6 +200,17 @@ class Shadow:
         if "closure" in kwargs:
             return args, {**kwargs, "closure": closed}
         return (args[0], closed, *args[2:]), kwargs
+
+    def _leave_out_for_a_later_hook(self) -> None:
+        """Count it, and warn at the second time: then it may well be so at every step."""
+        why = "a hook that was attached later could still change the gradients"
+        self.left_out[why] += 1
+        if self.left_out[why] == 2:
+            warnings.warn(
+                f"{self}. Hooks are being attached again and again, by optimlab.trace around each "
+                "step, for one: attach the shadow after them, or leave them out",
+                stacklevel=2,
+            )
 
     def _copy(self) -> None:
         if all(param.grad is None for param in all_params(self.optimizer.param_groups)):

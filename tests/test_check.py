@@ -199,7 +199,27 @@ class Forgetful(PlainSGD):
         super().load_state_dict({**state_dict, "state": {}})
 
 
+class DropsLoss(PlainSGD):
+    def step(self, closure: Any = None) -> Any:
+        super().step(closure)
+
+
+class SkipsNotFinite(PlainSGD):
+    def update(self, param: Tensor, grad: Tensor, group: Group) -> None:
+        if grad.isfinite().all():
+            super().update(param, grad, group)
+
+
+class SkipsLarge(PlainSGD):
+    def update(self, param: Tensor, grad: Tensor, group: Group) -> None:
+        if grad.numel() <= 32_768:
+            super().update(param, grad, group)
+
+
 MISTAKES = {
+    "closure": DropsLoss,
+    "NaN and infinite gradients": SkipsNotFinite,
+    "large tensor": SkipsLarge,
     "gradients of None": SeesNoneAsZero,
     "zero gradients": SkipsZeros,
     "not contiguous": MakesContiguous,
@@ -436,6 +456,57 @@ def test_what_one_side_refuses_is_counted_and_is_a_difference_only_if_that_is_as
     assert len(judge(strict=True).differences) == len(refused)
 
 
+@pytest.mark.parametrize("quick", [True, False])
+def test_an_error_in_a_step_that_only_the_circumstance_explains_is_a_difference(
+    quick: bool,
+) -> None:
+    class Crashes(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            for group in self.param_groups:
+                for param in group["params"]:
+                    assert param.grad is not None, "no gradient"
+            return super().step(closure)
+
+    verdict = beside_sgd(
+        Crashes,
+        options={"lr": 0.1},
+        values={},
+        implementations=["for-loop"],
+        ignore_options=(),
+        quick=quick,
+    )
+    assert not verdict.equal
+    found = {tried.configuration.circumstance for tried in verdict.differences}
+    assert {"all at once", "closure"} <= found
+    assert quick or "gradients of None" in found
+    assert "AssertionError: no gradient" in " ".join(str(verdict).split())
+    covered = [Excepted("needs gradients", circumstance=name) for name in found]
+    again = partial(beside_sgd, Crashes, options={"lr": 0.1}, implementations=["for-loop"])
+    again(ignore_options=(), quick=quick, exceptions=covered).require()
+
+
+def test_gradients_in_a_closure_are_made_with_gradients_enabled() -> None:
+    class NoGradients(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            with torch.no_grad():
+                loss = closure() if closure is not None else None
+            super().step()
+            return loss
+
+    verdict = beside_sgd(NoGradients, implementations=["for-loop"], ignore_options=())
+    assert {tried.configuration.circumstance for tried in verdict.differences} == {"closure"}
+    assert "gradient mode in the closure" in str(verdict)
+
+
+def test_an_implementation_that_a_signature_hides_is_asked_for_with_advice() -> None:
+    class Hides(torch.optim.Adam):
+        def __init__(self, params: Any, lr: float = 1e-3, **kw: Any) -> None:
+            super().__init__(params, lr, **kw)
+
+    with pytest.raises(NothingCompared, match=r"does not name foreach .*: \*\*kw may take it"):
+        check(Hides, torch.optim.Adam, implementations=["for-loop"])
+
+
 def test_an_error_later_than_the_first_step_is_a_difference() -> None:
     class Breaks(torch.optim.SGD):
         def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -570,6 +641,7 @@ def test_the_report_fits_100_columns_and_its_numbers_add_up() -> None:
     assert told["equal"] is False
     assert told["counts"]["different"] == len(verdict.differences)
     assert told["compared"]["elements"] == verdict.compared.elements > 0
+    assert "At most 20 steps in a configuration; the largest tensor has 33,001" in str(verdict)
 
 
 def test_progress_counts_every_configuration() -> None:

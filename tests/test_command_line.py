@@ -110,11 +110,23 @@ def test_a_missing_optional_package_exits_2_and_names_its_extra(
     assert 'pip install "optimlab[probing]"' in capsys.readouterr().err
 
 
-def test_any_other_missing_module_is_not_explained_away(
+@pytest.mark.parametrize(
+    ("crash", "error"),
+    [
+        (lambda: bool(__import__("no_such_module")), "ModuleNotFoundError: No module"),
+        (lambda: 1 // 0, "ZeroDivisionError: "),
+    ],
+)
+def test_an_unexpected_error_prints_its_traceback_and_is_not_taken_for_a_difference(
+    crash: Callable[[], int],
+    error: str,
     probe: Callable[[Callable[[], int]], int],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
-        probe(lambda: bool(__import__("no_such_module")))
+    assert probe(crash) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("Traceback ")
+    assert error in printed
 
 
 def test_continuous_integration_runs_the_test_command_of_the_readme_and_nothing_else() -> None:

@@ -469,12 +469,21 @@ class Malicious:
         return exec, ("raise SystemExit('code from a checkpoint was run')",)
 
 
+def saved_as(path: Path, state: Any, **group: Any) -> None:
+    torch.save({"state": state, "param_groups": [group]}, path)
+
+
 REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "code": (lambda path: torch.save({"o": Malicious()}, path), "more than tensors and plain"),
     "no optimizer": (lambda path: torch.save({"model": {}}, path), "holds no optimizer"),
     "a number": (lambda path: torch.save(3, path), "holds no optimizer"),
     "text": (lambda path: path.write_text("not a checkpoint"), "no checkpoint|more than tensors"),
     "empty": (lambda path: path.write_bytes(b""), "is no checkpoint"),
+    "cut short": (lambda path: path.write_bytes(b"\x80\x02."), "is no checkpoint|more than"),
+    "no list": (lambda path: saved_as(path, {}, params=None), "params of group 0 is NoneType"),
+    "no numbers": (lambda path: saved_as(path, {}, params=[[0]]), "a list for a parameter's"),
+    "no names": (lambda path: saved_as(path, {}, params=[0], param_names=3), "param_names of"),
+    "no dict": (lambda path: saved_as(path, {0: 3}, params=[0]), "parameter 0 is int, not a dict"),
     "missing": (lambda path: None, "cannot be read: No such file"),
 }
 
@@ -617,6 +626,8 @@ MISUSES = (
     (["run.pt", "--repair", "out.pt", "--keep", "lr"], "needs CKPT2 or --against"),
     (["run.pt", "--against", "no_such_module:make"], "no module"),
     (["run.pt", "--against", "builtins:dict"], "no optimizer"),
+    (["run.pt", "--against", "torch.optim:Adam"], "raised TypeError"),
+    (["run.pt", "--against", "math:pi"], "raised TypeError"),
 )
 
 
@@ -637,3 +648,36 @@ def test_a_file_reads_as_it_was_saved() -> None:
     saved = run("Adam").step(2).saved()
     assert optimlab.doctor(through_a_file(saved), saved).healthy
     assert optimlab.doctor(copy.deepcopy(saved)).findings == ()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "kinds"),
+    [
+        (0.5, torch.tensor(0.5), ["hyperparameter"]),
+        (torch.tensor(0.5, dtype=torch.float64), torch.tensor(0.5), ["hyperparameter"]),
+        (torch.tensor(0.5), torch.tensor(0.5), []),
+        (torch.ones(2), torch.ones(2), []),
+        (torch.ones(2), torch.zeros(2), ["hyperparameter"]),
+    ],
+)
+def test_a_hyperparameter_differs_by_its_bits_and_by_its_dtype(
+    one: Any, other: Any, kinds: list[str]
+) -> None:
+    left, right = (run("Adam").step().saved() for _ in range(2))
+    left["param_groups"][0]["lr"], right["param_groups"][0]["lr"] = one, other
+    found = optimlab.doctor(left, right).findings
+    assert [f.kind for f in found if "lr" in f.what or "tensor" in f.what] == kinds
+
+
+def test_two_checkpoints_without_state_are_not_called_healthy(tmp_path: Path) -> None:
+    pytest.importorskip("rich", reason="the commands print with rich")
+    saved = run("SGD").step().saved()
+    with pytest.raises(CheckpointError, match="nothing was compared"):
+        optimlab.doctor(saved, copy.deepcopy(saved))
+    path = str(tmp_path / "run.pt")
+    torch.save(saved, path)
+    assert main(["doctor", path, path]) == 2
+    assert repair(saved, None, copy.deepcopy(saved)).report.healthy
+    changed = copy.deepcopy(saved)
+    changed["param_groups"][0]["lr"] = 0.7
+    assert optimlab.doctor(saved, changed).of_kind("hyperparameter")

@@ -601,7 +601,9 @@ def test_a_file_that_is_no_whole_idx_file_is_refused(
         idx.read_idx(path)
 
 
-@pytest.mark.parametrize("content", [gzip.compress(WHOLE)[:-9], WHOLE], ids=["cut off", "not packed"])
+@pytest.mark.parametrize(
+    "content", [gzip.compress(WHOLE)[:-9], WHOLE], ids=["cut off", "not packed"]
+)
 def test_a_file_that_is_no_whole_gzip_file_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "file.gz").write_bytes(content)
     with pytest.raises(ValueError, match="is not a whole gzip file"):

@@ -13,7 +13,7 @@ import torch
 from beside import WAYS, Options, assert_equal, one_thread
 from torch import Tensor
 from torch.optim import Optimizer
-from wrong_optimizers import WRONG, FusedOrder
+from wrong_optimizers import WRONG, FusedOrder, PlainAdam
 
 import optimlab
 from optimlab import __main__ as command_line
@@ -31,6 +31,7 @@ Rule: TypeAlias = Callable[[Tensor, Tensor], object]
 
 LR = 0.0123
 ROUNDED_LR = torch.tensor(LR, dtype=torch.float32).item()
+SCALE = 1 / 0.0316
 TWO_TENSORS = (TensorSpec((50, 7)), TensorSpec((5,)))
 
 
@@ -233,6 +234,11 @@ def through(dtype: torch.dtype) -> Rule:
     return lambda param, grad: param.sub_((grad.to(dtype) * LR / 7.0).to(param.dtype))
 
 
+def rooted(scaled: Callable[[Tensor], Tensor]) -> Rule:
+    """Divides twice: by a number, if that is how it is scaled, and by a tensor."""
+    return lambda param, grad: param.addcdiv_(grad, scaled(grad.abs().sqrt()).add_(1e-8), value=-LR)
+
+
 NUMERIC = (
     *numeric(
         "FMA",
@@ -252,6 +258,12 @@ NUMERIC = (
         "reciprocal",
         lambda param, grad: param.sub_(param / grad),
         lambda param, grad: param.sub_(param * grad.reciprocal()),
+    ),
+    *numeric("reciprocal", rooted(lambda root: root / 0.0316), rooted(lambda root: root * SCALE)),
+    *numeric(
+        "reciprocal",
+        rooted(lambda root: root / 0.0316),
+        rooted(lambda root: (root / 0.0316, root * SCALE)[1]),  # the quotient is not used
     ),
     *numeric(
         "order of operations",
@@ -466,6 +478,72 @@ def test_a_difference_outside_aten_is_told_so() -> None:
     assert "code that does not go through them" in found.note
 
 
+def test_a_cause_outside_the_recorded_operations_is_told_so() -> None:
+    class Unseen(Ruled):
+        """Writes through numpy, watched or not."""
+
+        def step(self, closure: None = None) -> None:  # type: ignore[override]
+            super().step()
+            parameters(self)[0].detach().numpy()[0, 0] += 1
+
+    found = optimlab.explain(partial(Unseen, rule=plain), partial(Ruled, rule=plain), scenario())
+    assert found.step == 1
+    assert found.operations == ("", "")
+    assert kind(found) == "outside the recorded operations"
+
+
+def test_what_a_subclass_does_after_its_parents_step_is_found() -> None:
+    class Halved(torch.optim.SGD):
+        @torch.no_grad()
+        def step(self, closure: Any = None) -> Any:
+            loss = super().step(closure)
+            for param in parameters(self):
+                param.mul_(0.5)
+            return loss
+
+    sgd = partial(torch.optim.SGD, foreach=False)
+    found = optimlab.explain(partial(Halved, foreach=False), sgd, scenario())
+    assert found.operations[0] == "param.mul_(0.5)"
+    assert kind(found) == "an operation missing"
+
+
+def test_a_gradient_set_to_zeros_is_paired_with_no_other_zeros() -> None:
+    class Zeroing(PlainAdam):
+        @torch.no_grad()
+        def step(self, closure: Any = None) -> Any:
+            super().step(closure)
+            for param in parameters(self):
+                if param.grad is not None:
+                    param.grad.zero_()
+
+    found = optimlab.explain(partial(Zeroing, lr=0.01), partial(PlainAdam, lr=0.01), scenario())
+    assert found.operations == ("grad.zero_()", "")
+    assert kind(found) == "in place"
+    assert found.cause is not None
+    assert found.cause.text == "Zeroing writes to grad, PlainAdam does not"
+
+
+def test_sides_that_never_move_are_not_called_equal() -> None:
+    adam, sgd = (partial(made, lr=0.0) for made in (torch.optim.Adam, torch.optim.SGD))
+    with pytest.raises(NothingCompared, match="no parameter moved"):
+        optimlab.explain(adam, sgd, scenario())
+
+
+def test_state_that_one_side_alone_keeps_is_noted() -> None:
+    class Counting(torch.optim.SGD):
+        @torch.no_grad()
+        def step(self, closure: Any = None) -> Any:
+            loss = super().step(closure)
+            for param in parameters(self):
+                self.state[param]["count"] = torch.ones(())
+            return loss
+
+    found = optimlab.explain(Counting, torch.optim.SGD, scenario())
+    assert found.equal
+    assert found.note == "only Counting keeps count"
+    assert found.note in str(found)
+
+
 def test_copies_share_nothing_with_the_original_but_inside_themselves() -> None:
     lr = torch.tensor(0.1)
     params = [torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(3))]
@@ -555,6 +633,9 @@ def test_the_command_explains_a_difference_and_exits_with_1(
         ("torch.optim:SGD", "torch.optim:SGD", "--options", "lr=f("),
         ("torch.optim:SGD", "torch.optim:SGD", "--options", "betas=1"),
         ("torch.optim:SGD", "torch.optim:SGD", "--options", "lr=-1"),
+        ("torch.optim:LBFGS", "torch.optim:LBFGS"),
+        ("torch.optim:SparseAdam", "torch.optim:SparseAdam"),
+        ("torch.optim:Adam", "torch.optim:SGD", "--options", "lr=0.0"),
     ],
 )
 def test_misuse_of_the_command_exits_with_2(

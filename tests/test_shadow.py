@@ -283,6 +283,20 @@ def test_a_hook_that_comes_later_is_taken_into_account_from_the_next_step_on() -
     assert "1 not compared: a hook that was attached later" in str(follower)
 
 
+def test_hooks_that_come_later_before_every_step_are_warned_about() -> None:
+    pair, side = live("SGD")
+    follower = optimlab.shadow(side.optimizer)
+
+    def traced(times: int) -> None:
+        for _ in range(times):
+            with optimlab.trace(side.optimizer):
+                step(pair, side)
+
+    with pytest.warns(UserWarning, match="nothing was compared in 2 steps.*again and again"):
+        traced(3)
+    assert not follower.equal
+
+
 # What is refused.
 
 

@@ -164,6 +164,69 @@ def test_a_closure_and_the_model_are_not_part_of_the_step() -> None:
     assert only.operations[0].operands[1].kept == [2.0]
 
 
+class Decayed(torch.optim.SGD):
+    """Goes on after its parent's step, which torch wraps in hooks as it wraps this one."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        loss = super().step(closure)
+        for param in parameters(self):
+            param.mul_(0.5)
+        return loss
+
+
+def fail() -> float:
+    raise ArithmeticError
+
+
+@pytest.mark.parametrize("fails_first", [False, True])
+def test_a_step_that_calls_its_parents_step_is_one_step(fails_first: bool) -> None:
+    torch.optim.SGD([weights(1)])  # torch wraps the parent's step from here on
+    optimizer = Decayed([weights(1, 2)], lr=0.5)
+    with optimlab.watch(optimizer, every=1) as watched, optimlab.trace(optimizer) as traced:
+        if fails_first:
+            with pytest.raises(ArithmeticError):
+                optimizer.step(fail)
+        step(optimizer, [0.5, 0.0])
+        step(optimizer, [0.5, 0.0])
+    assert [[each.name for each in seen.operations] for seen in traced.steps] == [
+        ["add_", "mul_"],
+        ["add_", "mul_"],
+    ]
+    assert list(watched.history) == [1, 2]
+    assert watched.history[1]["param 0"].update_max == 1.0  # 2 to 1, and 1 to 0.375
+
+
+def test_what_hooks_compute_after_a_step_is_no_part_of_it() -> None:
+    weight = weights(1, 2)
+    optimizer = torch.optim.SGD([weight], lr=0.5)
+    norms: list[Tensor] = []
+    optimizer.register_step_post_hook(lambda *_: norms.append(weight.detach().norm()))
+    with optimlab.trace(optimizer) as traced:
+        step(optimizer, [1.0, 1.0])
+    assert [each.name for each in traced.steps[0].operations] == ["add_"]
+    assert len(norms) == 1
+    assert list(optimizer._optimizer_step_post_hooks.values()) != []
+
+
+@pytest.mark.parametrize(
+    ("elements", "words"), [([0], "by parameter, and not a list"), ({0: 3}, "list such as")]
+)
+def test_elements_of_another_type_are_refused(elements: Any, words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        optimlab.trace(optimlab.SGD([weights(1, 2)]), elements)
+
+
+def test_a_watch_drops_its_copies_when_a_closure_raises() -> None:
+    optimizer = torch.optim.SGD([weights(1, 2)])
+    watched = optimlab.watch(optimizer, every=1)
+    with pytest.raises(ArithmeticError):
+        optimizer.step(fail)
+    assert not watched._before
+    step(optimizer, [1.0, 1.0])
+    assert list(watched.history) == [1]
+
+
 def test_complex_parameters_are_shown_as_pairs() -> None:
     weight = nn.Parameter(torch.tensor([1 + 2j]))
     weight.grad = torch.tensor([3 - 4j])
@@ -191,7 +254,7 @@ def test_the_document_holds_exact_numbers() -> None:
 
 def test_every_operand_of_the_document_was_written_before_or_is_the_optimizers() -> None:
     read = traced_adam(steps=1).as_json()
-    known = {"param", "grad"}
+    known = {"param", "grad", "step"}  # the step count is made before the first operation
     for operation in read["steps"][0]["operations"]:
         assert {operand["name"] for operand in operation["operands"]} <= known
         known |= {result["name"] for result in operation["results"]}
@@ -244,10 +307,6 @@ def test_a_watched_run_ends_in_the_same_bits(name: str, way: Options) -> None:
 
 def test_hooks_are_gone_after_a_trace_and_after_an_error() -> None:
     optimizer = optimlab.SGD([weights(1)])
-
-    def fail() -> float:
-        raise ArithmeticError
-
     with pytest.raises(ArithmeticError), optimlab.trace(optimizer):
         optimizer.step(fail)
     assert not optimizer._optimizer_step_pre_hooks

@@ -102,14 +102,19 @@ def reference(args: argparse.Namespace) -> tuple[Source | None, nn.Module | None
     """Return what to compare with, and the model whose parameters it names.
 
     Raises:
-        MisuseError: if the factory makes no optimizer.
+        MisuseError: if the factory raises an error, or makes no optimizer.
     """
     from torch import nn
     from torch.optim import Optimizer
 
     if args.against is None:
         return args.other, None
-    made = terminal.resolve(args.against)()
+    factory = terminal.resolve(args.against)
+    try:
+        made = factory()
+    except Exception as error:  # whatever it is, there is nothing to compare with
+        what = f"{args.against}() raised {type(error).__name__}: {error}"
+        raise MisuseError(f"{what}; it has to make an optimizer without arguments") from error
     parts = made if isinstance(made, tuple) else (made,)
     optimizers = [part for part in parts if isinstance(part, Optimizer)]
     models = [part for part in parts if isinstance(part, nn.Module)]

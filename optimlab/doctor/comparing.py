@@ -9,7 +9,14 @@ from torch import Tensor
 
 from optimlab.digest import digest
 from optimlab.doctor.findings import Finding, listed
-from optimlab.doctor.hyperparameters import BOOKKEEPING, IMPLEMENTATION, same, shown
+from optimlab.doctor.hyperparameters import (
+    BOOKKEEPING,
+    IMPLEMENTATION,
+    form,
+    is_number,
+    same,
+    shown,
+)
 from optimlab.doctor.kinds import writer
 from optimlab.doctor.loading import shared_by_two
 from optimlab.doctor.places import check_order
@@ -62,6 +69,11 @@ def _groups(ours: Subject, theirs: Subject) -> Iterator[Finding]:
                 noted = key in IMPLEMENTATION or key in BOOKKEEPING
                 severity = "note" if noted else "warning"
                 yield Finding(severity, "hyperparameter", where, what, advice)  # type: ignore[arg-type]
+            elif is_number(one[key]) and form(one[key]) != form(other[key]):
+                what = f"{key} = {shown(one[key])} is a {form(one[key])}, in {theirs.name} a "
+                what += f"{form(other[key])} of the same value"
+                advice = "a step may round otherwise with one than with the other."
+                yield Finding("warning", "hyperparameter", where, what, advice)
 
 
 def _shared(ours: Subject, theirs: Subject) -> Iterator[Finding]:

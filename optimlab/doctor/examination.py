@@ -65,7 +65,8 @@ def doctor(
         Report: print it; ``healthy`` tells whether there is an error or a warning in it.
 
     Raises:
-        CheckpointError: if there is no optimizer in it, or it is not safe to read.
+        CheckpointError: if there is no optimizer in it, it is not safe to read, or two checkpoints
+            have no state to compare and do not differ otherwise.
 
     Example:
         >>> import torch, optimlab
@@ -79,7 +80,13 @@ def doctor(
         findings = [finding for subject in ours for finding in examine(subject)]
         return report(_name(ours), findings, _looked_at(ours))
     theirs, _ = subjects(against, model)
-    return _compared(ours, theirs)
+    found, elements = _compared(ours, theirs)
+    live = any(subject.live is not None for subject in (*ours, *theirs))
+    if elements == 0 and found.healthy and not live:
+        raise CheckpointError(
+            f"nothing was compared: {found.subject}: neither has an element of state"
+        )
+    return found
 
 
 def repair(
@@ -121,14 +128,21 @@ def repair(
     if out is not None:
         files = [Path(item) for item in (checkpoint, against) if isinstance(item, str | PathLike)]
         write(Path(out), content, files)
-    return Repaired(content, tuple(done), doctor(_opened(content), against, model=model))
+    copies = subjects(_opened(content))[0]
+    if against is None:
+        findings = [finding for subject in copies for finding in examine(subject)]
+        after = report(_name(copies), findings, _looked_at(copies))
+    else:
+        after, _ = _compared(copies, subjects(against, model)[0])
+    return Repaired(content, tuple(done), after)
 
 
 def _opened(content: Any) -> StateDict:
     return content if isinstance(content, dict) else {"parts": content}
 
 
-def _compared(ours: list[Subject], theirs: list[Subject]) -> Report:
+def _compared(ours: list[Subject], theirs: list[Subject]) -> tuple[Report, int | None]:
+    """Return what was found, and how many elements were compared, if bits were to be compared."""
     findings: list[Finding] = []
     words = [f"{_name(ours)} against {_name(theirs)}"]
     elements = None
@@ -146,7 +160,7 @@ def _compared(ours: list[Subject], theirs: list[Subject]) -> Report:
     looked_at = _looked_at(ours)
     if elements is not None:
         looked_at += f", {elements} elements compared"
-    return report(" ".join(words), findings, looked_at)
+    return report(" ".join(words), findings, looked_at), elements
 
 
 def _pairs(

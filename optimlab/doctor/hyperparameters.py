@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from optimlab.doctor.findings import Finding
+from optimlab.parity.bits import same_bits
 
 Group: TypeAlias = Mapping[str, Any]
 Number: TypeAlias = float
@@ -146,6 +147,16 @@ def same(one: Any, other: Any) -> bool:
     if is_number(one) and is_number(other):
         left, right = number(one), number(other)
         return left == right or (math.isnan(left) and math.isnan(right))
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        alike = (one.dtype, one.shape) == (other.dtype, other.shape)
+        return alike and same_bits(one.detach(), other.detach().to(one.device))
     if isinstance(one, Tensor) or isinstance(other, Tensor):
-        return one is other
+        return False
     return bool(one == other)
+
+
+def form(value: Any) -> str:
+    """Say of which kind a number is, as far as the bits of a step depend on it."""
+    if not isinstance(value, Tensor):
+        return "number"
+    return f"{str(value.dtype).removeprefix('torch.')} tensor"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pickle
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -151,7 +150,7 @@ def read(path: Path) -> Any:
             f"{path} holds more than tensors and plain values, and reading that would run code "
             f"from the file, which the doctor does not do: {_reason(error)}"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damaged bytes make torch's reader raise nearly anything
         raise CheckpointError(f"{path} is no checkpoint: {_reason(error)}") from error
 
 
@@ -190,6 +189,7 @@ def is_state_dict(value: Any) -> bool:
 
 def _of_state_dict(saved: StateDict, name: str, path: Keys, around: Any) -> Subject:
     groups = [dict(group) for group in saved["param_groups"]]
+    _require_types(saved, name)
     subject = Subject(name, groups, dict(saved["state"]), _names_in(groups), path=path)
     if subject.names or len(groups) != 1:  # the parameters of several groups are in no known order
         return subject
@@ -200,6 +200,28 @@ def _of_state_dict(saved: StateDict, name: str, path: Keys, around: Any) -> Subj
                 name, groups, subject.state, names, path=path, names_from=f"the order of [{key!r}]"
             )
     return subject
+
+
+def _require_types(saved: StateDict, name: str) -> None:
+    """Check that groups and state are laid out as torch lays them out.
+
+    Raises:
+        CheckpointError: if they are not.
+    """
+    for index, group in enumerate(saved["param_groups"]):
+        for key in ("params", "param_names"):
+            value = group.get(key, [])
+            if not isinstance(value, list | tuple):
+                what = f"is {type(value).__name__}, not a list"
+                raise CheckpointError(f"{name}: {key} of group {index} {what}")
+        for number in group["params"]:
+            if not isinstance(number, Hashable):
+                what = f"has a {type(number).__name__} for a parameter's number"
+                raise CheckpointError(f"{name}: group {index} {what}")
+            held = saved["state"].get(number, {})
+            if not isinstance(held, Mapping):
+                what = f"the state of parameter {number} is {type(held).__name__}, not a dict"
+                raise CheckpointError(f"{name}: {what}")
 
 
 def _names_in(groups: list[dict[str, Any]]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import inspect
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -34,7 +35,8 @@ Step two optimizers with the same gradients until their bits part, and say where
 step, parameter, element and operation whose result differs, the numbers and bits on both sides,
 both sequences of operations side by side, and the cause, as far as experiments tell it.
 
-The exit status is 0 if all bits are the same, 1 if they part.
+The exit status is 0 if all bits are the same, 1 if they part, 2 if an optimizer refuses what it is
+put through, or no parameter moves.
 """
 EXAMPLE = "optimlab explain --foreach my_package:MyAdam torch.optim:Adam --options lr=0.1"
 DTYPES = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
@@ -78,9 +80,14 @@ def run(args: argparse.Namespace) -> int:
         for text, own in zip(args.optimizers, (args.options_a, args.options_b), strict=True)
     ]
     from optimlab.instruments.explain import explain
+    from optimlab.parity.observed import NothingCompared
 
     check_makes(makes)
-    found = explain(makes[0], makes[1], scenario(args))
+    rehearse(makes, scenario(args))
+    try:
+        found = explain(makes[0], makes[1], scenario(args))
+    except NothingCompared as error:
+        raise MisuseError(str(error)) from error
     if not prints_json(args):
         print(found)
     write_json(args, found.as_json())
@@ -130,6 +137,30 @@ def check_makes(makes: Sequence[Any]) -> None:
             raise MisuseError(f"{make.func.__name__}: {error}") from error
         if not isinstance(made, torch.optim.Optimizer):
             raise MisuseError(f"{make.func.__name__} makes a {type(made).__name__}, no optimizer")
+
+
+def rehearse(makes: Sequence[Any], scenario: Scenario) -> None:
+    """Put each optimizer through the scenario alone, to tell its own errors from those of explain.
+
+    Raises:
+        MisuseError: if a constructor or step raises; the message says which, and its reason.
+    """
+    from optimlab.instruments.copies import give_gradients, parameters
+    from optimlab.instruments.pairs import Made
+
+    for make in makes:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                pair = Made(make, make, scenario)
+                optimizer = pair.optimizers[0]
+                for step in range(1, scenario.steps + 1):
+                    pair.begin(step)
+                    give_gradients(parameters(optimizer), pair.gradients(step))
+                    optimizer.step()
+        except Exception as error:
+            reason = str(error) or type(error).__name__
+            raise MisuseError(f"{make.func.__name__} refuses the scenario: {reason}") from error
 
 
 def scenario(args: argparse.Namespace) -> Scenario:

@@ -21,6 +21,12 @@ from optimlab.instruments.writing import Operation, Value
 
 def cause_of(case: Case) -> Cause:
     """Find out what makes the difference."""
+    if case.parting.ours is None and case.parting.theirs is None:
+        return Cause(
+            "outside the recorded operations",
+            "what makes the difference does not go through the operations that were recorded",
+            "no operation of one side has a result that the other lacks",
+        )
     found = next(_experiments(case), None)
     if found is not None:
         return found
@@ -48,6 +54,7 @@ def _experiments(case: Case) -> Iterator[Cause]:
 def _place_in_memory(case: Case) -> Iterator[Cause]:
     ours, theirs = case.parting.ours, case.parting.theirs
     if ours is None or theirs is None:
+        yield from _written_gradient(case)
         return
     left, right = ours.target, theirs.target
     if left is None or right is None or digest(left.kept) != digest(right.kept):
@@ -57,6 +64,24 @@ def _place_in_memory(case: Case) -> Iterator[Cause]:
             text = f"{name} overwrites {value.label} with what the other keeps apart"
             yield Cause("in place", text, f"both results have the same bits: {ours} and {theirs}")
             return
+
+
+def _written_gradient(case: Case) -> Iterator[Cause]:
+    """Tell an operation on the gradient, which is not the optimizer's, that one side lacks."""
+    a, b = case.names
+    for operation, name, other, steps in (
+        (case.parting.ours, a, b, case.theirs),
+        (case.parting.theirs, b, a, case.ours),
+    ):
+        if operation is None or operation.target is None or operation.target.label != "grad":
+            continue
+        if not any(o.in_place and _writes_gradient(o) for o in steps.operations):
+            evidence = f"{name} computes {operation}, and no operation of {other} writes to grad"
+            yield Cause("in place", f"{name} writes to grad, {other} does not", evidence)
+
+
+def _writes_gradient(operation: Operation) -> bool:
+    return any(value.label == "grad" for value in operation.results)
 
 
 # The same operation with something else in it.

@@ -78,7 +78,7 @@ def explain(
         TypeError: if one is an optimizer and the other is not, or one cannot be copied.
         ValueError: if their parameters do not have the same shapes, or the scenario needs what
             cannot be repeated: ``differentiable`` or ``unscale``.
-        NothingCompared: if no element was compared.
+        NothingCompared: if no element was compared, or no parameter ever moved, on either side.
 
     Example:
         >>> from functools import partial
@@ -113,6 +113,8 @@ class _Search:
         same = kinds[0] == kinds[1]
         self.names = (f"{kinds[0]} (a)", f"{kinds[1]} (b)") if same else (kinds[0], kinds[1])
         self.elements = 0
+        self.moved = False
+        self.alone: tuple[dict[str, None], dict[str, None]] = ({}, {})  # in order
 
     def run(self, steps: int) -> Explanation:
         found = next(self._different([None] * len(parameters(self.pair.optimizers[0]))), None)
@@ -130,12 +132,26 @@ class _Search:
             for optimizer in self.pair.optimizers:
                 give_gradients(parameters(optimizer), gradients)
                 optimizer.step()
+            self.moved = self.moved or any(map(_has_moved, before, self.pair.optimizers))
             found = next(self._different(gradients), None)
             if found is not None:
                 return self._explained(step, *found, before, gradients)
         if not (steps and self.elements):
             raise NothingCompared("no element was compared")
-        return Explanation(self.names, steps, self.elements)
+        if not self.moved:
+            raise NothingCompared(
+                f"no parameter moved on either side in {steps} steps: that all bits are the same "
+                "says nothing about the two"
+            )
+        return Explanation(self.names, steps, self.elements, note=self._alone_text())
+
+    def _alone_text(self) -> str:
+        """Tell what only one side keeps, which is compared with nothing."""
+        return "; ".join(
+            f"only {name} keeps {', '.join(keys)}"
+            for name, keys in zip(self.names, self.alone, strict=True)
+            if keys
+        )
 
     def _different(self, gradients: Gradients) -> Iterator[tuple[int, dict[str, Mismatch]]]:
         """Find parameters of which tensors differ, with what differs."""
@@ -144,6 +160,8 @@ class _Search:
             left = outputs(self.pair.optimizers[0], ours)
             right = outputs(self.pair.optimizers[1], theirs)
             right["grad"] = grad if grad is not None else left.get("grad")
+            for keys, own, other in zip(self.alone, (left, right), (right, left), strict=True):
+                keys.update(dict.fromkeys(name for name in own if name not in {*other, "grad"}))
             mismatches = {
                 name: mismatch
                 for name in left
@@ -212,8 +230,13 @@ class _Search:
             lines=side_by_side(steps[0], steps[1], parted),
             distances=_distances(found),
             relative_error=_relative_error(ends[0]["param"], ends[1]["param"], start),
-            note="; ".join(words),
+            note="; ".join([*words, *filter(None, [self._alone_text()])]),
         )
+
+
+def _has_moved(before: Optimizer, after: Optimizer) -> bool:
+    pairs = zip(parameters(before), parameters(after), strict=True)
+    return any(mismatch_of(was, now) is not None for was, now in pairs)
 
 
 def _recorded(optimizer: Optimizer, number: int, gradients: Gradients) -> list[Operation]:

@@ -52,6 +52,7 @@ class Manner:
         contracted: the additions that take a product in unrounded, by their places, each with the
             product's: the second summand (1) or the first (0).
         by_reciprocal: whether ``a / b`` is ``a * (1 / b)``.
+        by_reciprocal_of_number: whether it is where ``b`` is a plain number.
         complements: whether a number is ``1 - x`` of an ``x`` that was rounded to float32 first.
         numbers: the dtype that plain numbers are rounded to first, ``None`` for none.
         numbers_of: the only operation whose numbers are, ``""`` for all.
@@ -65,6 +66,7 @@ class Manner:
     orders: Mapping[int, int] = field(default_factory=dict)
     contracted: Mapping[int, int] = field(default_factory=dict)
     by_reciprocal: bool = False
+    by_reciprocal_of_number: bool = False
     complements: bool = False
     numbers: torch.dtype | None = None
     numbers_of: str = ""
@@ -200,6 +202,8 @@ class _Evaluation:
             dtype = torch.float64
         outer, self.dtype = self.dtype, torch.float64 if self.exactly else _opmath(dtype)
         given = [self._in_dtype(argument) for argument in arguments]
+        if term.name == "div" and self.manner.by_reciprocal_of_number:
+            given[1] = arguments[1]  # Python inverts a number before it is rounded
         if term.name == "mul":  # an addition may take it in before it is rounded
             result: Any = _Product(given[0], given[1], dtype)
         else:
@@ -272,7 +276,8 @@ class _Evaluation:
         return self._settled(self._tensor(a) - self._tensor(b))
 
     def div(self, a: Any, b: Any) -> Tensor:
-        if self.manner.by_reciprocal and not self.exactly:
+        of_number = self.manner.by_reciprocal_of_number and isinstance(b, float)
+        if (self.manner.by_reciprocal or of_number) and not self.exactly:
             # Of a number, a kernel takes the reciprocal in double precision.
             inverse = self._in_dtype(1 / b) if isinstance(b, float) and b else 1 / self._tensor(b)
             return self.mul(a, inverse)

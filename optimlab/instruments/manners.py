@@ -31,6 +31,9 @@ def changes(term: Term) -> Iterator[tuple[str, str, dict[str, Any]]]:
     words = "multiplies by a reciprocal and does not divide"
     if _names(term) & {"div", "addcdiv"}:
         yield "reciprocal", words, {"by_reciprocal": True}
+    if "div" in _names(term):
+        words = "multiplies by the reciprocal of a number and does not divide by it"
+        yield "reciprocal", words, {"by_reciprocal_of_number": True}
     narrow = [d for d in (torch.bfloat16, torch.float16, torch.float32) if d is not dtype]
     for each in [dtype, *narrow]:
         words = ", the tensor's dtype," if each is dtype else ""

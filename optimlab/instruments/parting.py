@@ -115,12 +115,10 @@ class Steps:
         writers = [o for o in self.operations if any(v.label == label for v in o.results)]
         return writers[-1] if writers else None
 
-    def with_result(self, value: Value) -> Operation | None:
-        """Find the first operation that computes the bits of a value."""
+    def with_result(self, value: Value) -> list[Operation]:
+        """Find the operations that compute the bits of a value."""
         wanted = digest(value.kept)
-        return next(
-            (o for o in self.computing() if any(digest(v.kept) == wanted for v in o.results)), None
-        )
+        return [o for o in self.computing() if any(digest(v.kept) == wanted for v in o.results)]
 
 
 def _is_computing(operation: Operation) -> bool:
@@ -131,11 +129,35 @@ def parting(ours: Steps, theirs: Steps) -> Parting:
     """Find where two steps part, one operation on each side.
 
     A side that has nothing which the other lacks is represented by the operation that results in
-    the other's bits, though not in the same place.
+    the other's bits, though not in the same place, if there is one.
     """
     left, right = ours.root(theirs), theirs.root(ours)
-    if right is None and left is not None and left.target is not None:
-        right = theirs.with_result(left.target)
-    elif left is None and right is not None and right.target is not None:
-        left = ours.with_result(right.target)
+    if right is None and left is not None:
+        right = _elsewhere(left, ours, theirs)
+    elif left is None and right is not None:
+        left = _elsewhere(right, theirs, ours)
     return Parting(left, right)
+
+
+def _elsewhere(operation: Operation, own: Steps, other: Steps) -> Operation | None:
+    """Find the operation that does on the other side what an operation does here, apart from it.
+
+    Bits that are the same in all elements, such as zeros, do not tell that it is the same result.
+    """
+    value = operation.target
+    if value is None or _is_constant(value.kept):
+        return None
+    labels = {
+        result.label
+        for each in own.with_result(value)
+        for result in each.results
+        if each is not operation
+    }
+    found = other.with_result(value)
+    return next((o for o in found if not labels & {v.label for v in o.results}), None)
+
+
+def _is_constant(tensor: Tensor) -> bool:
+    if tensor.numel() > 1:
+        return bool((tensor == tensor.flatten()[0]).all())
+    return bool(((tensor == 0) | (tensor == 1)).all())

@@ -14,16 +14,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from optimlab.instruments.extent import Extent
 from optimlab.instruments.registers import Register, Registers
 from optimlab.instruments.writing import Operation, Value, is_listed, split, written_arguments
 from optimlab.native.carrier import carriers
+
+if TYPE_CHECKING:
+    from collections import OrderedDict
 
 Look: TypeAlias = Callable[[Tensor, "int | None"], Any]
 """What to keep of a tensor at a moment, given the number of the parameter that it belongs to."""
@@ -39,6 +43,7 @@ class Recording(TorchDispatchMode):
         optimizer: any optimizer. Two hooks are attached to it for as long as the context lasts.
         look: makes what is kept of each tensor, such as a copy; ``None`` keeps nothing of it.
         finished: called with the operations of each step as it ends.
+        started: called with the optimizer as each step begins.
     """
 
     def __init__(
@@ -46,11 +51,14 @@ class Recording(TorchDispatchMode):
         optimizer: Optimizer,
         look: Look,
         finished: Callable[[list[Operation]], None],
+        started: Callable[[Optimizer], object] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.optimizer = optimizer
         self._look = look
         self._finished = finished
+        self._started = started
+        self._extent = Extent()
         self._registers: Registers | None = None  # of the step that is being recorded
         self._operations: list[Operation] = []
         self._suspended = 0
@@ -62,6 +70,9 @@ class Recording(TorchDispatchMode):
             self.optimizer.register_step_pre_hook(self._begin),
             self.optimizer.register_step_post_hook(self._end),
         ]
+        # What other hooks compute after the step is no part of it.
+        post_hooks = cast("OrderedDict[int, Any]", self.optimizer._optimizer_step_post_hooks)
+        post_hooks.move_to_end(self._hooks[1].id, last=False)
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
@@ -74,12 +85,17 @@ class Recording(TorchDispatchMode):
     # Where steps begin and end.
 
     def _begin(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        if not self._extent.begins():
+            return None
+        self._registers = None  # of a step that raised
+        if self._started is not None:
+            self._started(optimizer)
         self._registers, self._operations = Registers(optimizer), []
         args = tuple(self._outside(value) for value in args)
         return args, {name: self._outside(value) for name, value in kwargs.items()}
 
     def _end(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if self._registers is None:
+        if not self._extent.ends() or self._registers is None:
             return
         self._registers.name_locals(sys._getframe(1))
         self._registers.name_optimizers_tensors()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -84,8 +84,14 @@ class _Formula:
 
 def other_rounding(case: Case) -> Iterator[Cause]:
     """Try whether both compute one formula, and which manner of one side gives the other's bits."""
+    # A result that both have need not be used by both: then the longer formulas tell.
+    for opaque in (False, True):
+        yield from _other_rounding(_formulas(case, opaque=opaque))
+
+
+def _other_rounding(formulas: Iterable[_Formula]) -> Iterator[Cause]:
     alike = []
-    for formula in _formulas(case):
+    for formula in formulas:
         small = _sampled(formula)
         manner = next((m for m in manners(small.term) if _is_own(formula, small, m)), None)
         if manner is not None and _same_mathematics(small):
@@ -175,8 +181,13 @@ def _by_order(formula: _Formula) -> Iterator[Cause]:
     )
 
 
-def _formulas(case: Case) -> Iterator[_Formula]:
-    """Write out, from either side, tensors that end different, the earliest written first."""
+def _formulas(case: Case, *, opaque: bool) -> Iterator[_Formula]:
+    """Write out, from either side, tensors that end different, the earliest written first.
+
+    Args:
+        case: where they part.
+        opaque: write formulas out down to what both end with, not only to what both have.
+    """
     a, b = case.names
     for label in _labels(case):
         values = [_end(steps, label) for steps in (case.ours, case.theirs)]
@@ -185,7 +196,7 @@ def _formulas(case: Case) -> Iterator[_Formula]:
             continue
         if left.shape != right.shape or left.dtype != right.dtype:
             continue
-        terms = [_term(v, s, o) for v, s, o in _with_sides(case, left, right)]
+        terms = [_term(v, s, o, opaque=opaque) for v, s, o in _with_sides(case, left, right)]
         mine, other = terms
         if other is None and mine is not None:  # a fused kernel: what it has on the way is not seen
             mine = _term(left, case.ours, case.theirs, opaque=True)

@@ -60,19 +60,16 @@ class Trace:
         self._elements = _indices(parameters(optimizer), elements)
         self._count = 0
         self._origins: dict[int, Origins] = {}
-        self._recording = Recording(optimizer, self._look, self._finished)
-        self._hook: Any = None
+        self._recording = Recording(optimizer, self._look, self._finished, self._begin)
 
     def __enter__(self) -> Trace:
-        self._hook = self._optimizer.register_step_pre_hook(self._begin)
         self._recording.__enter__()
         return self
 
     def __exit__(self, *exception: Any) -> None:
         self._recording.__exit__(*exception)
-        self._hook.remove()
 
-    def _begin(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def _begin(self, optimizer: Optimizer) -> None:
         self._count += 1
         self._origins = origins(optimizer)  # before the step counts on
 
@@ -149,6 +146,7 @@ def trace(optimizer: Optimizer, elements: Elements | None = None) -> Trace:
 
     Raises:
         IndexError: if there is no such parameter or element.
+        TypeError: if ``elements`` does not map parameters to indices.
 
     Example:
         >>> import torch, optimlab
@@ -189,15 +187,18 @@ def numbers_at(
     return [tensor.item()] * len(indices) if tensor.numel() == 1 else None
 
 
-def _indices(
-    params: list[Tensor], elements: Elements | None
-) -> dict[int, tuple[list[Index], tuple[int, ...]]]:
+def _indices(params: list[Tensor], elements: Any) -> dict[int, tuple[list[Index], tuple[int, ...]]]:
     if elements is None:
         chosen = [n for n, param in enumerate(params) if param.numel()][:_FIRST_PARAMETERS]
         elements = {number: [(0,) * params[number].dim()] for number in chosen}
+    if not isinstance(elements, Mapping):
+        kind = type(elements).__name__
+        raise TypeError(f"elements is a dict such as {{0: [1, 2]}}, by parameter, and not a {kind}")
     found = {}
     for key, wanted in elements.items():
         number = _number(params, key)
+        if not isinstance(wanted, Iterable):
+            raise TypeError(f"elements of parameter {number} are a list such as [0], not {wanted}")
         indices = [(index,) if isinstance(index, int) else tuple(index) for index in wanted]
         for index in indices:
             if params[number][index].dim():

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from textwrap import TextWrapper
 
+import torch
+
 from optimlab.parity.configurations import PLAIN, Configuration
 from optimlab.parity.observed import Place
 from optimlab.parity.outcome import Difference
@@ -81,6 +83,12 @@ def _totals(verdict: Verdict) -> Iterator[str]:
     yield (
         f"{done.steps:,} steps, {done.tensors:,} tensors with {done.elements:,} elements and "
         f"{done.values:,} other values compared."
+    )
+    ran = [tried.configuration.scenario for tried in verdict.tried if tried.compared]
+    largest = max(torch.Size(spec.shape).numel() for each in ran for spec in each.tensors)
+    yield (
+        f"At most {max(each.steps for each in ran)} steps in a configuration; the largest tensor "
+        f"has {largest:,} elements."
     )
     by = {
         "refused": "both",

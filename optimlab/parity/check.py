@@ -5,18 +5,18 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias
 
 from torch.optim import Optimizer
 
 from optimlab.parity.cases import excluded
-from optimlab.parity.configurations import CROSSED, Configuration, Extent, configurations
+from optimlab.parity.configurations import CROSSED, PLAIN, Configuration, Extent, configurations
 from optimlab.parity.observed import NothingCompared
 from optimlab.parity.outcome import Difference, Equal
 from optimlab.parity.side import fresh
-from optimlab.parity.signatures import Factory, Shared, made, shared
+from optimlab.parity.signatures import Factory, Shared, made, shared, unnamed
 from optimlab.parity.table import IMPLEMENTATIONS, TABLE, Options
 from optimlab.parity.verdict import Excepted, Tried, Verdict
 from optimlab.parity.views import ABSENT, Key, View, Viewed, compare_views
@@ -50,9 +50,12 @@ def check(
     after each step. Tried are the implementations whose options both signatures have (for-loop,
     ``foreach``, ``fused``, ``capturable``, ``differentiable``); every dtype; for each option that
     both take its default and other values, alone, in pairs and as many at once as go together; and
-    circumstances: gradients that are ``None``, zero or not contiguous, empty parameters, several
-    groups, a group added, ``lr`` changed, and a state dict loaded in mid-run. A configuration that
-    one or both refuse, in the constructor or in the first step, is not compared, but counted.
+    circumstances: gradients that are ``None``, zero, not finite or not contiguous, empty and large
+    parameters, several groups, a group added, ``lr`` changed, a closure, and a state dict loaded in
+    mid-run. A configuration that one or both refuse, in the constructor or in the first step, is
+    not compared, but counted; but where the reference makes the step and mine raises an error, it
+    is a difference if the circumstance is to blame: if mine makes plain steps with the same
+    options, implementation and dtype.
 
     What the two *keep* is told apart from the bits of their steps: state and hyperparameters that
     only one has, or of which the types are not the same, and defaults that are not the same, are
@@ -107,6 +110,7 @@ def check(
         ignored=_keys(ignore_state, ignore_options),
         names=dict(state_names or {}),
     )
+    _require_implementations(mine, reference, asked, extent)
     todo = list(configurations(mine, reference, asked, extent))
     for done, configuration in enumerate(todo):
         if progress is not None:
@@ -161,17 +165,31 @@ class _Checker:
             self.tried.append(Tried(configuration, None))
             return
         viewed = self._settled(configuration)
-        tried = Tried(configuration, viewed.outcome)
+        tried = Tried(configuration, viewed.outcome, self._crashed(configuration, viewed))
         one_sided = any(ABSENT in form for key in viewed.parted for form in viewed.forms[key])
         if configuration.circumstance == CROSSED and (one_sided or self.names):
             return  # neither can read the other's checkpoints
         self.tried.append(tried)
-        if not tried.refused:
+        if not (tried.refused or tried.crashed):
             self._note(configuration, viewed)
 
     def occurring(self) -> Mapping[Key, bool]:
         """Say of each ignored key whether it has to be ignored."""
         return {key: key in self.needed for key in sorted(self.ignored)}
+
+    def _crashed(self, configuration: Configuration, viewed: Viewed) -> bool:
+        """Tell whether mine alone raised in the first step, and the circumstance is to blame."""
+        found = viewed.outcome
+        if not isinstance(found, Difference) or found.mismatch.what != "raised":
+            return False
+        one_sided = found.mismatch.ours is not None and found.mismatch.theirs is None
+        if found.during == "construction" or found.step > 1 or not one_sided:
+            return False
+        plain = replace(configuration, circumstance=PLAIN).facts
+        return any(
+            tried.configuration.facts == plain and tried.compared and tried.error is None
+            for tried in self.tried
+        )
 
     def _settled(self, configuration: Configuration) -> Viewed:
         """Compare until exactly those keys are hidden that have to be."""
@@ -264,6 +282,26 @@ def require_optimizers(mine: Factory, reference: Factory, options: Options) -> N
         if optimizer is not None and not isinstance(optimizer, Optimizer):
             made_instead = type(optimizer).__name__
             raise TypeError(f"{_name(make)} makes a {made_instead}, no torch.optim.Optimizer")
+
+
+def _require_implementations(
+    mine: Factory, reference: Factory, asked: Shared, extent: Extent
+) -> None:
+    """Check that an implementation was asked for that both take, if any was asked for."""
+    wanted = extent.implementations
+    if not wanted or {*wanted} & {*asked.implementations}:
+        return
+    names = list(dict.fromkeys(name for way in wanted for name in IMPLEMENTATIONS[way]))
+    lacking = [
+        f"\n  {_name(make)} does not name {', '.join(absent)} in its signature{advice}"
+        for make in (mine, reference)
+        for absent, advice in [unnamed(make, names)]
+        if absent
+    ]
+    raise NothingCompared(
+        f"{', '.join(wanted)} cannot be asked of both, only {', '.join(asked.implementations)}"
+        f"{''.join(lacking)}"
+    )
 
 
 def _require_something(verdict: Verdict) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -57,6 +58,28 @@ class ZeroGradients(Scenario):
                 yield grad
 
 
+@dataclass(frozen=True)
+class NonfiniteGradients(Scenario):
+    """Gradients with an infinite element, of either sign, at some steps, and a NaN at others."""
+
+    def gradients(self, step: int) -> Iterator[Tensor | None]:
+        """Make the gradients of one step, in the order of the parameters."""
+        for index, grad in enumerate(super().gradients(step)):
+            value = _NOT_FINITE.get((step + index) % 6)
+            if grad is None or value is None or not grad.numel():
+                yield grad
+                continue
+            changed = grad.detach().clone()
+            changed.view(-1)[(7 * step) % changed.numel()] = value
+            yield changed.requires_grad_(self.differentiable)
+
+
+@dataclass(frozen=True)
+class Closures(Scenario):
+    """Every step is given a closure, which sets the gradients and returns a loss."""
+
+
+_NOT_FINITE = {3: math.inf, 4: -math.inf, 5: math.nan}
 _SMALL = (TensorSpec((33,)), TensorSpec((5, 3)), TensorSpec((17, 31)))
 _NONE = (
     TensorSpec((33,), gradients="sometimes"),
@@ -73,6 +96,8 @@ _LAYOUTS = (
 )
 _EMPTY = (TensorSpec((0,)), TensorSpec((0, 3)), TensorSpec(()), TensorSpec((1,)), TensorSpec((9,)))
 _GROUPS = (TensorSpec((33,)), TensorSpec((5, 3), group=1), TensorSpec((9,), group=1))
+# Above 32,768 elements torch splits the work among threads, and other code may branch, too.
+_LARGE = (TensorSpec((33_001,)), TensorSpec((5, 3)))
 _ADDED = (TensorSpec((33,)), TensorSpec((5, 3), group=2))
 
 PLAIN = "plain"
@@ -84,6 +109,9 @@ CIRCUMSTANCES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         PLAIN: {},
         "gradients of None": {"tensors": _NONE},
         "zero gradients": {},
+        "NaN and infinite gradients": {},
+        "closure": {},
+        "large tensor": {"tensors": _LARGE, "steps": 4},
         "not contiguous": {"tensors": _LAYOUTS},
         "empty tensors": {"tensors": _EMPTY},
         "two groups": {"tensors": _GROUPS},
@@ -99,7 +127,20 @@ CIRCUMSTANCES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         },
     }
 )
-_QUICK_CIRCUMSTANCES = (PLAIN, "all at once")
+_KINDS: Mapping[str, type[Scenario]] = MappingProxyType(
+    {
+        "zero gradients": ZeroGradients,
+        "NaN and infinite gradients": NonfiniteGradients,
+        "closure": Closures,
+    }
+)
+_FEW_CIRCUMSTANCES = (PLAIN, "all at once")
+_QUICK_CIRCUMSTANCES = (
+    *_FEW_CIRCUMSTANCES,
+    "closure",
+    "NaN and infinite gradients",
+    "large tensor",
+)
 _QUICK_DTYPES = ("bfloat16", "float32")
 
 _OVERRIDES: tuple[Options, Options] = (
@@ -168,10 +209,10 @@ def _grid(combined: list[Options], few: list[Options], together: bool) -> list[O
 
 
 def _circumstances(way: str, dtype: str, extent: Extent) -> list[str]:
-    if dtype == "float32" and not extent.quick:
-        chosen = list(CIRCUMSTANCES)
+    if dtype == "float32":
+        chosen = list(_QUICK_CIRCUMSTANCES if extent.quick else CIRCUMSTANCES)
     else:
-        chosen = list(_QUICK_CIRCUMSTANCES)
+        chosen = list(_FEW_CIRCUMSTANCES)
     if way != "differentiable":
         return chosen
     # Loaded state is a leaf, which cannot be changed in place while autograd records.
@@ -182,8 +223,7 @@ def _scenario(way: str, dtype: str, name: str, shared: Shared, extent: Extent) -
     changes = {"tensors": _SMALL, "lr_changed_at": 0, **CIRCUMSTANCES[name]}
     if "lr" not in shared.group_keys:
         changes["lr_changed_at"] = 0
-    kind = ZeroGradients if name == "zero gradients" else Scenario
-    scenario = kind(
+    scenario = _KINDS.get(name, Scenario)(
         **changes,
         overrides=_overrides(shared),
         seed=extent.seed,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -158,6 +158,24 @@ def _defaults(make: Factory) -> dict[str, Any]:
         return {}
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {each.name: each.default for each in parameters[1:] if each.kind in by_name}
+
+
+def unnamed(make: Factory, names: Sequence[str]) -> tuple[list[str], str]:
+    """Find options that a signature does not name.
+
+    Returns:
+        These, and what to do about it where the signature takes any option unnamed.
+    """
+    absent = [name for name in names if name not in _defaults(make)]
+    try:
+        parameters = inspect.signature(make).parameters.values()
+    except ValueError:
+        return absent, ""
+    swallowing = [each for each in parameters if each.kind is inspect.Parameter.VAR_KEYWORD]
+    if not (absent and swallowing):
+        return absent, ""
+    advice = f": **{swallowing[0].name} may take it, but does not say so; compare a function of "
+    return absent, f"{advice}params that names it"
 
 
 def _alike(left: Any, right: Any) -> bool:

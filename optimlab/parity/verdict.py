@@ -68,16 +68,19 @@ class Tried:
     Attributes:
         configuration: which.
         outcome: the answer, ``None`` where torch's own kernel has no defined result.
+        crashed: whether mine alone raised in the first step, for which neither the implementation
+            nor the dtype nor an option is to blame: with the same ones it makes plain steps.
     """
 
     configuration: Configuration
     outcome: Outcome | None
+    crashed: bool = False
 
     @property
     def refused(self) -> bool:
         """Whether one side, or both, did not get through the first step."""
         return isinstance(self.outcome, EqualError | Difference) and (
-            self.error is not None and self.outcome.step <= 1
+            self.error is not None and self.outcome.step <= 1 and not self.crashed
         )
 
     @property

@@ -9,12 +9,16 @@ and notes of which form each key is, so that what was left out is told once, by 
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
+import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
+from optimlab.parity.configurations import Closures
 from optimlab.parity.lockstep import drive
 from optimlab.parity.outcome import Outcome
 from optimlab.parity.scenario import Scenario
@@ -143,8 +147,10 @@ class ViewedSide(Side):
     """
 
     def __init__(self, make: Make, scenario: Scenario, view: View) -> None:
-        super().__init__(make, scenario)
+        closures = isinstance(scenario, Closures)
+        super().__init__(partial(self._closing, make) if closures else make, scenario)
         self._view = view
+        self._closed: dict[str, Any] = {}
         self._left: dict[int, Tensor | None] = {}
         self._held: set[int] = set()
         self._moved: set[int] = set()
@@ -156,7 +162,29 @@ class ViewedSide(Side):
         self._moved |= stepped & self._held  # as of before this event
         self._held = {i for group in self.seen["param_groups"] for i in group["params"]}
         viewed = self._view.of(self.seen, self.params, self._moved)
-        self.seen = {**viewed, "gradients left": self._gradients_left()}
+        self.seen = {**viewed, "gradients left": self._gradients_left(), **self._closed}
+
+    def _closing(self, make: Make, groups: list[dict[str, Any]]) -> Optimizer:
+        """Make an optimizer whose ``step()`` is always called with a closure."""
+        optimizer = make(groups)
+        optimizer.step = partial(self._step, optimizer.step)  # type: ignore[assignment,method-assign]
+        return optimizer
+
+    def _step(self, step: Callable[..., Any]) -> None:
+        """Take the gradients away, and let a closure set them."""
+        gradients = [param.grad for param in self.params]
+        modes: list[bool] = []
+
+        def closure() -> Tensor:
+            modes.append(torch.is_grad_enabled())
+            for param, grad in zip(self.params, gradients, strict=True):
+                param.grad = grad
+            return torch.tensor(0.5)
+
+        for param in self.params:
+            param.grad = None
+        loss = step(closure)
+        self._closed = {"gradient mode in the closure": modes, "loss returned": loss}
 
     def _gradients_left(self) -> dict[int, Tensor | None]:
         """Return what is in the gradients, to be compared, and put back what was given."""
