@@ -504,24 +504,6 @@ def test_other_processes_are_counted_without_this_one(monkeypatch: pytest.Monkey
 # Misuse.
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        ("--optimizer", "adagrad"),
-        ("--workload", "vgg"),
-        ("--repeats", "0"),
-        ("--threads", "-1"),
-        ("--device", "tpu"),
-    ],
-)
-def test_options_that_make_no_sense_end_with_status_2(
-    tmp_path: Path, options: tuple[str, str]
-) -> None:
-    with pytest.raises(SystemExit) as ending:
-        run_bench(tmp_path, *options)
-    assert ending.value.code == 2
-
-
 def test_files_that_cannot_be_written_end_with_status_2_before_anything_is_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

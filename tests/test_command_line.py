@@ -136,3 +136,24 @@ def test_continuous_integration_runs_the_test_command_of_the_readme_and_nothing_
     assert commands[0].endswith("nox -s tests")
     readme = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     assert commands[0] in [line.strip() for line in readme]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("bench", "--optimizer", "adagrad"),
+        ("bench", "--workload", "vgg"),
+        ("bench", "--repeats", "0"),
+        ("bench", "--threads", "-1"),
+        ("bench", "--device", "tpu"),
+        ("demo", "--epochs", "0"),
+        ("demo", "--batch-size", "-1"),
+        ("demo", "--optimizers", "rmsprop"),
+        ("demo", "--device", "tpu"),
+    ],
+    ids=" ".join,
+)
+def test_options_that_make_no_sense_end_with_status_2(arguments: tuple[str, ...]) -> None:
+    with pytest.raises(SystemExit) as ending:
+        command_line.main(arguments)
+    assert ending.value.code == 2

@@ -270,18 +270,6 @@ def test_elements_that_differ_are_counted(theirs: dict[str, Tensor], differing: 
     assert compare(ours, theirs).differing == differing
 
 
-@pytest.mark.parametrize(
-    "options",
-    [("--epochs", "0"), ("--batch-size", "-1"), ("--optimizers", "rmsprop"), ("--device", "tpu")],
-)
-def test_options_that_make_no_sense_end_with_status_2(
-    tmp_path: Path, options: tuple[str, str]
-) -> None:
-    with pytest.raises(SystemExit) as ending:
-        run_demo(tmp_path, *options)
-    assert ending.value.code == 2
-
-
 def test_an_output_that_cannot_be_written_ends_with_status_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
