@@ -4,24 +4,38 @@ Adam (Kingma and Ba, 2015) keeps two running averages of each weight's gradient,
 its uncentered variance:
 
 .. math::
+    % with weight_decay=0
     m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t, \qquad
     v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2 .
 
 **Bias correction.** Both start at zero, and so lean towards zero: unrolled,
-:math:`m_t = (1 - \beta_1) \sum_{i \le t} \beta_1^{t-i} g_i`, whose weights add up to
-:math:`1 - \beta_1^t` instead of 1. Dividing by that sum makes them averages again:
+:math:`m_t = (1 - \beta_1) \sum_{i=1}^t \beta_1^{t-i} g_i`, whose weights add up to
+:math:`(1 - \beta_1) \sum_{i=1}^t \beta_1^{t-i} = 1 - \beta_1^t` instead of 1. Dividing by that sum
+makes them averages again:
 
 .. math::
     \hat m_t = \frac{m_t}{1 - \beta_1^t}, \qquad \hat v_t = \frac{v_t}{1 - \beta_2^t}, \qquad
     \theta_t = \theta_{t-1} - \gamma \frac{\hat m_t}{\sqrt{\hat v_t} + \epsilon} .
 
-At the first step :math:`\hat m_1 = g_1` and :math:`\hat v_1 = g_1^2`: every weight moves by
+At the first step :math:`\hat m_1 = g_1` and :math:`\hat v_1 = g_1^2`, so that
+:math:`|\theta_1 - \theta_0| = \gamma |g_1| / (|g_1| + \epsilon)`: every weight moves by
 :math:`\gamma`, whatever the size of its gradient.
 
-**Weight decay.** An L2 penalty adds :math:`\lambda \theta` to the gradient, where it is divided by
-:math:`\sqrt{\hat v_t}` like everything else: weights with large gradients decay less. AdamW
-(Loshchilov and Hutter, 2019) decouples it and shrinks the weights themselves,
-:math:`\theta \leftarrow (1 - \gamma \lambda) \theta`.
+**Weight decay.** An L2 penalty becomes a part of the gradient,
+
+.. math::
+    % with weight_decay=0.1
+    g_t = \nabla f(\theta_{t-1}) + \lambda \theta_{t-1}, \qquad
+    m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t ,
+
+where it is divided by :math:`\sqrt{\hat v_t}` like everything else: weights with large gradients
+decay less. AdamW (Loshchilov and Hutter, 2019) decouples it and shrinks the weights themselves:
+
+.. math::
+    % with weight_decay=0.1, decoupled_weight_decay=True
+    \hat m_t = \frac{m_t}{1 - \beta_1^t}, \qquad \hat v_t = \frac{v_t}{1 - \beta_2^t}, \qquad
+    \theta_t = (1 - \gamma \lambda) \theta_{t-1}
+        - \gamma \frac{\hat m_t}{\sqrt{\hat v_t} + \epsilon} .
 
 **AMSGrad** (Reddi, Kale and Kumar, 2018) divides by the largest :math:`v` so far, so that steps
 do not grow again when large gradients are forgotten.
@@ -57,11 +71,14 @@ class Adam(Optimizer):
     r"""Adaptive moment estimation.
 
     .. math::
+        % with every option
         g_t &\leftarrow \pm \nabla f(\theta_{t-1}) + \lambda \theta_{t-1} \\
         m_t &\leftarrow m_{t-1} + (1 - \beta_1) (g_t - m_{t-1}) \\
         v_t &\leftarrow \beta_2 v_{t-1} + (1 - \beta_2) g_t^2 \\
+        u_t &\leftarrow \begin{cases} \max(u_{t-1}, v_t) & \text{amsgrad} \\
+            v_t & \text{otherwise} \end{cases} \\
         \theta_t &\leftarrow \theta_{t-1} - \frac{\gamma}{1 - \beta_1^t}
-            \frac{m_t}{\sqrt{v_t} / \sqrt{1 - \beta_2^t} + \epsilon}
+            \frac{m_t}{\sqrt{u_t} / \sqrt{1 - \beta_2^t} + \epsilon}
 
     Args:
         params: parameters, ``(name, parameter)`` pairs, or dicts that define parameter groups.
@@ -84,7 +101,7 @@ class Adam(Optimizer):
         step: how many steps were made; a float32 tensor without dimensions.
         exp_avg: :math:`m_t`.
         exp_avg_sq: :math:`v_t`.
-        max_exp_avg_sq: the largest :math:`v_t` so far, only with ``amsgrad``.
+        max_exp_avg_sq: :math:`u_t`, the largest :math:`v_t` so far, only with ``amsgrad``.
 
     Raises:
         ValueError: for a hyperparameter outside its range, betas of two kinds, tensors of more
@@ -299,10 +316,16 @@ class AdamW(Adam):
     r"""Adam with decoupled weight decay.
 
     .. math::
-        \theta_t \leftarrow (1 - \gamma \lambda) \theta_{t-1} - \frac{\gamma}{1 - \beta_1^t}
-            \frac{m_t}{\sqrt{v_t} / \sqrt{1 - \beta_2^t} + \epsilon}
+        % with every option
+        g_t &\leftarrow \pm \nabla f(\theta_{t-1}) \\
+        m_t &\leftarrow m_{t-1} + (1 - \beta_1) (g_t - m_{t-1}) \\
+        v_t &\leftarrow \beta_2 v_{t-1} + (1 - \beta_2) g_t^2 \\
+        u_t &\leftarrow \begin{cases} \max(u_{t-1}, v_t) & \text{amsgrad} \\
+            v_t & \text{otherwise} \end{cases} \\
+        \theta_t &\leftarrow (1 - \gamma \lambda) \theta_{t-1} - \frac{\gamma}{1 - \beta_1^t}
+            \frac{m_t}{\sqrt{u_t} / \sqrt{1 - \beta_2^t} + \epsilon}
 
-    with :class:`Adam`'s :math:`m_t` and :math:`v_t` of the plain gradient. Arguments, state and
+    as in :class:`Adam`, whose weight decay is a part of :math:`g_t`. Arguments, state and
     errors are those of :class:`Adam`, without ``decoupled_weight_decay``, which is always on.
 
     Note:

@@ -11,11 +11,17 @@ by a running root mean square of itself, so that every weight moves by about the
 subtracting the square of the running mean :math:`\bar g_t`:
 
 .. math::
+    % with centered=True
     \bar g_t = \bar g_{t-1} + (1 - \alpha) (g_t - \bar g_{t-1}), \qquad
-    \tilde v_t = v_t - \bar g_t^2 .
+    \tilde v_t = v_t - \bar g_t^2, \qquad
+    \theta_t = \theta_{t-1} - \gamma \frac{g_t}{\sqrt{\tilde v_t} + \epsilon} .
 
-**Momentum** accumulates the normalized gradients, :math:`b_t = \mu b_{t-1} +
-g_t / (\sqrt{\tilde v_t} + \epsilon)`, and steps along :math:`b_t`.
+**Momentum** accumulates the normalized gradients and steps along the sum:
+
+.. math::
+    % with momentum=0.6
+    b_t = \mu b_{t-1} + \frac{g_t}{\sqrt{v_t} + \epsilon}, \qquad
+    \theta_t = \theta_{t-1} - \gamma b_t .
 """
 
 from __future__ import annotations
@@ -34,10 +40,12 @@ class RMSprop(Optimizer):
     r"""Gradient descent divided by a running root mean square of the gradients.
 
     .. math::
+        % with every option
         g_t &\leftarrow \pm \nabla f(\theta_{t-1}) + \lambda \theta_{t-1} \\
         v_t &\leftarrow \alpha v_{t-1} + (1 - \alpha) g_t^2 \\
-        \bar g_t &\leftarrow \bar g_{t-1} + (1 - \alpha) (g_t - \bar g_{t-1}), \quad
-            \tilde v_t \leftarrow v_t - \bar g_t^2 & \text{(centered; else } \tilde v_t = v_t) \\
+        \bar g_t &\leftarrow \bar g_{t-1} + (1 - \alpha) (g_t - \bar g_{t-1}) \\
+        \tilde v_t &\leftarrow \begin{cases} v_t - \bar g_t^2 & \text{centered} \\
+            v_t & \text{otherwise} \end{cases} \\
         b_t &\leftarrow \mu b_{t-1} + g_t / (\sqrt{\tilde v_t} + \epsilon) \\
         \theta_t &\leftarrow \theta_{t-1} - \gamma b_t
 
@@ -77,8 +85,15 @@ class RMSprop(Optimizer):
 
     Note:
         The root is taken before eps is added; TensorFlow adds eps first. There is no bias
-        correction: from its start at zero, the average makes the first step
-        :math:`1 / \sqrt{1 - \alpha}` times the learning rate, ten times at the default.
+        correction: the average starts at zero, so that
+
+        .. math::
+            % with momentum=0
+            v_1 = (1 - \alpha) g_1^2, \qquad
+            |\theta_1 - \theta_0| = \frac{\gamma |g_1|}{\sqrt{1 - \alpha} |g_1| + \epsilon} :
+
+        the first step is the learning rate divided by :math:`\sqrt{1 - \alpha}`, ten times it at
+        the default.
 
     Source:
         Hinton, "Neural networks for machine learning", lecture 6e (2012);

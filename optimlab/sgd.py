@@ -7,27 +7,37 @@ flat directions and jumps from wall to wall across steep ones.
 forgets them at the rate :math:`\mu`:
 
 .. math::
+    % with momentum=0.6, dampening=0.3
     b_t = \mu b_{t-1} + (1 - \tau) g_t, \qquad b_1 = g_1, \qquad
     \theta_t = \theta_{t-1} - \gamma b_t .
 
-Under a constant gradient the velocity grows to :math:`g (1 - \tau) / (1 - \mu)`: momentum 0.9 makes
-steps up to ten times longer where gradients agree, and cancels them where they alternate.
+Under a constant gradient the velocity grows until
+
+.. math::
+    % with momentum=0.6, dampening=0.3
+    % under constant gradients
+    \lim_{t \to \infty} b_t = \frac{1 - \tau}{1 - \mu} g_1 :
+
+momentum 0.9 makes steps up to ten times longer where gradients agree, and cancels them where they
+alternate.
 
 **Nesterov's look-ahead** (Nesterov, 1983; Sutskever et al., 2013) takes the gradient where the
 velocity is about to carry the parameters. Let :math:`\phi` be the parameters and :math:`b` the
 velocity of
 
 .. math::
-    b_t = \mu b_{t-1} + g(\phi_{t-1} - \gamma \mu b_{t-1}), \qquad
-    \phi_t = \phi_{t-1} - \gamma b_t ,
+    % with momentum=0.6, nesterov=True
+    b_t = \mu b_{t-1} + \nabla f(\phi_{t-1} - \gamma \mu b_{t-1}), \qquad
+    \phi_t = \phi_{t-1} - \gamma b_t, \qquad b_0 = 0, \qquad \phi_0 = \theta_0 ,
 
 and store the looked-ahead point :math:`\theta_t = \phi_t - \gamma \mu b_t` instead of
-:math:`\phi_t`. The gradient is then taken at the stored parameters, and
+:math:`\phi_t`. The gradient is then taken at the stored parameters,
+:math:`g_t = \nabla f(\theta_{t-1})`, and
 
 .. math::
-    \theta_t = \phi_{t-1} - \gamma b_t - \gamma \mu b_t
-             = \theta_{t-1} + \gamma \mu b_{t-1} - \gamma b_t - \gamma \mu b_t
-             = \theta_{t-1} - \gamma (g_t + \mu b_t) ,
+    \theta_t &= \phi_{t-1} - \gamma b_t - \gamma \mu b_t \\
+             &= \theta_{t-1} + \gamma \mu b_{t-1} - \gamma b_t - \gamma \mu b_t \\
+             &= \theta_{t-1} - \gamma (g_t + \mu b_t) ,
 
 because :math:`b_t - \mu b_{t-1} = g_t`. That is the form below: the same velocity, and a step
 along :math:`g_t + \mu b_t` instead of :math:`b_t`.
@@ -49,7 +59,11 @@ from optimlab.values import L, T, add_like, add_scaled, as_scalar, fused_kernel,
 
 
 def heavy_ball(grad: T, state: dict[str, T], momentum: Any, dampening: Any) -> T:
-    r"""Accumulate the velocity :math:`b_t = \mu b_{t-1} + (1 - \tau) g_t` and return it.
+    r"""Accumulate the velocity and return it.
+
+    .. math::
+        % with momentum=0.6, dampening=0.3
+        b_t = \mu b_{t-1} + (1 - \tau) g_t, \qquad b_1 = g_1
 
     The first velocity is the gradient itself, not dampened.
     """
@@ -61,7 +75,12 @@ def heavy_ball(grad: T, state: dict[str, T], momentum: Any, dampening: Any) -> T
 
 
 def look_ahead(grad: T, velocity: T, momentum: Any) -> T:
-    r"""Return Nesterov's direction :math:`g_t + \mu b_t`."""
+    r"""Return Nesterov's direction, along which the step goes.
+
+    .. math::
+        % with momentum=0.6, nesterov=True
+        \theta_t = \theta_{t-1} - \gamma (g_t + \mu b_t)
+    """
     return add_like(grad, velocity, momentum)
 
 
@@ -69,11 +88,12 @@ class SGD(Optimizer):
     r"""Gradient descent, optionally with heavy-ball or Nesterov momentum.
 
     .. math::
+        % with every option
         g_t &\leftarrow \pm \nabla f(\theta_{t-1}) + \lambda \theta_{t-1} \\
         b_t &\leftarrow \mu b_{t-1} + (1 - \tau) g_t, \qquad b_1 = g_1 \\
         \theta_t &\leftarrow \theta_{t-1} - \gamma
-            \begin{cases} g_t & \mu = 0 \\ b_t & \text{momentum} \\
-            g_t + \mu b_t & \text{nesterov} \end{cases}
+            \begin{cases} g_t + \mu b_t & \text{nesterov} \\ b_t & \text{momentum} \\
+            g_t & \text{otherwise} \end{cases}
 
     Args:
         params: parameters, ``(name, parameter)`` pairs, or dicts that define parameter groups.
@@ -110,9 +130,14 @@ class SGD(Optimizer):
         [0.375, 0.375]
 
     Note:
-        Sutskever et al. put the learning rate into the velocity,
-        :math:`v_t = \mu v_{t-1} - \gamma g_t`. While :math:`\gamma` is constant the paths are the
-        same; when a scheduler changes it, here the whole velocity is rescaled at once. Keras and
+        Sutskever et al. put the learning rate into the velocity:
+
+        .. math::
+            % with momentum=0.6
+            v_t = \mu v_{t-1} - \gamma g_t, \qquad v_0 = 0, \qquad
+            \theta_t = \theta_{t-1} + v_t .
+
+        While :math:`\gamma` is constant the paths are the same; when a scheduler changes it, here the whole velocity is rescaled at once. Keras and
         the paper start the velocity at zero; the path differs only with dampening.
 
     Source:

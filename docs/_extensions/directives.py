@@ -1,0 +1,261 @@
+r"""Directives that show what was really printed, recorded and computed while the site was built.
+
+``{run} PATH [OPTIONS]``
+    runs a Python program of the repository, or with ``-m`` a module, and shows what it printed.
+``{program} Adam(lr=0.1)``
+    the recorded program of an optimizer.
+``{three-steps} Adam(lr=0.1)``
+    three steps on two weights, operation by operation, in numbers.
+``{numpy} Adam``
+    the page's formula as NumPy, as the tests carry it out.
+
+Comments in formulas, which say in which run a formula is proven, are taken out of the pages.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from docutils import nodes
+from docutils.parsers.rst import directives
+from executed import formulas
+from mathematics import Relation, read
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+from sphinx.transforms import SphinxTransform
+from sphinx.util.docutils import SphinxDirective
+
+import optimlab
+from optimlab.instruments.trace import TracedStep
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Run(SphinxDirective):
+    """Run a program, and show its standard output."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+    option_spec: ClassVar = {
+        "code": directives.flag,
+        "status": directives.nonnegative_int,
+        "tail": directives.positive_int,
+        "quiet": directives.flag,
+    }
+
+    def run(self) -> list[nodes.Node]:
+        words = shlex.split(self.arguments[0])
+        blocks: list[nodes.Node] = []
+        if words[0] != "-m":
+            path = ROOT / words[0]
+            self.env.note_dependency(str(path))
+            if "code" in self.options:
+                blocks.append(literal(path.read_text(encoding="utf-8"), "python", words[0]))
+        output = printed(words, self.options.get("status", 0))
+        if "tail" in self.options:
+            output = "\n".join(output.splitlines()[-self.options["tail"] :])
+        if "code" in self.options or "quiet" in self.options:
+            return [*blocks, literal(output, "text")]
+        return [*blocks, literal(f"$ {as_typed(words)}\n{output}", "console")]
+
+
+def as_typed(words: Sequence[str]) -> str:
+    """Return what a reader types to run the same."""
+    if list(words[:2]) == ["-m", "optimlab"]:
+        return shlex.join(["optimlab", *words[2:]])
+    return shlex.join(["python", *words])
+
+
+def printed(words: Sequence[str], status: int = 0) -> str:
+    """Run a program in an empty folder and return its standard output.
+
+    Raises:
+        ExtensionError: if it exits otherwise than it should.
+    """
+    command = [sys.executable, *words]
+    if words[0] != "-m":
+        command[1] = str(ROOT / words[0])
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "90", "NO_COLOR": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            command, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=900
+        )
+    if done.returncode != status:
+        raise ExtensionError(f"{shlex.join(words)} exits with {done.returncode}:\n{done.stderr}")
+    return done.stdout.rstrip()
+
+
+class Program(SphinxDirective):
+    """Record a step of an optimizer as a program."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+    option_spec: ClassVar = {"step": directives.positive_int}
+
+    def run(self) -> list[nodes.Node]:
+        optimizer = built(self.arguments[0], [torch.zeros(2)])
+        program = optimizer.program(step=self.options.get("step", 2))
+        return [literal(str(program), "text")]
+
+
+class Steps(SphinxDirective):
+    """Take three steps on two weights, and show every operation with its numbers."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        # f(x, y) = x**2 / 2 + 5 * y**2: a bowl ten times as steep in y as in x.
+        weight = torch.tensor([1.0, 1.0], requires_grad=True)
+        optimizer = built(self.arguments[0], [weight])
+        with optimlab.trace(optimizer, {0: [0, 1]}) as trace:
+            for _ in range(3):
+                optimizer.zero_grad()
+                (weight[0] ** 2 / 2 + 5 * weight[1] ** 2).backward()
+                optimizer.step()
+        return [table(list(rows(trace.steps)))]
+
+
+def rows(steps: Sequence[TracedStep]) -> Iterator[tuple[str, list[str]]]:
+    """Yield each operation of the steps, and the two numbers it gives in each of them."""
+    yield "", [f"step {step.step}" for step in steps]
+    yield "grad", [_pair(_operand(step, "grad")) for step in steps]
+    given = [_given(step) for step in steps]
+    for code in dict.fromkeys([*_only_at_first(given), *given[-1]]):
+        yield code, [_pair(values[code]) if code in values else "–" for values in given]
+
+
+def _given(step: TracedStep) -> dict[str, Any]:
+    """Return what every operation gives, by its code with hyperparameters for their numbers."""
+    found = {}
+    for operation in step.operations:
+        if operation.name == "zeros_like" or operation.results[0].name == "step":
+            continue  # state that is made, and counted: the page says so
+        origins = {
+            number: origin
+            for number in operation.scalars.values()
+            if (origin := step.origins.of(operation.name, number))
+        }
+        found[operation.spelt(origins)] = operation.results[0].kept
+    return found
+
+
+def _only_at_first(given: Sequence[dict[str, Any]]) -> list[str]:
+    return [code for code in given[0] if code not in given[-1]]
+
+
+def _operand(step: TracedStep, name: str) -> Any:
+    for operation in step.operations:
+        for value in operation.operands:
+            if value.name == name:
+                return value.kept
+    raise ExtensionError(f"no operation of the step reads {name}")
+
+
+def _pair(numbers: Any) -> str:
+    return "\n".join(f"{number:.6g}" for number in numbers)
+
+
+def table(lines: Sequence[tuple[str, Sequence[str]]]) -> nodes.table:
+    """Lay lines of text out as a table; the first is its head."""
+    body = nodes.tgroup(cols=1 + len(lines[0][1]))
+    for _ in range(1 + len(lines[0][1])):
+        body += nodes.colspec(colwidth=1)
+    head, rest = nodes.thead(), nodes.tbody()
+    for place, (name, cells) in enumerate(lines):
+        row = nodes.row()
+        label = nodes.literal("", name) if name else nodes.Text("")
+        row += nodes.entry("", nodes.paragraph("", "", label))
+        for cell in cells:
+            lines_of_cell = [nodes.line("", text) for text in cell.split("\n")]
+            row += nodes.entry("", nodes.line_block("", *lines_of_cell))
+        (rest if place else head).append(row)
+    body += [head, rest]
+    return nodes.table("", body, classes=["steps"])
+
+
+class Numpy(SphinxDirective):
+    """Show the first formula of the page that covers every option as NumPy."""
+
+    def run(self) -> list[nodes.Node]:
+        source = Path(self.env.doc2path(self.env.docname)).read_text(encoding="utf-8")
+        for formula in formulas(source, markdown=True):
+            if "% with every option" in formula.text:
+                equations, _ = read(formula.text)
+                return [literal(as_numpy(equations), "python")]
+        raise ExtensionError(f"{self.env.docname} has no formula for every option")
+
+
+def as_numpy(equations: Sequence[Relation]) -> str:
+    """Write equations that define quantities step by step as a loop."""
+    starts, loop = [], []
+    for equation in equations:
+        left = equation.left
+        if left is None:
+            continue
+        line = re.sub(r"option\('(\w+)'\)", r"\1", f"{left} = {equation.sides[1]}")
+        line = line.replace("sign_of_gradient", "(-1 if maximize else 1)")
+        (starts if left.step.isdigit() else loop).append(line)
+    if any("[1]" in start for start in starts):
+        begun = {start.split("[")[0]: start for start in starts}
+        loop = [
+            f"{line} if t > 1 else {begun[name].split(' = ')[1]}"
+            if (name := line.split("[")[0]) in begun and "[1]" in begun[name]
+            else line
+            for line in loop
+        ]
+        starts = [start for start in starts if "[1]" not in start]
+    lines = [*starts, "for t in range(1, steps + 1):", *(f"    {line}" for line in loop)]
+    return "\n".join(lines)
+
+
+class StripComments(SphinxTransform):
+    """Take the comments out of formulas."""
+
+    default_priority = 200
+
+    def apply(self, **_: Any) -> None:
+        for kind in (nodes.math_block, nodes.math):
+            for node in list(self.document.findall(kind)):
+                text = re.sub(r"(?<!\\)%.*\n?", "", node.astext()).strip("\n")
+                node.children = []
+                node += nodes.Text(text)
+
+
+def built(text: str, params: list[torch.Tensor]) -> optimlab.Optimizer:
+    """Build the optimizer that ``Adam(lr=0.1)`` describes."""
+    match = re.fullmatch(r"(\w+)(?:\((.*)\))?", text.strip())
+    if match is None:
+        raise ExtensionError(f"{text!r} describes no optimizer")
+    options = eval(f"dict({match[2] or ''})", {"__builtins__": {}, "dict": dict})
+    optimizer: optimlab.Optimizer = getattr(optimlab, match[1])(params, **options)
+    return optimizer
+
+
+def literal(text: str, language: str, caption: str = "") -> nodes.Node:
+    """Return a block of code or output, with its name above it."""
+    block = nodes.literal_block(text, text, language=language)
+    if not caption:
+        return block
+    container = nodes.container("", literal_block=True, classes=["literal-block-wrapper"])
+    container += [nodes.caption("", "", nodes.literal("", caption)), block]
+    return container
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register the directives with Sphinx."""
+    app.add_directive("run", Run)
+    app.add_directive("program", Program)
+    app.add_directive("three-steps", Steps)
+    app.add_directive("numpy", Numpy)
+    app.add_transform(StripComments)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

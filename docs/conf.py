@@ -1,0 +1,112 @@
+"""Sphinx's configuration: ``nox -s docs`` builds the site, with every warning an error.
+
+Nothing on the site is fetched when it is read: mathematics, search and the step viewer work from a
+folder of files. What a page shows as output was printed while it was built (``_extensions``).
+"""
+
+import importlib.metadata
+import sys
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "docs" / "_extensions"), str(ROOT / "examples")]
+
+import gallery  # noqa: E402 - found by the line above
+
+project = "optimlab"
+author = "The optimlab authors"
+project_copyright = author
+version = release = importlib.metadata.version("optimlab")
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx-mathjax-offline",
+    "sphinx_design",
+    "sphinx_gallery.gen_gallery",
+    "directives",
+    "docstrings",
+    "gallery",
+    "step_viewer",
+]
+exclude_patterns = ["_build", "**/README.md", "gallery/*.py"]
+# The source of a page is one click away in the repository; a second copy would double the site.
+html_copy_source = False
+
+# Markdown.
+myst_enable_extensions = ["dollarmath", "colon_fence", "deflist", "attrs_inline", "fieldlist"]
+myst_heading_anchors = 3
+myst_dmath_double_inline = True
+
+# Docstrings.
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+napoleon_custom_sections = [("Source", "notes_style"), ("Sources", "notes_style")]
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 88
+
+# Other projects' references. Their lists of names are fetched at build; where one cannot be reached,
+# its names stand without a link, which is no error of these pages.
+REFERENCES = {
+    "python": "https://docs.python.org/3",
+    "torch": "https://docs.pytorch.org/docs/stable",
+    "numpy": "https://numpy.org/doc/stable",
+}
+
+
+def reachable(address: str) -> bool:
+    """Say whether a reference's list of names can be fetched."""
+    try:
+        with urllib.request.urlopen(f"{address}/objects.inv", timeout=5):
+            return True
+    except OSError as error:
+        print(f"no links to {address}: {error}")
+        return False
+
+
+intersphinx_mapping = {
+    name: (address, None) for name, address in REFERENCES.items() if reachable(address)
+}
+
+# The gallery.
+sphinx_gallery_conf = {
+    "examples_dirs": "gallery_source",
+    "gallery_dirs": "gallery",
+    "filename_pattern": r"\.py$",
+    "ignore_pattern": rf"/(?!({'|'.join(gallery.TITLES)})\.py)[^/]*$",
+    "within_subsection_order": "gallery.order",
+    "image_scrapers": ("gallery.scrape",),
+    "abort_on_example_error": True,
+    "remove_config_comments": True,
+    "show_memory": False,
+    "download_all_examples": False,
+}
+
+# Appearance.
+html_theme = "pydata_sphinx_theme"
+html_title = "optimlab"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_sphinx = False
+html_theme_options = {
+    "show_nav_level": 1,
+    "navigation_depth": 3,
+    "header_links_before_dropdown": 6,
+    "navbar_end": ["theme-switcher"],
+    "footer_start": ["copyright"],
+    "footer_end": [],
+    "secondary_sidebar_items": ["page-toc"],
+    "pygments_light_style": "a11y-high-contrast-light",
+    "pygments_dark_style": "a11y-high-contrast-dark",
+}
+html_sidebars = {"index": [], "changelog": []}

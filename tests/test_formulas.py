@@ -1,0 +1,134 @@
+"""The mathematics that pages and docstrings print is carried out, and must be the optimizers'."""
+
+import ast
+import functools
+import itertools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from executed import SUBJECTS, Executed, Subject, WrongFormulaError, execute, formulas
+from mathematics import NotationError, read
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}
+RULES = {"sgd": "SGD", "adam": "Adam", "rmsprop": "RMSprop"}
+
+
+@dataclass(frozen=True)
+class Text:
+    name: str
+    subject: Subject
+    source: str
+    markdown: bool
+
+    def execute(self, source: str | None = None) -> Executed:
+        source = source or self.source
+        for name, formula in re.findall(r"^ {4}(\w+): [^:]*?:math:`(.*?)`", source, re.MULTILINE):
+            equations, _ = read(formula)
+            for equation in equations:
+                expected = {"beta1", "beta2"} if name == "betas" else {name}
+                if {variable.name for variable in equation.variables} != expected:
+                    raise WrongFormulaError(f"{name} is not what {formula} says")
+        return execute(source, self.subject, markdown=self.markdown)
+
+
+@functools.cache
+def texts() -> dict[str, Text]:
+    pages = (
+        Text(f"{name}.md", SUBJECTS[subject], page.read_text(encoding="utf-8"), markdown=True)
+        for name, subject in PAGES.items()
+        for page in [ROOT / "docs" / "optimizers" / f"{name}.md"]
+    )
+    found = (*pages, *itertools.chain.from_iterable(map(docstrings, RULES)))
+    return {text.name: text for text in found if any(formulas(text.source, text.markdown))}
+
+
+def docstrings(module: str) -> Iterator[Text]:
+    tree = ast.parse((ROOT / "optimlab" / f"{module}.py").read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            name = getattr(node, "name", "")
+            subject = SUBJECTS.get(name, SUBJECTS[RULES[module]])
+            yield Text(f"{module}.py {name}".strip(), subject, ast.get_docstring(node) or "", False)
+
+
+@pytest.mark.parametrize("name", texts())
+def test_every_printed_equation_is_the_optimizers(name: str) -> None:
+    text = texts()[name]
+    executed = text.execute()
+    assert executed.equations >= 1
+
+
+WHOLE = [name for name, text in texts().items() if text.markdown or name.split()[-1] in SUBJECTS]
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_the_whole_formula_is_carried_out_with_every_option(name: str) -> None:
+    text = texts()[name]
+    computed = text.execute().computed
+    for options in text.subject.every_option():
+        run = f"{text.subject.name}({', '.join(f'{k}={v}' for k, v in options.items())})"
+        expected = {"theta", *text.subject.kept(options)}
+        assert expected <= computed.get(run, set()), f"{name}: {run}"
+
+
+CHANGES = (
+    (r"\+", "-"),
+    (r"(?<![\^{(\s=])\s-|(?<=[\w})]) -", " +"),
+    (r"_\{t-1\}", "_t"),
+    (r"_t\b", "_{t-1}"),
+    (r"\\beta_1", r"\\beta_2"),
+    (r"\\beta_2", r"\\beta_1"),
+    (r"\\gamma", r"\\mu"),
+    (r"\\mu", r"\\gamma"),
+    (r"\\lambda", r"\\gamma"),
+    (r"\\alpha", r"\\gamma"),
+    (r"\\epsilon", r"\\gamma"),
+    (r"\\sqrt", r""),
+    (r"\^2", "^3"),
+    (r"\b1\b", "2"),
+    (r"\b0\b", "1"),
+    (r"\\pm", ""),
+    (r"\\max", r"\\min"),
+    (r"\\hat m", "m"),
+    (r"\\hat v", "v"),
+)
+
+
+def changed(text: Text) -> Iterator[tuple[str, str]]:
+    """Yield the text with one thing in one formula changed."""
+    for formula in formulas(text.source, text.markdown):
+        start = formula.start
+        if not read(formula.text)[0]:
+            continue
+        for pattern, replacement in CHANGES:
+            for match in re.finditer(pattern, formula.text):
+                if "%" in formula.text[: match.start()].rpartition("\n")[2]:
+                    continue  # a comment is no formula
+                if "\\lim" in formula.text and replacement.startswith("_"):
+                    continue  # one step makes no difference to a limit
+                new = (
+                    formula.text[: match.start()]
+                    + match.expand(replacement)
+                    + formula.text[match.end() :]
+                )
+                yield (
+                    f"line {formula.line}: {new}",
+                    text.source[:start] + new + text.source[start + len(formula.text) :],
+                )
+
+
+@pytest.mark.parametrize("name", texts())
+def test_a_change_in_any_printed_formula_is_noticed(name: str) -> None:
+    text = texts()[name]
+    unnoticed = []
+    for what, source in changed(text):
+        try:
+            text.execute(source)
+        except (WrongFormulaError, NotationError):
+            continue
+        unnoticed.append(what)
+    assert not unnoticed, "\n".join(unnoticed)
