@@ -5,6 +5,7 @@ to the command that a session runs. `nox --no-venv -s NAME` runs a session in th
 nox and installs nothing: for a machine whose torch was put there on purpose, as on a GPU machine.
 """
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ nox.options.reuse_venv = "yes"  # torch is large; pip still brings a kept enviro
 
 CONSTRAINTS = Path("constraints.txt")
 PYTEST = ("-m", "pytest")
+SPHINX = ("-m", "sphinx", "--fail-on-warning", "--keep-going", "-b", "html")
 CARRIED_OUT = ("tests/test_random_programs.py", "tests/test_program.py", "tests/test_native.py")
 SANITIZED = (
     *("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
@@ -67,6 +69,17 @@ def examples(session: nox.Session) -> None:
         if '__name__ == "__main__"' in path.read_text(encoding="utf-8"):
             # Under --no-venv nothing is installed, and optimlab is this directory.
             python(session, str(path), *session.posargs, env={"PYTHONPATH": "."})
+
+
+@nox.session(default=False)
+def docs(session: nox.Session) -> None:
+    """Build the site into docs/_build/html, warnings being errors, and look at every page of it."""
+    install(session, "-e", ".[docs,test]")
+    site = Path("docs/_build/html")
+    for made in (site, Path("docs/gallery")):
+        shutil.rmtree(made, ignore_errors=True)  # what has no source any more would stay
+    python(session, *SPHINX, *session.posargs, "docs", str(site))
+    python(session, *PYTEST, "-p", "no:cacheprovider", "tests/test_site.py", "tests/test_viewer.py")
 
 
 @nox.session(default=False)

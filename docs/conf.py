@@ -35,7 +35,7 @@ extensions = [
     "gallery",
     "step_viewer",
 ]
-exclude_patterns = ["_build", "**/README.md", "gallery/*.py"]
+exclude_patterns = ["_build", "**/README.md", "gallery_source", "gallery/*.py"]
 # The source of a page is one click away in the repository; a second copy would double the site.
 html_copy_source = False
 
@@ -55,8 +55,8 @@ autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 
-# Other projects' references. Their lists of names are fetched at build; where one cannot be reached,
-# its names stand without a link, which is no error of these pages.
+# Other projects' references. Their lists of names are fetched at build; where one cannot be
+# reached, its names stand without a link, which is no error of these pages.
 REFERENCES = {
     "python": "https://docs.python.org/3",
     "torch": "https://docs.pytorch.org/docs/stable",
@@ -89,6 +89,7 @@ sphinx_gallery_conf = {
     "abort_on_example_error": True,
     "remove_config_comments": True,
     "show_memory": False,
+    "write_computation_times": False,  # a page that fetches its table's scripts
     "download_all_examples": False,
 }
 
@@ -98,6 +99,7 @@ html_title = "optimlab"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sphinx = False
+html_context = {"default_mode": "auto"}
 html_theme_options = {
     "show_nav_level": 1,
     "navigation_depth": 3,
@@ -109,4 +111,4 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
-html_sidebars = {"index": [], "changelog": []}
+html_sidebars: dict[str, list[str]] = {"index": [], "changelog": []}

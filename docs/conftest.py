@@ -1,4 +1,4 @@
-"""Runs the code of the documentation's pages, and compares what it prints with what stands there."""
+"""Runs the code of the documentation's pages, whose output must be what stands there."""
 
 import doctest
 import os

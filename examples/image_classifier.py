@@ -3,8 +3,8 @@
 Two convolutions with pooling and a linear layer learn to tell ten classes apart, batch by batch,
 epoch by epoch, with a look at the test pictures after each. By default the pictures are the real
 handwritten digits inside scikit-learn (1797 of 8 x 8), so that nothing is downloaded; with
-`--data DIR` they are Fashion-MNIST (70 000 of 28 x 28), from the four files *-ubyte or *-ubyte.gz
-in that directory.
+`--data DIR` they are Fashion-MNIST (70 000 of 28 x 28), from the four files `*-ubyte` or
+`*-ubyte.gz` in that directory.
 
     python examples/image_classifier.py
     tensorboard --logdir optimlab-examples/tensorboard

@@ -2,18 +2,21 @@ r"""Directives that show what was really printed, recorded and computed while th
 
 ``{run} PATH [OPTIONS]``
     runs a Python program of the repository, or with ``-m`` a module, and shows what it printed.
-``{program} Adam(lr=0.1)``
+``{recorded} Adam(lr=0.1)``
     the recorded program of an optimizer.
 ``{three-steps} Adam(lr=0.1)``
     three steps on two weights, operation by operation, in numbers.
-``{numpy} Adam``
+``{numpy}``
     the page's formula as NumPy, as the tests carry it out.
+``{speed}``
+    how many times as fast as torch a step is, from the benchmark's record.
 
 Comments in formulas, which say in which run a formula is proven, are taken out of the pages.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -197,7 +200,8 @@ class Numpy(SphinxDirective):
 
 def as_numpy(equations: Sequence[Relation]) -> str:
     """Write equations that define quantities step by step as a loop."""
-    starts, loop = [], []
+    starts: list[str] = []
+    loop: list[str] = []
     for equation in equations:
         left = equation.left
         if left is None:
@@ -218,6 +222,37 @@ def as_numpy(equations: Sequence[Relation]) -> str:
     return "\n".join(lines)
 
 
+class Speed(SphinxDirective):
+    """Show the record of the benchmark in short."""
+
+    RECORD: ClassVar = ROOT / "docs" / "bench" / "bench.json"
+    RULES: ClassVar = {"sgd": "SGD", "momentum": "momentum", "adam": "Adam", "rmsprop": "RMSprop"}
+
+    def run(self) -> list[nodes.Node]:
+        self.env.note_dependency(str(self.RECORD))
+        record = json.loads(self.RECORD.read_text(encoding="utf-8"))
+        times: dict[str, dict[str, str]] = {}
+        for outcome in record["outcomes"]:
+            times.setdefault(outcome["workload"], {})[outcome["rule"]] = ratio(outcome)
+        head = ("", list(self.RULES.values()))
+        body = [(name, [found[rule] for rule in self.RULES]) for name, found in times.items()]
+        made = record["environment"]
+        elements = record["bits"]["optimlab"]
+        note = (
+            f"Recorded on {made['date'][:10]}: {made['cpu']}, {made['threads']} threads, "
+            f"torch {made['torch']}, float32, medians of one interleaved run, in which "
+            f"{elements['differing']:,} of {elements['elements']:,} compared elements differed."
+        )
+        return [table([head, *body]), nodes.paragraph("", note)]
+
+
+def ratio(outcome: dict[str, Any]) -> str:
+    """Return how many times as long torch's default takes, and torch's fused kernel."""
+    medians = {name: seconds["median"] for name, seconds in outcome["seconds"].items()}
+    shown = [medians.get(name) for name in ("for-loop", "fused")]
+    return "\n".join(f"{m / medians['optimlab']:.2g} ×" if m else "–" for m in shown)
+
+
 class StripComments(SphinxTransform):
     """Take the comments out of formulas."""
 
@@ -227,8 +262,8 @@ class StripComments(SphinxTransform):
         for kind in (nodes.math_block, nodes.math):
             for node in list(self.document.findall(kind)):
                 text = re.sub(r"(?<!\\)%.*\n?", "", node.astext()).strip("\n")
-                node.children = []
-                node += nodes.Text(text)
+                node.clear()
+                node.append(nodes.Text(text))
 
 
 def built(text: str, params: list[torch.Tensor]) -> optimlab.Optimizer:
@@ -254,8 +289,9 @@ def literal(text: str, language: str, caption: str = "") -> nodes.Node:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directives with Sphinx."""
     app.add_directive("run", Run)
-    app.add_directive("program", Program)
+    app.add_directive("recorded", Program)
     app.add_directive("three-steps", Steps)
     app.add_directive("numpy", Numpy)
+    app.add_directive("speed", Speed)
     app.add_transform(StripComments)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

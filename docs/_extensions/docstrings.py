@@ -36,7 +36,8 @@ def lay_out(lines: list[str]) -> list[str]:
     return found
 
 
-def _process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+def _process(*given: Any) -> None:
+    lines = given[-1]
     lines[:] = lay_out(lines)
 
 

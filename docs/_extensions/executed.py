@@ -16,6 +16,9 @@ which gradients it holds, and what follows keeps to that until the next one::
     % with momentum=0.9, nesterov=True
     % with every option
     % under constant gradients
+
+A page that compares its optimizer with another names that one, ``% of SGD``: then the formula must
+hold in a run of the other.
 """
 
 from __future__ import annotations
@@ -150,10 +153,12 @@ class Circumstance:
     Attributes:
         options: the optimizer's, as the pages call them.
         gradients: a key of ``GRADIENTS``.
+        of: the optimizer, a key of ``SUBJECTS``; empty for the one that the text is about.
     """
 
     options: Mapping[str, Any]
     gradients: str = "any"
+    of: str = ""
 
 
 class Sequences(dict[str, "list[Array]"]):
@@ -270,8 +275,9 @@ class Run:
 
     def _step(self, name: str, code: Any, scope: dict[str, Any]) -> Array:
         """Compute one value of a sequence, or begin it where its equation needs earlier steps."""
+        value: Array
         try:
-            value: Array = self._evaluated(code, scope)
+            value = self._evaluated(code, scope)
         except _NotYetError as missing:
             if missing.before and name in self.own:
                 value = self.sequences[name][scope["t"]]
@@ -488,7 +494,8 @@ def execute(text: str, subject: Subject, *, markdown: bool) -> Executed:
             equations, expressions = read(formula.text)
             _check_ranges(equations, subject)
             for circumstance in circumstances:
-                run = runs.setdefault(repr(circumstance), Run(subject, circumstance))
+                about = SUBJECTS[circumstance.of] if circumstance.of else subject
+                run = runs.setdefault(repr(circumstance), Run(about, circumstance))
                 computed.setdefault(str(run), set()).update(run.follow(equations))
         except (WrongFormulaError, NotationError) as error:
             raise type(error)(f"line {formula.line}: {error}") from None
@@ -501,18 +508,20 @@ def execute(text: str, subject: Subject, *, markdown: bool) -> Executed:
 
 
 def _circumstances(text: str, subject: Subject) -> list[Circumstance]:
-    """Read the comment that says which runs a formula is about."""
+    """Read the comments that say which runs a formula is about."""
     options: list[dict[str, Any]] = [{}]
-    gradients = "any"
-    comments = re.findall(r"(?<!\\)%\s*(with|under)\s+(.*)", text)
+    gradients, of = "any", ""
+    comments = re.findall(r"(?<!\\)%\s*(with|under|of)\s+(.*)", text)
     for kind, what in comments:
         if kind == "under":
             gradients = what.split()[0]
+        elif kind == "of":
+            of = what.strip()
         elif what.strip() == "every option":
             options = list(subject.every_option())
         else:
             options = [eval(f"dict({what})", {"__builtins__": {}, "dict": dict})]
-    return [Circumstance(o, gradients) for o in options] if comments else []
+    return [Circumstance(o, gradients, of) for o in options] if comments else []
 
 
 def _check_ranges(equations: Sequence[Relation], subject: Subject) -> None:

@@ -9,6 +9,7 @@ would. What a program draws it saves to a file, for which the gallery looks.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -48,8 +49,8 @@ Gallery
 =======
 
 Whole programs, executed while this site was built: what stands below each is what it printed and
-drew. With ``--optim torch`` each runs on ``torch.optim``, and ends in the same bits: the line before
-its last is the beginning of a SHA-256 of everything it ends with.
+drew. With ``--optim torch`` each runs on ``torch.optim``, and ends in the same bits: the line
+before its last is the beginning of a SHA-256 of everything it ends with.
 
 """
 
@@ -97,9 +98,16 @@ def adapted(text: str, title: str, name: str) -> str:
     """
     if not text.startswith('"""') or not text.endswith(LAST_LINES):
         raise ValueError(f"{name}.py begins or ends in another way than programs here do")
+    _, docstring, program = text.split('"""', 2)
     line = "=" * len(title)
-    with_title = text.replace('"""', f'"""{title}\n{line}\n\n', 1)
-    return with_title.removesuffix(LAST_LINES) + RUN.format(name=name)
+    head = f'"""{title}\n{line}\n\n{as_restructured_text(docstring)}"""'
+    return head + program.removesuffix(LAST_LINES) + RUN.format(name=name)
+
+
+def as_restructured_text(docstring: str) -> str:
+    """Mark up a docstring that was written to be read as it is: its code, and its commands."""
+    marked = re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", docstring)
+    return re.sub(r"\n\n(?=    \S)", "\n\n::\n\n", marked)
 
 
 def execute(program: str) -> None:
@@ -123,7 +131,7 @@ def order(name: str) -> int:
     return list(TITLES).index(Path(name).stem)
 
 
-def scrape(block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any]) -> str:
+def scrape(_block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any]) -> str:
     """Show the figures that a program has saved since the last look."""
     seen = block_vars["example_globals"].setdefault("__figures_seen__", set())
     shown = []

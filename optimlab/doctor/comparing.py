@@ -104,7 +104,9 @@ def _bits(ours: Subject, theirs: Subject, *, aliased: bool) -> tuple[list[Findin
     if permuted:
         findings.append(permuted)
     differ = len({item[0] for item in found})
-    what = f"{differ} of {compared.tensors} tensors and keys differ, the first: {first.where}: "
+    # What only one side has differs without having been compared, so "of" would be wrong.
+    what = f"{differ} tensors or keys differ, {compared.tensors} tensors were compared; the first: "
+    what += f"{first.where}: "
     what += str(first).partition(f"{first.where}: ")[2].replace("\n", ";")
     advice = "ours is the first checkpoint, theirs the second."
     if others or not (dtypes or permuted):

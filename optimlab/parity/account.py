@@ -191,7 +191,8 @@ def _last_line(verdict: Verdict) -> str:
         return "Not equal: exceptions are declared that no longer occur."
     if not verdict.differences:
         return "Not equal: the same bits in every step, but what they keep is not the same."
-    return f"Not equal: {_times(len(verdict.differences))} differ."
+    differ = "differs" if len(verdict.differences) == 1 else "differ"
+    return f"Not equal: {_times(len(verdict.differences))} {differ}."
 
 
 def alike(tried: Iterable[Tried]) -> list[list[Tried]]:

@@ -1,0 +1,109 @@
+"""The built site: links that lead somewhere, nothing fetched, every page shown without an error.
+
+``nox -s docs`` builds the site and runs these; without a site they are skipped.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+SITE = Path(os.environ.get("OPTIMLAB_SITE", "docs/_build/html")).resolve()
+PAGES = sorted(path.relative_to(SITE).as_posix() for path in SITE.rglob("*.html"))
+# Written by the theme's search for its own frame, and without a page around it.
+PAGES = [page for page in PAGES if not page.startswith("_static/")]
+
+pytestmark = pytest.mark.skipif(not PAGES, reason="no site is built; `nox -s docs` builds it")
+
+
+def attributes(page: str, *names: str) -> Iterator[str]:
+    text = (SITE / page).read_text(encoding="utf-8")
+    text = re.sub(r"<pre.*?</pre>", "", text, flags=re.DOTALL)
+    for name in names:
+        for match in re.finditer(rf"""<[^>]*\s{name}=["']([^"']*)["']""", text):
+            yield match[1]
+
+
+def anchors(page: str) -> set[str]:
+    text = (SITE / page).read_text(encoding="utf-8")
+    return {unquote(found) for found in re.findall(r"""\s(?:id|name)=["']([^"']+)["']""", text)}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_internal_link_leads_somewhere(page: str) -> None:
+    lost = []
+    for link in attributes(page, "href", "src"):
+        parts = urlsplit(link.replace("&amp;", "&"))
+        if parts.scheme or parts.netloc or link in ("", "#"):
+            continue
+        path = (SITE / page).parent / unquote(parts.path) if parts.path else SITE / page
+        path = path / "index.html" if path.is_dir() else path
+        if not path.resolve().is_file():
+            lost.append(link)
+        elif parts.fragment and path.suffix == ".html":
+            target = path.resolve().relative_to(SITE).as_posix()
+            is_viewers = target.endswith("viewer.html")  # there it says which situation to show
+            if not is_viewers and unquote(parts.fragment) not in anchors(target):
+                lost.append(link)
+    assert not lost
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_nothing_on_a_page_is_fetched_from_elsewhere(page: str) -> None:
+    text = (SITE / page).read_text(encoding="utf-8")
+    fetched = re.findall(r"""<(?:script|img|iframe|source)[^>]*\ssrc=["'](https?:)?//""", text)
+    sheets = re.findall(r"""<link[^>]*rel=["']stylesheet["'][^>]*href=["'](?:https?:)?//""", text)
+    assert not fetched
+    assert not sheets
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
+    with playwright.sync_playwright() as running:
+        if found is None and not Path(running.chromium.executable_path).exists():
+            pytest.skip("there is no Chromium here")
+        started = running.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+WIDTHS = {"desktop": 1280, "phone": 390}
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("page", PAGES)
+def test_a_browser_shows_each_page_without_an_error(page: str, width: str, browser: object) -> None:
+    wrong: list[str] = []
+    tab = browser.new_page(viewport={"width": WIDTHS[width], "height": 800})  # type: ignore[attr-defined]
+    tab.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+    tab.on("pageerror", lambda error: wrong.append(str(error)))
+    tab.on("requestfailed", lambda request: wrong.append(f"failed: {request.url}"))
+    tab.on(
+        "request",
+        lambda request: (
+            None
+            if request.url.startswith(("file:", "data:", "blob:"))
+            else wrong.append(request.url)
+        ),
+    )
+    tab.goto((SITE / page).as_uri())
+    tab.wait_for_load_state("load")
+    unset = "[...document.querySelectorAll('.math')].filter(e => !e.querySelector('mjx-container'))"
+    tab.wait_for_function(f"{unset}.length === 0", timeout=15_000)
+    wrong += [
+        f"not set: {text}"
+        for text in tab.evaluate(
+            "[...document.querySelectorAll('mjx-merror')].map(e => e.textContent)"
+        )
+    ]
+    overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert tab.evaluate(overflow) <= 0, "the page is wider than the screen"
+    tab.close()
+    assert not wrong
