@@ -89,6 +89,7 @@ sphinx_gallery_conf = {
     "abort_on_example_error": True,
     "remove_config_comments": True,
     "show_memory": False,
+    "show_signature": False,
     "write_computation_times": False,  # a page that fetches its table's scripts
     "download_all_examples": False,
 }
@@ -103,7 +104,7 @@ html_context = {"default_mode": "auto"}
 html_theme_options = {
     "show_nav_level": 1,
     "navigation_depth": 3,
-    "header_links_before_dropdown": 6,
+    "header_links_before_dropdown": 4,
     "navbar_end": ["theme-switcher"],
     "footer_start": ["copyright"],
     "footer_end": [],

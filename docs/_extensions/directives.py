@@ -23,7 +23,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -168,16 +168,22 @@ def _pair(numbers: Any) -> str:
     return "\n".join(f"{number:.6g}" for number in numbers)
 
 
-def table(lines: Sequence[tuple[str, Sequence[str]]]) -> nodes.table:
-    """Lay lines of text out as a table; the first is its head."""
+def code(text: str) -> nodes.literal:
+    """Return words of code."""
+    return nodes.literal("", text)
+
+
+def table(
+    lines: Sequence[tuple[str, Sequence[str]]], label: Callable[[str], nodes.Node] = code
+) -> nodes.table:
+    """Lay lines of text out as a table, of which the first is the head, each behind its label."""
     body = nodes.tgroup(cols=1 + len(lines[0][1]))
     for _ in range(1 + len(lines[0][1])):
         body += nodes.colspec(colwidth=1)
     head, rest = nodes.thead(), nodes.tbody()
     for place, (name, cells) in enumerate(lines):
         row = nodes.row()
-        label = nodes.literal("", name) if name else nodes.Text("")
-        row += nodes.entry("", nodes.paragraph("", "", label))
+        row += nodes.entry("", nodes.paragraph("", "", label(name) if name else nodes.Text("")))
         for cell in cells:
             lines_of_cell = [nodes.line("", text) for text in cell.split("\n")]
             row += nodes.entry("", nodes.line_block("", *lines_of_cell))
@@ -243,14 +249,14 @@ class Speed(SphinxDirective):
             f"torch {made['torch']}, float32, medians of one interleaved run, in which "
             f"{elements['differing']:,} of {elements['elements']:,} compared elements differed."
         )
-        return [table([head, *body]), nodes.paragraph("", note)]
+        return [table([head, *body], nodes.Text), nodes.paragraph("", note)]
 
 
 def ratio(outcome: dict[str, Any]) -> str:
     """Return how many times as long torch's default takes, and torch's fused kernel."""
     medians = {name: seconds["median"] for name, seconds in outcome["seconds"].items()}
     shown = [medians.get(name) for name in ("for-loop", "fused")]
-    return "\n".join(f"{m / medians['optimlab']:.2g} ×" if m else "–" for m in shown)
+    return "\n".join(f"{m / medians['optimlab']:.2f} ×" if m else "–" for m in shown)
 
 
 class StripComments(SphinxTransform):

@@ -63,9 +63,12 @@ RUN: Final = """\
 # Run it
 # ------
 # In a clone, ``python examples/{name}.py`` prints:
+
+# sphinx_gallery_start_ignore
 from gallery import execute
 
 execute("{name}.py")
+# sphinx_gallery_end_ignore
 """
 
 
@@ -133,15 +136,18 @@ def order(name: str) -> int:
 
 def scrape(_block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any]) -> str:
     """Show the figures that a program has saved since the last look."""
-    seen = block_vars["example_globals"].setdefault("__figures_seen__", set())
     shown = []
     for path in sorted(Path("optimlab-examples").rglob("*.png")):
-        if path not in seen:
-            seen.add(path)
+        saved = path.stat().st_mtime_ns
+        if _SEEN.get(path.resolve()) != saved:
+            _SEEN[path.resolve()] = saved
             place = next(block_vars["image_path_iterator"])
             shutil.copy(path, place)
             shown.append(place)
     return str(figure_rst(shown, gallery_conf["src_dir"]))
+
+
+_SEEN: dict[Path, int] = {}
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

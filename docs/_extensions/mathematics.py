@@ -14,6 +14,8 @@ Notation:
     ``\sum_{i=1}^{t} a``; ``\lim_{t \to \infty} a``.
     ``\begin{cases} a & \text{option} \\ b & \text{otherwise} \end{cases}``, by options' names; the
     same after an equation, ``\text{(option)}``, says when the equation is meant.
+    A line that begins with a relation goes on with the chain of the line before it, and one that
+    begins with a plus or minus with its sum.
 """
 
 from __future__ import annotations
@@ -55,6 +57,7 @@ _TOKEN: Final = re.compile(
 )
 _NAME: Final = r"\w+(\[[^\]]*\])?"
 _SPACES: Final = {"\\,", "\\;", "\\:", "\\!", "\\ ", "\\left", "\\right", "\\displaystyle"}
+_LINE_AND_INDENT: Final = {"\\\\", "&", "\\quad", "\\qquad"}
 _BREAKS: Final = {"\\\\", "&", "\\quad", "\\qquad", ",", ".", ";", ":"}
 
 
@@ -122,7 +125,7 @@ def read(text: str) -> tuple[list[Relation], list[str]]:
     relations: list[Relation] = []
     expressions: list[str] = []
     chains: list[list[str]] = []
-    for piece in pieces(tokens(text)):
+    for piece in pieces(sums_in_one_line(tokens(text))):
         if piece[0] in RELATIONS and chains:
             chains[-1] += piece  # a chain that goes on in the next line
         else:
@@ -140,6 +143,26 @@ def tokens(text: str) -> list[str]:
     """Divide a formula into its words, without comments and spaces."""
     without_comments = re.sub(r"(?<!\\)%.*", "", text)
     return [token for token in _TOKEN.findall(without_comments) if token not in _SPACES]
+
+
+def sums_in_one_line(words: Sequence[str]) -> list[str]:
+    """Take out the line breaks before a plus or minus, which end no equation."""
+    found: list[str] = []
+    at = 0
+    while at < len(words):
+        begin = at
+        while begin < len(words) and words[begin] in _LINE_AND_INDENT:
+            begin += 1
+        goes_on = words[at] == "\\\\" and words[begin : begin + 1] in (["+"], ["-"])
+        if goes_on and not _inside_cases(found) and found[-1:] not in ([","], ["."]):
+            at = begin
+        found.append(words[at])
+        at += 1
+    return found
+
+
+def _inside_cases(before: Sequence[str]) -> bool:
+    return before.count("\\begin{cases}") > before.count("\\end{cases}")
 
 
 def pieces(words: Sequence[str]) -> Iterator[list[str]]:

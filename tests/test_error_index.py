@@ -1,0 +1,273 @@
+"""The error index tells the truth, and leaves out nothing that optimlab raises."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import optimlab
+import optimlab.__main__ as command_line
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+STOCK, OURS = "import torch.optim as optim", "import optimlab as optim"
+CORE = [
+    *("sgd", "adam", "rmsprop"),
+    *("optimizer", "groups", "checkpoint", "execution", "devices", "values", "program"),
+]
+EXEMPT = {
+    "NotImplementedError": "what a subclass has to write; the type alone is the message",
+    "ValueError: Tensor X must be 1-element": "of lr it stands there; betas of several elements "
+    "are refused before, where they are compared with 0 and 1, in torch as well",
+}
+"""What core files raise without an entry of its own, with the reason."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A message of the page, and the program that raises it."""
+
+    heading: str
+    language: str
+    program: str
+    section: str
+    only_ours: bool
+
+
+def entries() -> Iterator[Entry]:
+    for section in PAGE.split("\n## ")[1:]:
+        title, *parts = section.split("\n### ")
+        for part in parts:
+            heading, _, body = part.partition("\n")
+            spelt = re.fullmatch(r"(`+) ?(.*?) ?\1", heading.strip())
+            program = re.search(r"^```(\w+)\n(.*?)^```$", body, re.MULTILINE | re.DOTALL)
+            assert spelt, f"no message in code: {heading}"
+            assert program, f"no program: {heading}"
+            only_ours = "*optimlab only.*" in body
+            yield Entry(spelt[2], program[1], program[2], title.splitlines()[0], only_ours)
+
+
+def first_lines(section: str) -> str:
+    """Return the program with which every program of a section starts."""
+    head = PAGE.partition(section)[2].partition("\n### ")[0]
+    found = re.search(r"^```python\n(.*?)^```$", head, re.MULTILINE | re.DOTALL)
+    assert found
+    return found[1]
+
+
+PRELUDE = first_lines("# Error index")
+FINDINGS = "Findings of the doctor and of lint"
+ENTRIES = list(entries())
+RAISED = [each for each in ENTRIES if each.language == "python" and each.section != FINDINGS]
+COMMANDS = [each for each in ENTRIES if each.language == "console"]
+FOUND = [each for each in ENTRIES if each.section == FINDINGS]
+
+
+def short(entry: Entry) -> str:
+    return re.sub(r"\W+", "-", entry.heading)[:60].strip("-")
+
+
+def is_meant(heading: str, said: str) -> bool:
+    """Tell whether a message is the heading's, in which `...` stands for what varies."""
+    pattern = ".*".join(re.escape(part) for part in heading.split("..."))
+    return re.fullmatch(pattern, said, re.DOTALL) is not None
+
+
+def last_line(kind: type[BaseException] | type[Warning], message: object) -> str:
+    """Return the end of a traceback, as Python prints it."""
+    module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
+    return f"{module}{kind.__qualname__}: {message}".removesuffix(": ")
+
+
+def said_by(program: str) -> list[str]:
+    """Run a program, and return its warnings and its error as they are printed."""
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    said = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            exec(compile(program, "errors.md", "exec"), namespace)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is compared
+            said.append(last_line(type(error), error))
+    return [last_line(each.category, each.message) for each in caught] + said
+
+
+@pytest.mark.parametrize("entry", RAISED, ids=short)
+def test_a_program_of_the_index_says_exactly_what_its_heading_says(
+    entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    program = PRELUDE + entry.program
+    assert program.count(STOCK) == 1
+    ours = said_by(program.replace(STOCK, OURS))
+    # Nothing else is said, neither before nor after.
+    assert [is_meant(entry.heading, each) for each in ours] == [True], ours
+    if not entry.only_ours:
+        assert said_by(program) == ours
+
+
+@pytest.mark.parametrize("entry", [e for e in RAISED if e.only_ours], ids=short)
+def test_what_only_optimlab_says_is_about_optimlab(entry: Entry) -> None:
+    assert "optimlab" in entry.program + entry.heading
+
+
+@pytest.mark.parametrize("entry", COMMANDS, ids=short)
+def test_a_command_of_the_index_says_exactly_what_its_heading_says(
+    entry: Entry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, *arguments = shlex.split(entry.program.removeprefix("$ "))
+    assert name == "optimlab"
+    assert command_line.main(arguments) == 2
+    assert is_meant(entry.heading, capsys.readouterr().err.strip())
+
+
+@pytest.mark.parametrize("entry", FOUND, ids=short)
+def test_a_finding_of_the_index_is_found_by_its_program(entry: Entry) -> None:
+    namespace: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exec(PRELUDE + first_lines(FINDINGS) + entry.program, namespace)
+    lines = [str(finding).splitlines()[0] for finding in namespace["found"].findings]
+    assert any(is_meant(entry.heading, line) for line in lines), lines
+
+
+# Nothing is left out.
+
+
+def test_every_message_that_the_core_raises_stands_in_the_index() -> None:
+    headings = [entry.heading for entry in RAISED]
+    messages = {said for name in CORE for said in raised_in(ROOT / "optimlab" / f"{name}.py")}
+    assert len(messages) >= 30
+    missing = {
+        said
+        for said in messages
+        if said not in EXEMPT and not any(is_meant(heading, said) for heading in headings)
+    }
+    assert not missing
+
+
+def test_no_heading_is_so_open_that_it_would_cover_anything() -> None:
+    for entry in ENTRIES:
+        literal = entry.heading.replace("...", "").partition(": ")[2]
+        openings = entry.heading.count("...")
+        assert len(literal) >= 4 * openings or entry in COMMANDS or entry in FOUND, entry.heading
+
+
+def test_an_exemption_is_still_needed() -> None:
+    messages = {said for name in CORE for said in raised_in(ROOT / "optimlab" / f"{name}.py")}
+    assert set(EXEMPT) <= messages
+
+
+def test_every_kind_of_finding_stands_in_the_index() -> None:
+    kinds = {
+        kind for path in (ROOT / "optimlab" / "doctor").glob("*.py") for kind in kinds_in(path)
+    }
+    listed = {entry.heading.split(": ")[1] for entry in FOUND}
+    assert len(kinds) > 25
+    assert kinds == listed
+
+
+def test_every_reason_of_optimlab_info_stands_in_the_index() -> None:
+    rows = re.findall(r"^\| `(.+?)` \|", PAGE.partition("## Reasons of")[2], re.MULTILINE)
+    source = (ROOT / "optimlab" / "native" / "trust.py").read_text(encoding="utf-8")
+    said = [
+        text
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.keyword | ast.Assign) and is_reason(node)
+        for text in texts(node.value, {})
+        if text not in ("", "X")
+    ]
+    assert len(said) >= 4
+    assert not [text for text in said if not any(is_part(text, row) for row in rows)]
+    assert not [row for row in rows if not any(is_part(text, row) for text in said)]
+
+
+def is_reason(node: ast.keyword | ast.Assign) -> bool:
+    if isinstance(node, ast.keyword):
+        return node.arg == "reason" and not isinstance(node.value, ast.Name)
+    return isinstance(node.targets[0], ast.Name) and node.targets[0].id == "reason"
+
+
+def is_part(text: str, row: str) -> bool:
+    return re.search(re.escape(text).replace("X", ".+"), row) is not None
+
+
+def raised_in(path: Path) -> Iterator[str]:
+    """Yield what a file raises and warns of, with X for what varies."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    constants = {
+        target.id: node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        if isinstance(target, ast.Name)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Raise) and node.exc is not None:
+            yield from spoken(node.exc, constants)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "warnings.warn":
+            yield from (f"UserWarning: {text}" for text in texts(node.args[0], constants))
+    # The message that refuses sparse gradients is a class attribute; Optimizer.step raises it.
+    refusal = constants.get("sparse_gradients")
+    if isinstance(refusal, ast.Constant) and isinstance(refusal.value, str):
+        yield f"RuntimeError: {refusal.value}"
+
+
+def spoken(raised: ast.expr, constants: dict[str, ast.expr]) -> Iterator[str]:
+    if isinstance(raised, ast.Name):
+        yield raised.id
+        return
+    assert isinstance(raised, ast.Call), ast.unparse(raised)
+    kind = ast.unparse(raised.func)
+    if not raised.args:
+        yield kind
+    elif ast.unparse(raised.args[0]) != "self.sparse_gradients":
+        yield from (f"{kind}: {text}" for text in texts(raised.args[0], constants))
+
+
+def texts(node: ast.expr, constants: dict[str, ast.expr]) -> list[str]:
+    """Return the texts that an expression may have, with X for what is filled in."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return [text]
+        case ast.JoinedStr(values=parts):
+            return ["".join(texts(part, constants)[0] for part in parts)]
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return [a + b for a in texts(left, constants) for b in texts(right, constants)]
+        case ast.IfExp(body=body, orelse=orelse):
+            return texts(body, constants) + texts(orelse, constants)
+        case ast.Call(func=ast.Attribute(value=pattern, attr="format"), args=[filled]):
+            (filling,) = texts(filled, {})
+            return [text.format(filling) for text in texts(pattern, constants)]
+        case ast.Name(id=name) if name in constants:
+            return texts(constants[name], {})
+    return ["X"]
+
+
+def kinds_in(path: Path) -> Iterator[str]:
+    """Yield the kinds of findings that a file makes."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Finding":
+            for part in ast.walk(kind := node.args[1]):
+                # A comparison inside a choice of two kinds is about something else.
+                if isinstance(part, ast.Constant) and not is_compared(kind, part):
+                    yield str(part.value)
+
+
+def is_compared(kind: ast.expr, part: ast.Constant) -> bool:
+    tests = [node for node in ast.walk(kind) if isinstance(node, ast.Compare)]
+    return any(part in ast.walk(test) for test in tests)
+
+
+def test_the_two_libraries_of_the_index_are_the_two_that_it_names() -> None:
+    assert f"`{OURS}` does as well" in PAGE
+    assert STOCK in PRELUDE
+    assert optimlab.SGD.__module__.startswith("optimlab")
