@@ -4,11 +4,15 @@ import ast
 import functools
 import itertools
 import re
+import runpy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from executed import SUBJECTS, Executed, Subject, WrongFormulaError, execute, formulas
 from mathematics import NotationError, read
 
@@ -73,6 +77,33 @@ def test_the_whole_formula_is_carried_out_with_every_option(name: str) -> None:
         run = f"{text.subject.name}({', '.join(f'{k}={v}' for k, v in options.items())})"
         expected = {"theta", *text.subject.kept(options)}
         assert expected <= computed.get(run, set()), f"{name}: {run}"
+
+
+FRAMEWORKS = runpy.run_path(str(ROOT / "docs" / "optimizers" / "frameworks.py"))
+
+
+@pytest.mark.parametrize("rates", ["CONSTANT", "FALLING"])
+@pytest.mark.parametrize(
+    ("page", "options"),
+    [
+        ("sgd", {"momentum": 0.9, "dampening": 0.3, "weight_decay": 0.1}),
+        ("sgd", {"momentum": 0.9, "nesterov": True}),
+        ("rmsprop", {"momentum": 0.9, "centered": True}),
+        ("adam", {"amsgrad": True, "weight_decay": 0.1}),
+        ("adamw", {"weight_decay": 0.1}),
+    ],
+)
+def test_frameworks_are_measured_against_what_the_optimizer_does(
+    page: str, options: dict[str, Any], rates: str
+) -> None:
+    theta = torch.tensor(FRAMEWORKS["START"], requires_grad=True)
+    optimizer = SUBJECTS[PAGES[page]].make([theta], **{**FRAMEWORKS["PLAIN"][page], **options})
+    path = FRAMEWORKS["formula_path"](page, options, FRAMEWORKS[rates])
+    for lr, expected in zip(FRAMEWORKS[rates], path[1:], strict=True):
+        optimizer.param_groups[0]["lr"] = lr
+        theta.grad = torch.from_numpy(FRAMEWORKS["gradient"](theta.detach().numpy()))
+        optimizer.step()
+        np.testing.assert_allclose(theta.detach().numpy(), expected, rtol=1e-11, atol=1e-11)
 
 
 CHANGES = (
