@@ -2,6 +2,8 @@ r"""Directives that show what was really printed, recorded and computed while th
 
 ``{run} PATH [OPTIONS]``
     runs a Python program of the repository, or with ``-m`` a module, and shows what it printed.
+``{rule} sgd.py SGD.update``
+    a function of optimlab as it stands in the source, without its docstring.
 ``{recorded} Adam(lr=0.1)``
     the recorded program of an optimizer.
 ``{three-steps} Adam(lr=0.1)``
@@ -16,6 +18,7 @@ Comments in formulas, which say in which run a formula is proven, are taken out 
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -23,6 +26,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -41,6 +45,8 @@ import optimlab
 from optimlab.instruments.trace import TracedStep
 
 ROOT = Path(__file__).resolve().parents[2]
+LONGEST = 72
+"""Characters in a line of a listing that a narrow window shows without scrolling."""
 
 
 class Run(SphinxDirective):
@@ -95,6 +101,45 @@ def printed(words: Sequence[str], status: int = 0) -> str:
     if done.returncode != status:
         raise ExtensionError(f"{shlex.join(words)} exits with {done.returncode}:\n{done.stderr}")
     return done.stdout.rstrip()
+
+
+class Rule(SphinxDirective):
+    """Show functions of one of optimlab's files, without their docstrings."""
+
+    required_arguments = 2
+    optional_arguments = 5
+
+    def run(self) -> list[nodes.Node]:
+        path = ROOT / "optimlab" / self.arguments[0]
+        self.env.note_dependency(str(path))
+        source = path.read_text(encoding="utf-8")
+        functions = [without_docstring(source, name) for name in self.arguments[1:]]
+        return [literal("\n\n\n".join(functions), "python", f"optimlab/{path.name}")]
+
+
+def without_docstring(source: str, name: str) -> str:
+    """Return the source of a function or ``Class.method``.
+
+    Raises:
+        ExtensionError: if there is none of that name.
+    """
+    node: ast.AST | None = ast.parse(source)
+    for part in name.split("."):
+        inside = getattr(node, "body", [])
+        node = next((child for child in inside if getattr(child, "name", "") == part), None)
+    if not isinstance(node, ast.FunctionDef):
+        raise ExtensionError(f"no function is called {name}")
+    lines = source.splitlines()
+    first = node.body[0]
+    docstring = (
+        range(first.lineno - 1, first.end_lineno or 0) if ast.get_docstring(node) else range(0)
+    )
+    kept = [
+        lines[number]
+        for number in range(node.lineno - 1, node.end_lineno or 0)
+        if number not in docstring
+    ]
+    return textwrap.dedent("\n".join(kept))
 
 
 class Program(SphinxDirective):
@@ -224,8 +269,23 @@ def as_numpy(equations: Sequence[Relation]) -> str:
             for line in loop
         ]
         starts = [start for start in starts if "[1]" not in start]
-    lines = [*starts, "for t in range(1, steps + 1):", *(f"    {line}" for line in loop)]
+    lines = [*starts, "for t in range(1, steps + 1):", *(f"    {wrapped(line)}" for line in loop)]
     return "\n".join(lines)
+
+
+def wrapped(line: str) -> str:
+    """Put each summand of a long assignment on a line of its own."""
+    if len(line) <= LONGEST:
+        return line
+    depth, summands = 0, [""]
+    name, _, value = line.partition(" = ")
+    for word in re.split(r"( [+-] |[()\[\]])", value):
+        depth += {"(": 1, "[": 1, ")": -1, "]": -1}.get(word, 0)
+        if depth == 0 and word in (" + ", " - "):
+            summands.append(word.lstrip())
+        else:
+            summands[-1] += word
+    return "\n        ".join([f"{name} = (", *summands]) + "\n    )"
 
 
 class Speed(SphinxDirective):
@@ -295,6 +355,7 @@ def literal(text: str, language: str, caption: str = "") -> nodes.Node:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directives with Sphinx."""
     app.add_directive("run", Run)
+    app.add_directive("rule", Rule)
     app.add_directive("recorded", Program)
     app.add_directive("three-steps", Steps)
     app.add_directive("numpy", Numpy)
