@@ -112,4 +112,9 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
-html_sidebars: dict[str, list[str]] = {"index": [], "changelog": []}
+# Pages that stand alone have the width of the navigation for themselves.
+ALONE = (
+    *("index", "viewer/index", "inside", "bits/index", "checkpoints", "own", "errors"),
+    *("parity", "bench/bench", "equivalence", "external-optimizers", "decisions", "changelog"),
+)
+html_sidebars: dict[str, list[str]] = {page: [] for page in ALONE}

@@ -13,9 +13,11 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any, Final
 
+from matplotlib.figure import Figure
 from sphinx.application import Sphinx
 from sphinx_gallery.scrapers import figure_rst
 
@@ -90,7 +92,11 @@ def prepare(copies: Path = COPIES) -> None:
     (copies / "GALLERY_HEADER.rst").write_text(HEADER, encoding="utf-8")
     for name, title in TITLES.items():
         text = (SOURCE / f"{name}.py").read_text(encoding="utf-8")
-        (copies / f"{name}.py").write_text(adapted(text, title, name), encoding="utf-8")
+        copy = adapted(text, title, name)
+        if ".png" not in text:
+            draw_sentence(text, copies / f"{name}.png")
+            copy += f"# sphinx_gallery_thumbnail_path = '{COPIES.name}/{name}.png'\n"
+        (copies / f"{name}.py").write_text(copy, encoding="utf-8")
 
 
 def adapted(text: str, title: str, name: str) -> str:
@@ -111,6 +117,14 @@ def as_restructured_text(docstring: str) -> str:
     """Mark up a docstring that was written to be read as it is: its code, and its commands."""
     marked = re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", docstring)
     return re.sub(r"\n\n(?=    \S)", "\n\n::\n\n", marked)
+
+
+def draw_sentence(text: str, path: Path) -> None:
+    """Draw the first sentence of a program, for the overview, where it has no figure to show."""
+    sentence = text.removeprefix('"""').partition(".")[0].replace("\n", " ")
+    figure = Figure(figsize=(4, 2.8), facecolor="#f3f5f8")
+    figure.text(0.07, 0.9, textwrap.fill(f"{sentence}.", 26), va="top", size=19, color="#24435c")
+    figure.savefig(path)
 
 
 def execute(program: str) -> None:
