@@ -13,7 +13,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from executed import SUBJECTS, Executed, Subject, WrongFormulaError, execute, formulas
+from executed import (
+    ACCURACY,
+    START,
+    STEPS,
+    SUBJECTS,
+    Circumstance,
+    Executed,
+    Run,
+    Subject,
+    WrongFormulaError,
+    execute,
+    formulas,
+)
+from listing import as_numpy
 from mathematics import NotationError, read
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -163,3 +176,18 @@ def test_a_change_in_any_printed_formula_is_noticed(name: str) -> None:
             continue
         unnoticed.append(what)
     assert not unnoticed, "\n".join(unnoticed)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_listing_in_numpy_ends_where_the_optimizer_does(name: str) -> None:
+    text = texts()[f"{name}.md"]
+    whole = next(f for f in formulas(text.source, markdown=True) if "% with every option" in f.text)
+    listing = as_numpy(read(whole.text)[0])
+    letters = re.findall(r"^    (\w+)\[t\]", listing, re.MULTILINE)
+    for options in text.subject.every_option():
+        run = Run(text.subject, Circumstance(options))
+        kept = {letter: np.zeros((STEPS + 1, START.size)) for letter in letters}
+        kept["theta"][0] = START
+        exec(listing, {**run.namespace(), **run.group, **kept, "steps": STEPS})
+        last = run.sequences["theta"][STEPS]
+        assert np.abs(kept["theta"][STEPS] - last).max() <= ACCURACY * np.abs(last).max(), options

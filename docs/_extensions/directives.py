@@ -35,7 +35,8 @@ import torch
 from docutils import nodes
 from docutils.parsers.rst import directives
 from executed import formulas
-from mathematics import Relation, read
+from listing import as_numpy
+from mathematics import read
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.transforms import SphinxTransform
@@ -45,8 +46,6 @@ import optimlab
 from optimlab.instruments.trace import TracedStep
 
 ROOT = Path(__file__).resolve().parents[2]
-LONGEST = 72
-"""Characters in a line of a listing that a narrow window shows without scrolling."""
 
 
 class Run(SphinxDirective):
@@ -247,45 +246,6 @@ class Numpy(SphinxDirective):
                 equations, _ = read(formula.text)
                 return [literal(as_numpy(equations), "python")]
         raise ExtensionError(f"{self.env.docname} has no formula for every option")
-
-
-def as_numpy(equations: Sequence[Relation]) -> str:
-    """Write equations that define quantities step by step as a loop."""
-    starts: list[str] = []
-    loop: list[str] = []
-    for equation in equations:
-        left = equation.left
-        if left is None:
-            continue
-        line = re.sub(r"option\('(\w+)'\)", r"\1", f"{left} = {equation.sides[1]}")
-        line = line.replace("sign_of_gradient", "(-1 if maximize else 1)")
-        (starts if left.step.isdigit() else loop).append(line)
-    if any("[1]" in start for start in starts):
-        begun = {start.split("[")[0]: start for start in starts}
-        loop = [
-            f"{line} if t > 1 else {begun[name].split(' = ')[1]}"
-            if (name := line.split("[")[0]) in begun and "[1]" in begun[name]
-            else line
-            for line in loop
-        ]
-        starts = [start for start in starts if "[1]" not in start]
-    lines = [*starts, "for t in range(1, steps + 1):", *(f"    {wrapped(line)}" for line in loop)]
-    return "\n".join(lines)
-
-
-def wrapped(line: str) -> str:
-    """Put each summand of a long assignment on a line of its own."""
-    if len(line) <= LONGEST:
-        return line
-    depth, summands = 0, [""]
-    name, _, value = line.partition(" = ")
-    for word in re.split(r"( [+-] |[()\[\]])", value):
-        depth += {"(": 1, "[": 1, ")": -1, "]": -1}.get(word, 0)
-        if depth == 0 and word in (" + ", " - "):
-            summands.append(word.lstrip())
-        else:
-            summands[-1] += word
-    return "\n        ".join([f"{name} = (", *summands]) + "\n    )"
 
 
 class Speed(SphinxDirective):
