@@ -100,6 +100,7 @@ html_title = "optimlab"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sphinx = False
+html_show_search_summary = False  # it would fetch pages, which a browser refuses to do from files
 html_context = {"default_mode": "auto"}
 html_theme_options = {
     "show_nav_level": 1,

@@ -116,7 +116,9 @@ class TensorList:
 
     # Two operands, the second a list or a scalar.
 
-    def add(self, other: TensorList, *, alpha: Scalar = 1) -> TensorList:
+    def add(self, other: TensorList | Scalar, *, alpha: Scalar = 1) -> TensorList:
+        if not isinstance(other, TensorList):
+            return self._new(torch._foreach_add(self.tensors, cast(float, other)))
         return self._new(torch._foreach_add(self.tensors, other.tensors, alpha=cast(float, alpha)))
 
     def add_(self, other: TensorList | Scalar, *, alpha: Scalar = 1) -> TensorList:

@@ -61,6 +61,22 @@ def test_nothing_on_a_page_is_fetched_from_elsewhere(page: str) -> None:
     assert not sheets
 
 
+PROGRAMS = [page for page in PAGES if page.startswith("gallery/") and "index" not in page]
+DRAWING = ("sine_ladder", "two_layer_network", "sgd_against_adam")
+
+
+@pytest.mark.skipif(
+    not any("sphx-glr-script-out" in (SITE / page).read_text() for page in PROGRAMS),
+    reason="this site was built without running the programs",
+)
+@pytest.mark.parametrize("page", PROGRAMS)
+def test_the_gallery_shows_what_each_program_printed_and_drew(page: str) -> None:
+    text = (SITE / page).read_text(encoding="utf-8")
+    assert "sphx-glr-script-out" in text
+    assert "SHA-256" in text.split("sphx-glr-script-out")[1]
+    assert ("sphx-glr-single-img" in text) == (Path(page).stem in DRAWING)
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[object]:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -93,7 +109,8 @@ def test_a_browser_shows_each_page_without_an_error(page: str, width: str, brows
             else wrong.append(request.url)
         ),
     )
-    tab.goto((SITE / page).as_uri())
+    query = "?q=momentum" if page == "search.html" else ""
+    tab.goto((SITE / page).as_uri() + query)
     tab.wait_for_load_state("load")
     unset = "[...document.querySelectorAll('.math')].filter(e => !e.querySelector('mjx-container'))"
     tab.wait_for_function(f"{unset}.length === 0", timeout=15_000)

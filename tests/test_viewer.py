@@ -657,9 +657,28 @@ def test_presets_set_the_controls_and_say_what_to_watch_for(opened: Open) -> Non
             panel = page.locator(f".panel[data-side={key}]")
             side = preset["a"] if key == "a" else preset["b"]
             assert panel.locator("select").input_value() == side["optimizer"]
+
+
+def test_what_to_watch_for_stays_while_the_reader_follows_it(opened: Open) -> None:
+    page = opened()
+    first, second = PRESETS[:2]
+    page.click(f"#presets >> text={first['title']}")
     page.locator(".panel[data-side=a] input.lr").press("End")
-    assert page.locator("#watch").inner_text() == ""
     assert page.locator("[aria-pressed=true]").count() == 0
+    page.check("#starts input[value='2']")
+    page.click("#forward")
+    assert page.locator("#watch").inner_text() == first["watch"]
+    page.click(f"#presets >> text={second['title']}")
+    assert page.locator("#watch").inner_text() == second["watch"]
+    page.evaluate("location.hash = location.hash.replace(/step=\\d+/, 'step=0')")
+    page.wait_for_function("() => document.body.dataset.shown.includes('step=0&')")
+    assert page.locator("#watch").inner_text() == second["watch"]
+    other = next(key for key in SURFACES if key != second["surface"])
+    page.evaluate("other => { location.hash = `#surface=${other}` }", other)
+    page.wait_for_function("() => document.getElementById('watch').textContent === ''")
+    page.click(f"#presets >> text={first['title']}")
+    page.select_option("#surface", next(key for key in SURFACES if key != first["surface"]))
+    assert page.locator("#watch").inner_text() == ""
 
 
 def test_a_link_brings_back_the_situation_that_was_set_by_hand(opened: Open) -> None:

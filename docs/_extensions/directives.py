@@ -275,8 +275,10 @@ class Speed(SphinxDirective):
 def ratio(outcome: dict[str, Any]) -> str:
     """Return how many times as long torch's default takes, and torch's fused kernel."""
     medians = {name: seconds["median"] for name, seconds in outcome["seconds"].items()}
-    shown = [medians.get(name) for name in ("for-loop", "fused")]
-    return "\n".join(f"{m / medians['optimlab']:.2f} ×" if m else "–" for m in shown)
+    shown = {"default": medians.get("for-loop"), "fused": medians.get("fused")}
+    return "\n".join(
+        f"{name} {m / medians['optimlab']:.2f}" for name, m in shown.items() if m is not None
+    )
 
 
 class StripComments(SphinxTransform):

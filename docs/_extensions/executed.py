@@ -27,8 +27,10 @@ import functools
 import itertools
 import math
 import re
+import runpy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -81,19 +83,22 @@ class Subject:
         letters: the letters of its state entries.
         options: the values of every option that its formula has to cover.
         plain: the options of a run for which a text says nothing else.
+        path: where the class is, if it is not optimlab's: a file seen from ``docs``, and a name.
     """
 
     name: str
     letters: Mapping[str, str]
     options: Mapping[str, tuple[Any, ...]]
     plain: Mapping[str, Any] = field(default_factory=dict)
+    path: str = ""
 
     def make(self, params: Sequence[torch.Tensor], **options: Any) -> torch.optim.Optimizer:
         """Build the optimizer with options as the pages call them."""
         given = dict(options)
-        if self.name.startswith("Adam"):
+        made = _class_in(self.path) if self.path else getattr(optimlab, self.name)
+        if self.name not in ("SGD", "RMSprop"):
             given["betas"] = (given.pop("beta1", 0.8), given.pop("beta2", 0.95))
-        optimizer: torch.optim.Optimizer = getattr(optimlab, self.name)(params, **given)
+        optimizer: torch.optim.Optimizer = made(params, **given)
         return optimizer
 
     def kept(self, options: Mapping[str, Any]) -> set[str]:
@@ -115,12 +120,22 @@ class Subject:
             yield options
 
 
+@functools.cache
+def _class_in(path: str) -> Any:
+    file, _, name = path.partition(":")
+    return runpy.run_path(str(Path(__file__).parents[1] / file))[name]
+
+
+# Large enough that every term of every formula can be seen in the result.
+LEARNING_RATE: Final = 0.05
+EPSILON: Final = 0.01
+
 _COMMON: Final = {"weight_decay": (0.0, 0.1), "maximize": (False, True)}
 _ADAM: Final = Subject(
     "Adam",
     {"exp_avg": "m", "exp_avg_sq": "v", "max_exp_avg_sq": "u"},
     {**_COMMON, "amsgrad": (False, True)},
-    {"weight_decay": 0.0},
+    {"weight_decay": 0.0, "eps": EPSILON},
 )
 SUBJECTS: Final = {
     "SGD": Subject(
@@ -139,11 +154,16 @@ SUBJECTS: Final = {
         "RMSprop",
         {"square_avg": "v", "grad_avg": "g_bar", "momentum_buffer": "b"},
         {**_COMMON, "momentum": (0.0, 0.6), "centered": (False, True)},
+        {"eps": EPSILON},
     ),
+    **{
+        name: Subject(name, {"exp_avg": "m"}, {"weight_decay": (0.0, 0.1)}, path=path)
+        for name, path in {
+            "Lion": "own/lion.py:Lion",
+            "the benchmark's Lion": "../optimlab/bench/lion.py:Lion",
+        }.items()
+    },
 }
-# Large enough that every term of every formula can be seen in the result.
-LEARNING_RATE: Final = 0.05
-EPSILON: Final = 0.01
 
 
 @dataclass(frozen=True)
@@ -207,6 +227,7 @@ class Run:
         if "betas" in self.numbers:
             self.numbers["beta1"], self.numbers["beta2"] = self.numbers["betas"]
         self.begun: set[str] = set()
+        self.used: set[str] = set()
 
     # Formulas.
 
@@ -223,6 +244,12 @@ class Run:
             WrongFormulaError: where the optimizer, or one side of an equation, says something else.
         """
         meant = [e for e in equations if not e.condition or self.option(e.condition)]
+        for equation in meant:
+            names = {variable.name for variable in equation.variables if variable.step}
+            left = equation.left
+            if left and left.step == "t" and left.name not in self.sequences:
+                names.remove(left.name)  # that it is defined puts it to no test
+            self.used |= names
         self.begun |= {e.left.name for e in meant if e.left and e.left.step == "1"}
         for variable in frozenset().union(*(e.variables for e in meant)):
             if not variable.step and variable.name not in self.numbers:
@@ -242,7 +269,8 @@ class Run:
         return bool(self.group[name])
 
     def _defined(self, equations: Sequence[Relation]) -> Sequences:
-        rules, starts = [], {}
+        rules: list[tuple[str, Any]] = []
+        starts: dict[str, Any] = {}
         for equation in equations:
             left = equation.left
             if left is None or not left.step or equation.claims[0] != "==":
@@ -251,8 +279,9 @@ class Run:
                 rules.append((left.name, _compiled(equation.sides[1])))
             elif left.step.isdigit():
                 chain = [s for s in equation.sides[:-1] if re.fullmatch(r"\w+\[\d+\]", s)]
-                value = _compiled(equation.sides[-1])
-                starts.update(dict.fromkeys(chain, value))
+                if starts.keys() & set(chain):
+                    raise WrongFormulaError(f"{self}: {equation} is given twice")
+                starts.update(dict.fromkeys(chain, _compiled(equation.sides[-1])))
         named = dict.fromkeys(name for name, _ in rules)
         if len(named) < len(rules):
             raise WrongFormulaError(f"{self}: one formula gives a quantity twice")
@@ -260,7 +289,7 @@ class Run:
         scope = self.namespace() | found
         for name in named:
             if f"{name}[0]" in starts:
-                found[name].append(self._evaluated(starts[f"{name}[0]"], scope) + 0 * START)
+                found[name].append(self._step(name, starts[f"{name}[0]"], scope) + 0 * START)
             elif name in self.own:
                 found[name].append(self.sequences[name][0])
             elif name in self.subject.letters.values():  # all state starts at zero
@@ -317,6 +346,8 @@ class Run:
         return t == 0 or (t == 1 and (equation.left or Variable("")).name in self.begun)
 
     def _claim(self, equation: Relation, claim: str, left: Any, right: Any, t: int) -> None:
+        if claim != "in" and not (np.isfinite(left).all() and np.isfinite(right).all()):
+            raise WrongFormulaError(f"{self}, step {t}: {equation}: {left} {claim} {right}")
         if claim == "==":
             scale = max(1.0, float(np.abs(left).max()), float(np.abs(right).max()))
             holds = bool(np.all(np.abs(left - right) <= ACCURACY * scale))
@@ -348,6 +379,8 @@ class Run:
                 return eval(code, scope)
         except NameError as error:
             raise WrongFormulaError(f"{self}: {error.name!r} is given nowhere") from None
+        except ZeroDivisionError:
+            raise WrongFormulaError(f"{self}: a division by zero") from None
 
     def namespace(self) -> dict[str, Any]:
         """Return the names that formulas are made of, and no others."""
@@ -356,7 +389,7 @@ class Run:
             **self.numbers,
             **self.sequences,
             "gradient": self.gradient,
-            "sign_of_gradient": -1.0 if self.group["maximize"] else 1.0,
+            "sign_of_gradient": -1.0 if self.group.get("maximize") else 1.0,
             "option": self.option,
             "sqrt": np.sqrt,
             "maximum": np.maximum,
@@ -381,8 +414,6 @@ def _course(
     """Run an optimizer, and keep everything that a formula may speak of, with its group."""
     subject, gradient = SUBJECTS[name], GRADIENTS[gradients]
     options = {"lr": LEARNING_RATE, **subject.plain, **dict(given)}
-    if name != "SGD":
-        options.setdefault("eps", EPSILON)
     param = torch.tensor(START.copy(), requires_grad=True)
     optimizer = subject.make([param], **options)
     (group,) = optimizer.param_groups
@@ -398,7 +429,7 @@ def _course(
                 kept = optimizer.state[param][entry].numpy().copy()
                 found.setdefault(letter, _Steps([np.zeros_like(START)])).append(kept)
     decoupled = group.get("decoupled_weight_decay", False)
-    if not group["maximize"] and (decoupled or not group["weight_decay"]):
+    if not group.get("maximize") and (decoupled or not group["weight_decay"]):
         found["g"] = grads
     return group, found
 
@@ -489,22 +520,41 @@ def execute(text: str, subject: Subject, *, markdown: bool) -> Executed:
     parts: list[tuple[int, str]] = []
     computed: dict[str, set[str]] = {}
     for formula in formulas(text, markdown):
-        circumstances = _circumstances(formula.text, subject) or circumstances
         try:
+            circumstances = _circumstances(formula.text, subject) or circumstances
             equations, expressions = read(formula.text)
             _check_ranges(equations, subject)
+            met = []
             for circumstance in circumstances:
                 about = SUBJECTS[circumstance.of] if circumstance.of else subject
                 run = runs.setdefault(repr(circumstance), Run(about, circumstance))
                 computed.setdefault(str(run), set()).update(run.follow(equations))
+                met.append(run)
+            _check_that_all_matters(equations, met)
         except (WrongFormulaError, NotationError) as error:
             raise type(error)(f"line {formula.line}: {error}") from None
         said += equations
         parts += [(formula.line, expression) for expression in expressions]
+    for run in runs.values():
+        if idle := set(run.sequences) - run.own - run.used:
+            raise WrongFormulaError(f"{run}: nothing puts {', '.join(sorted(idle))} to the test")
     for line, part in parts:
         if not any(part in side for equation in said for side in equation.sides):
             raise WrongFormulaError(f"line {line}: {part} stands in no equation of this text")
     return Executed(len(said), {name: frozenset(names) for name, names in computed.items()})
+
+
+def _check_that_all_matters(equations: Sequence[Relation], runs: Sequence[Run]) -> None:
+    """Check that hyperparameters are not always 0, and options not always on, or always off."""
+    for equation in equations:
+        if any(variable.step for variable in equation.variables):
+            for variable in equation.variables:
+                if not variable.step and not any(run.numbers[variable.name] for run in runs):
+                    raise WrongFormulaError(f"{variable.name} is 0 wherever {equation} is tested")
+        named = re.findall(r"option\('(\w+)'\)", str(equation))
+        for option in [*named, *([equation.condition] if equation.condition else [])]:
+            if len({run.option(option) for run in runs}) < 2:
+                raise WrongFormulaError(f"{option} is always the same where {equation} is tested")
 
 
 def _circumstances(text: str, subject: Subject) -> list[Circumstance]:
@@ -512,6 +562,10 @@ def _circumstances(text: str, subject: Subject) -> list[Circumstance]:
     options: list[dict[str, Any]] = [{}]
     gradients, of = "any", ""
     comments = re.findall(r"(?<!\\)%\s*(with|under|of)\s+(.*)", text)
+    if len(comments) != len(re.findall(r"(?<!\\)%", text)):
+        raise WrongFormulaError("a comment that says nothing about the run")
+    if len({kind for kind, _ in comments}) != len(comments):
+        raise WrongFormulaError("two comments say the same kind of thing")
     for kind, what in comments:
         if kind == "under":
             gradients = what.split()[0]
@@ -528,8 +582,12 @@ def _check_ranges(equations: Sequence[Relation], subject: Subject) -> None:
     """Check what a text says about the range of hyperparameters against the constructor."""
     for equation in equations:
         names = equation.sides[0].split(", ")
-        if not set(names) <= set(HYPERPARAMETERS.values()):
+        if any(v.step for v in equation.variables) or not equation.variables:
             continue
+        if not set(names) <= set(HYPERPARAMETERS.values()) or set(equation.claims) - {">=", "in"}:
+            if "==" in equation.claims and re.search(r"\bt\b", " ".join(equation.sides)):
+                continue  # such as a geometric series
+            raise WrongFormulaError(f"{equation}: whose range is this?")
         for name, claim in itertools.product(names, equation.claims):
             if claim == ">=":
                 low = float(equation.sides[1])

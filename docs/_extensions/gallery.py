@@ -69,8 +69,8 @@ RUN: Final = """\
 # sphinx_gallery_start_ignore
 from gallery import execute
 
-execute("{name}.py")
 # sphinx_gallery_end_ignore
+execute("{name}.py")
 """
 
 
@@ -95,7 +95,7 @@ def prepare(copies: Path = COPIES) -> None:
         copy = adapted(text, title, name)
         if ".png" not in text:
             draw_sentence(text, copies / f"{name}.png")
-            copy += f"# sphinx_gallery_thumbnail_path = '{COPIES.name}/{name}.png'\n"
+            copy += f"\n# sphinx_gallery_thumbnail_path = '{COPIES.name}/{name}.png'\n"
         (copies / f"{name}.py").write_text(copy, encoding="utf-8")
 
 

@@ -120,7 +120,8 @@ def read(text: str) -> tuple[list[Relation], list[str]]:
         either, as Python, where it is more than one name or number.
 
     Raises:
-        NotationError: for what this module does not know.
+        NotationError: for what this module does not know, and for what stands beside equations
+            without being one.
     """
     relations: list[Relation] = []
     expressions: list[str] = []
@@ -131,11 +132,14 @@ def read(text: str) -> tuple[list[Relation], list[str]]:
         else:
             chains.append(piece)
     for chain in chains:
-        relation = _Reader(chain).relation()
+        reader = _Reader(chain)
+        relation = reader.relation()
         if relation.claims:
             relations.append(relation)
         else:
-            expressions += relation.sides
+            expressions += reader.listed
+    if relations and expressions:
+        raise NotationError(f"{', '.join(expressions)} stands beside equations, and is none")
     return relations, [e for e in expressions if not re.fullmatch(_NAME, e)]
 
 
@@ -202,6 +206,7 @@ class _Reader:
     variables: set[Variable] = field(default_factory=set)
     condition: str = ""
     between_bars: bool = False
+    listed: tuple[str, ...] = ()
 
     # Words.
 
@@ -254,6 +259,7 @@ class _Reader:
         names = [self.sum()]
         while self.accept(","):
             names.append(self.sum())
+        self.listed = tuple(names)
         return ", ".join(names)
 
     def interval(self) -> str:
@@ -274,7 +280,7 @@ class _Reader:
         if self.accept("-"):
             return f"-{self.product()}"
         if self.accept("\\pm"):
-            return f"sign_of_gradient * {self.product()}"
+            return f"sign_of_gradient * {self.product()}" if self.peek() else "sign_of_gradient"
         return self.product()
 
     def product(self) -> str:
@@ -402,7 +408,7 @@ class _Reader:
 
     def read_nabla(self) -> str:
         self.take("f")
-        return f"gradient({self.arguments()})"
+        return f"gradient({self.arguments()})" if self.peek() == "(" else "gradient"
 
     def read_sum(self) -> str:
         self.take("_")

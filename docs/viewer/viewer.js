@@ -35,8 +35,8 @@
     change({ [key]: { ...situation[key], ...parts } });
   }
 
+  /** What a preset says to watch for stays: following it changes the controls. */
   function leavePreset() {
-    byId("watch").textContent = "";
     for (const button of byId("presets").children) button.setAttribute("aria-pressed", "false");
   }
 
@@ -213,6 +213,7 @@
   byId("step").addEventListener("input", (event) => goTo(Number(event.target.value)));
   byId("surface").addEventListener("change", (event) => {
     leavePreset();
+    byId("watch").textContent = "";
     change({ surface: event.target.value, start: 0 });
   });
   byId("first").addEventListener("click", () => goTo(0));
@@ -224,7 +225,9 @@
     if (location.hash === toHash(situation)) return;
     pause();
     leavePreset();
+    const { surface } = situation;
     change(fromHash(location.hash));
+    if (situation.surface !== surface) byId("watch").textContent = "";
   });
   // A page that shows this one in a frame says how it looks; frames from files cannot look for themselves.
   window.addEventListener("message", ({ source, data }) => {

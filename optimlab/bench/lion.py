@@ -25,9 +25,11 @@ class Lion(optimlab.Optimizer):
     r"""Evolved sign momentum.
 
     .. math::
-        \theta_t \leftarrow (1 - \gamma \lambda) \theta_{t-1}
-            - \gamma \, \mathrm{sign}(\beta_1 m_{t-1} + (1 - \beta_1) g_t), \qquad
-        m_t \leftarrow \beta_2 m_{t-1} + (1 - \beta_2) g_t
+        % with every option
+        g_t &\leftarrow \nabla f(\theta_{t-1}) \\
+        \theta_t &\leftarrow (1 - \gamma \lambda) \theta_{t-1}
+            - \gamma \, \operatorname{sign}(\beta_1 m_{t-1} + (1 - \beta_1) g_t) \\
+        m_t &\leftarrow \beta_2 m_{t-1} + (1 - \beta_2) g_t
 
     Source:
         Chen et al., "Symbolic discovery of optimization algorithms" (2023), algorithm 2.
