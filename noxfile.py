@@ -79,7 +79,8 @@ def docs(session: nox.Session) -> None:
     for made in (site, Path("docs/gallery")):
         shutil.rmtree(made, ignore_errors=True)  # what has no source any more would stay
     python(session, *SPHINX, *session.posargs, "docs", str(site))
-    python(session, *PYTEST, "-p", "no:cacheprovider", "tests/test_site.py", "tests/test_viewer.py")
+    tests = ("tests/test_site.py", "tests/test_viewer.py")
+    python(session, *PYTEST, "-p", "no:cacheprovider", "-rs", *tests)
 
 
 @nox.session(default=False)

@@ -78,6 +78,15 @@ intersphinx_mapping = {
     name: (address, None) for name, address in REFERENCES.items() if reachable(address)
 }
 
+# A name that is meant to be linked has to be there. What other projects document can be linked only
+# where their lists of names can be fetched; types that annotations name are no pages of ours.
+nitpicky = True
+nitpick_ignore_regex = [
+    ("py:.*", r"(torch|numpy|np|collections|typing|types|pathlib|os|fractions|nn)\..*"),
+    ("py:class", r"(Tensor|PathLike|Source|TensorList|Symbol)"),
+    ("py:class", r"optimlab\.(values|execution|instruments|parity\.configurations)\..*"),
+]
+
 # The gallery.
 sphinx_gallery_conf = {
     "examples_dirs": "gallery_source",

@@ -102,7 +102,7 @@ class Instruction:
 
     Attributes:
         operation: the name of a ``Tensor`` method (``"lerp_"``), of a function of
-            :mod:`optimlab.values` (``"maximum_"``, ``"as_real"``) or of a fused kernel of torch.
+            ``optimlab.values`` (``"maximum_"``, ``"as_real"``) or of a fused kernel of torch.
         result: the register written; the first operand's own if the operation is in place.
         operands: registers by name (``str``) and positional scalars.
         keywords: scalars given by keyword, such as ``alpha`` and ``value``.

@@ -71,7 +71,7 @@ def shadow(
     Args:
         optimizer: a :class:`torch.optim.SGD`, ``Adam``, ``AdamW`` or ``RMSprop``, or of a subclass
             that leaves ``step`` alone. The wrappers of accelerate and Lightning are looked into.
-        on_difference: ``"raise"``, or what is called with the :class:`Difference` of each step that
+        on_difference: ``"raise"``, or what is called with the :class:`~optimlab.parity.Difference` of each step that
             has one.
         every: compare the first step and then every n-th.
         model: whose names the parameters are called by, unless the optimizer knows names itself.
@@ -104,7 +104,7 @@ def shadow(
 
 
 class Shadow:
-    """A shadow that :func:`shadow` has attached.
+    """A shadow that :func:`optimlab.shadow` has attached.
 
     Attributes:
         optimizer: the live optimizer.

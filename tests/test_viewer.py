@@ -13,6 +13,7 @@ import re
 import shutil
 import struct
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 import optimlab
 from optimlab.demo.recipes import LIBRARIES, LibraryName
@@ -33,7 +35,7 @@ sys.path.append(str(Path(__file__).parents[1] / "docs" / "viewer"))
 import export
 from presets import OPENING, PRESETS, Side, Situation
 from recorded import CHOICES, Choice, Grid, record
-from surfaces import SURFACES, Surface
+from surfaces import POINTS, SURFACES, Surface
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -184,6 +186,30 @@ def test_the_surfaces_gradients_are_those_of_their_formulas() -> None:
         noise = surface._noise(1) if surface.noise else torch.zeros(2)
         expected = [(right - left) / (2 * step), (above - below) / (2 * step)]
         assert (quiet - noise).tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def value_of(formula: str, x: Tensor, y: Tensor) -> Tensor:
+    """Evaluate a loss as it is printed for people."""
+    python = formula.partition(" = ")[2].partition(", and noise")[0].replace("−", "-")
+    python = re.sub(r"mean of (.*) over 9 points", r"(\1).mean(-1)", python)
+    for written, meant in {"½": "0.5 *", "¼": "0.25 *", "⅒": "0.1 *", "·": "*"}.items():
+        python = python.replace(written, meant)
+    python = re.sub("[²⁴]", lambda power: f"**{unicodedata.digit(power[0])}", python)
+    python = re.sub(r"(\d) ([a-z])", r"\1 * \2", python)
+    places, target = torch.tensor(POINTS, dtype=torch.float64).T
+    names = {"w1": x[:, None], "w2": y[:, None], "x": places, "target": target}
+    names |= {"softsign": torch.nn.functional.softsign}
+    return torch.as_tensor(eval(python, names if "w1" in python else {"x": x, "y": y}))
+
+
+@pytest.mark.parametrize("key", SURFACES)
+def test_the_formula_printed_for_a_surface_is_what_is_minimized(key: str) -> None:
+    surface = SURFACES[key]
+    places = torch.tensor([[0.75, -1.25], [-2.0, 0.5], [1.5, 1.0]], dtype=torch.float64)
+    printed = value_of(surface.formula, *places.T)
+    torch.testing.assert_close(printed, surface.losses(places), rtol=1e-12, atol=0)
+    assert (f"deviation {surface.noise}" in surface.formula) == bool(surface.noise)
+    assert len(POINTS) == 9
 
 
 # What the page says of its situations is so.

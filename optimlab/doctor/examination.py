@@ -104,7 +104,7 @@ def repair(
     share memory are separated, and the chosen hyperparameters are the reference's.
 
     Args:
-        checkpoint: as for :func:`doctor`, not a live optimizer. It stays as it is.
+        checkpoint: as for :func:`optimlab.doctor`, not a live optimizer. It stays as it is.
         out: a file to write it to, which must not exist; ``None`` writes none.
         against: the reference.
         keep: the hyperparameters to take from the reference, such as ``["lr"]``.
@@ -114,7 +114,7 @@ def repair(
         Repaired: the copy, what was done, and what the doctor still finds in it.
 
     Raises:
-        CheckpointError: as for :func:`doctor`, or if the file is there already.
+        CheckpointError: as for :func:`optimlab.doctor`, or if the file is there already.
     """
     if isinstance(checkpoint, Optimizer):
         raise CheckpointError("a live optimizer is not repaired: save its state_dict() first")

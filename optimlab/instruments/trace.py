@@ -48,7 +48,7 @@ class TracedStep:
 
 
 class Trace:
-    """What :func:`trace` has seen; prints itself as a worked example.
+    """What :func:`optimlab.trace` has seen; prints itself as a worked example.
 
     Attributes:
         steps: the traced steps, one entry for each step and parameter that took part in it.

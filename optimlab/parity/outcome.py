@@ -96,7 +96,7 @@ class Difference:
         compared: how much was compared up to it.
         step: after which step it was seen, 0 for after construction.
         during: what had just been done, such as ``"step()"``.
-        place: where: keys and indices into what :func:`~optimlab.parity.observed.observe` returns.
+        place: where: keys and indices into what ``observe`` returns.
         mismatch: what differs there, both values, the first element and all their distances.
         names: names of the parameters, if they have any.
         also: other places that differ at the same time.

@@ -32,7 +32,7 @@ class TensorSpec:
         layout: how it lies in memory.
         gradient_layout: how its gradients lie in memory.
         gradients: at which steps it has one: at each; not at every third; from step
-            :data:`LATE` on; at none. At step :data:`IDLE` nothing in group 1 has one.
+            ``LATE`` on; at none. At step ``IDLE`` nothing in group 1 has one.
         group: its parameter group. Group 2 is added in mid-run.
     """
 
