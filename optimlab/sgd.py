@@ -137,8 +137,9 @@ class SGD(Optimizer):
             v_t = \mu v_{t-1} - \gamma g_t, \qquad v_0 = 0, \qquad
             \theta_t = \theta_{t-1} + v_t .
 
-        While :math:`\gamma` is constant the paths are the same; when a scheduler changes it, here the whole velocity is rescaled at once. Keras and
-        the paper start the velocity at zero; the path differs only with dampening.
+        While :math:`\gamma` is constant the paths are the same; when a scheduler changes it, here
+        the whole velocity is rescaled at once. Keras and the paper start the velocity at zero; the
+        path differs only with dampening.
 
     Source:
         Polyak, "Some methods of speeding up the convergence of iteration methods" (1964), eq. 9;

@@ -71,8 +71,8 @@ def shadow(
     Args:
         optimizer: a :class:`torch.optim.SGD`, ``Adam``, ``AdamW`` or ``RMSprop``, or of a subclass
             that leaves ``step`` alone. The wrappers of accelerate and Lightning are looked into.
-        on_difference: ``"raise"``, or what is called with the :class:`~optimlab.parity.Difference` of each step that
-            has one.
+        on_difference: ``"raise"``, or what is called with the
+            :class:`~optimlab.parity.Difference` of each step that has one.
         every: compare the first step and then every n-th.
         model: whose names the parameters are called by, unless the optimizer knows names itself.
 

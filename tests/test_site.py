@@ -120,7 +120,7 @@ def test_a_browser_shows_each_page_without_an_error(page: str, width: str, brows
     )
     query = "?q=momentum" if page == "search.html" else ""
     tab.goto((SITE / page).as_uri() + query)
-    tab.wait_for_load_state("networkidle")
+    tab.wait_for_load_state("load")
     unset = "[...document.querySelectorAll('.math')].filter(e => !e.querySelector('mjx-container'))"
     tab.wait_for_function(f"{unset}.length === 0", timeout=15_000)
     wrong += [
@@ -134,7 +134,7 @@ def test_a_browser_shows_each_page_without_an_error(page: str, width: str, brows
         "[...document.querySelectorAll('mjx-container [style*=\"color: red\"]')]"
         ".map(e => `not known: ${e.textContent}`)"
     )
-    if width == "phone":
+    if width == "phone" and not page.startswith("_modules/"):  # listings of 100 columns
         wrong += tab.evaluate(WIDER)
     tab.close()
     assert not wrong

@@ -173,7 +173,8 @@ def _values(where: str, key: str, tensor: Tensor) -> Iterator[Finding]:
     if tensor.dtype in _HALF and name != "step":
         advice = (
             "a moment changes by a small share of itself in each step, which bfloat16 rounds "
-            "away, and float16 where the moment is tiny; --repair makes it float32, from a reference that has it, or as it is."
+            "away, and float16 where the moment is tiny; --repair makes it float32, from a "
+            "reference that has it, or as it is."
         )
         severity = "warning" if name in _SQUARES else "note"
         yield Finding(severity, "half precision", where, f"is {tensor.dtype}", advice)  # type: ignore[arg-type]

@@ -42,8 +42,9 @@ def prove_resume(make_run: MakeRun, steps: int, at: int) -> Resumption:
     these experiments takes the remaining steps once more.
 
     Args:
-        make_run: makes a :class:`~optimlab.resume.Run`: a function without arguments that a new process can import
-            (at the top of a module, or a ``functools.partial`` of one), or ``"module:function"``.
+        make_run: makes a :class:`~optimlab.resume.Run`: a function without arguments that a new
+            process can import (at the top of a module, or a ``functools.partial`` of one), or
+            ``"module:function"``.
             It is called where the generators are as in the caller, which get their states back. A
             script that calls this needs ``if __name__ == "__main__":``, as for multiprocessing.
         steps: of the whole run.
