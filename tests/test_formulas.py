@@ -84,6 +84,13 @@ def docstrings(module: str) -> Iterator[Text]:
             yield Text(f"{module}.py {name}".strip(), subject, ast.get_docstring(node) or "", False)
 
 
+def test_every_formula_of_a_docstring_is_found() -> None:
+    for module in RULES:
+        for text in docstrings(module):
+            written = len(re.findall(r"\.\. math::|:math:", text.source))
+            assert written == len(list(formulas(text.source, markdown=False))), text.name
+
+
 @pytest.mark.parametrize("name", texts())
 def test_every_printed_equation_is_the_optimizers(name: str) -> None:
     text = texts()[name]

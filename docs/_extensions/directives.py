@@ -282,16 +282,29 @@ def ratio(outcome: dict[str, Any]) -> str:
 
 
 class StripComments(SphinxTransform):
-    """Take the comments out of formulas."""
+    """Take the comments out of formulas, and see that the tests find every formula."""
 
     default_priority = 200
 
     def apply(self, **_: Any) -> None:
+        page = Path(self.document["source"])
+        is_tested = page.suffix == ".md" and page.parent.name != "reference"
+        found = (
+            {_squeezed(f.text) for f in formulas(page.read_text(encoding="utf-8"), markdown=True)}
+            if is_tested
+            else set()
+        )
         for kind in (nodes.math_block, nodes.math):
             for node in list(self.document.findall(kind)):
+                if is_tested and _squeezed(node.astext()) not in found:
+                    raise ExtensionError(f"{page}: no test reads the formula {node.astext()}")
                 text = re.sub(r"(?<!\\)%.*\n?", "", node.astext()).strip("\n")
                 node.clear()
                 node.append(nodes.Text(text))
+
+
+def _squeezed(formula: str) -> str:
+    return re.sub(r"(?<!\\)%.*|\s", "", formula)
 
 
 def built(text: str, params: list[torch.Tensor]) -> optimlab.Optimizer:
