@@ -3,6 +3,10 @@
 import pytest
 import torch
 
+# It has no examples to run, and docs/ has a module of the same name.
+collect_ignore = ["conftest.py"]
+
+
 DEVICES = ("cpu", pytest.param("cuda", marks=pytest.mark.cuda))
 
 
