@@ -3,14 +3,19 @@
 ``nox -s docs`` builds the site and runs these; without a site they are skipped.
 """
 
+from __future__ import annotations
+
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 ROOT = Path(__file__).resolve().parents[1]
 SITE = Path(os.environ.get("OPTIMLAB_SITE", ROOT / "docs" / "_build" / "html")).resolve()
@@ -78,22 +83,6 @@ def test_the_gallery_shows_what_each_program_printed_and_drew(page: str) -> None
     assert ("sphx-glr-single-img" in text) == (Path(page).stem in DRAWING)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
-    found = next(filter(None, map(shutil.which, names)), None)
-    with playwright.sync_playwright() as running:
-        if found is None and not Path(running.chromium.executable_path).exists():
-            nothing = "there is no Chromium here"
-            if os.environ.get("OPTIMLAB_BROWSER") == "required":
-                pytest.fail(nothing)
-            pytest.skip(nothing)
-        started = running.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield started
-        started.close()
-
-
 WIDTHS = {"desktop": 1280, "phone": 390}
 WIDER = """
 [...document.querySelectorAll('html, .bd-main, .bd-article-container, article')]
@@ -104,9 +93,11 @@ WIDER = """
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("page", PAGES)
-def test_a_browser_shows_each_page_without_an_error(page: str, width: str, browser: object) -> None:
+def test_a_browser_shows_each_page_without_an_error(
+    page: str, width: str, browser: Browser
+) -> None:
     wrong: list[str] = []
-    tab = browser.new_page(viewport={"width": WIDTHS[width], "height": 800})  # type: ignore[attr-defined]
+    tab = browser.new_page(viewport={"width": WIDTHS[width], "height": 800})
     tab.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
     tab.on("pageerror", lambda error: wrong.append(str(error)))
     tab.on("requestfailed", lambda request: wrong.append(f"failed: {request.url}"))

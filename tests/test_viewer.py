@@ -357,21 +357,6 @@ def test_what_to_watch_for_is_to_be_seen(
 # The page, in a browser.
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Start Chromium without a window."""
-    api = pytest.importorskip("playwright.sync_api", reason="the page is opened with playwright")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = next(filter(None, map(shutil.which, names)), None)
-    with api.sync_playwright() as playwright:
-        try:
-            chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        except api.Error as error:
-            pytest.skip(f"no Chromium to open the page in: {str(error).splitlines()[0]}")
-        yield chromium
-        chromium.close()
-
-
 Open: TypeAlias = Callable[..., "Page"]
 
 
