@@ -31,7 +31,7 @@ import runpy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,8 @@ from mathematics import HYPERPARAMETERS, NotationError, Relation, Variable, read
 import optimlab
 
 Array = npt.NDArray[np.float64]
+Sequences: TypeAlias = "dict[str, _Steps]"
+"""Quantities that change from step to step: a list for each, the start at 0."""
 
 STEPS: Final = 100
 ACCURACY: Final = 1e-11
@@ -181,13 +183,6 @@ class Circumstance:
     of: str = ""
 
 
-class Sequences(dict[str, "list[Array]"]):
-    """Quantities that change from step to step: a list for each, the start at 0."""
-
-    def __missing__(self, name: str) -> list[Array]:
-        raise WrongFormulaError(f"nothing on the page gives {name}")
-
-
 class _Steps(list[Array]):
     """A sequence that has no steps before its start."""
 
@@ -221,7 +216,7 @@ class Run:
         self.group, course = _course(
             subject.name, tuple(circumstance.options.items()), circumstance.gradients
         )
-        self.sequences = Sequences(course)
+        self.sequences = dict(course)
         self.own = frozenset(course)
         self.numbers = {name: value for name, value in self.group.items() if name != "params"}
         if "betas" in self.numbers:
@@ -285,7 +280,7 @@ class Run:
         named = dict.fromkeys(name for name, _ in rules)
         if len(named) < len(rules):
             raise WrongFormulaError(f"{self}: one formula gives a quantity twice")
-        found = Sequences({name: _Steps() for name in named})
+        found: Sequences = {name: _Steps() for name in named}
         scope = self.namespace() | found
         for name in named:
             if f"{name}[0]" in starts:
@@ -322,7 +317,7 @@ class Run:
         scope = self.namespace()
         for t in steps:
             scope["t"] = t
-            if equation.left and equation.left.step == "t" and self._starts(equation, t):
+            if equation.left and equation.left.step == "t" and self._starts(equation.left, t):
                 continue
             try:
                 values = [self._evaluated(code, scope) for code in codes]
@@ -341,9 +336,9 @@ class Run:
             re.search(r"\bt\b", side) for side in equation.sides
         )
 
-    def _starts(self, equation: Relation, t: int) -> bool:
-        """Say whether the first steps are defined apart, as in ``b_1 = g_1``."""
-        return t == 0 or (t == 1 and (equation.left or Variable("")).name in self.begun)
+    def _starts(self, quantity: Variable, t: int) -> bool:
+        """Say whether a quantity is defined apart at a step, as in ``b_1 = g_1``."""
+        return t == 0 or (t == 1 and quantity.name in self.begun)
 
     def _claim(self, equation: Relation, claim: str, left: Any, right: Any, t: int) -> None:
         if claim != "in" and not (np.isfinite(left).all() and np.isfinite(right).all()):
@@ -366,7 +361,9 @@ class Run:
             )
 
     def _compare(self, name: str, mine: list[Array], optimizers: list[Array]) -> None:
-        scale = max(1.0, float(np.nanmax(np.abs(optimizers))))
+        scale = max(1.0, float(np.abs(list(optimizers)[1:]).max()))
+        if not math.isfinite(scale):  # of which any difference would be a small share
+            raise WrongFormulaError(f"{self}: the optimizer's {name} is not finite")
         for t, (a, b) in enumerate(zip(mine, optimizers, strict=True)):
             if t and not np.all(np.abs(a - b) <= ACCURACY * scale):
                 raise WrongFormulaError(f"{self}, step {t}: {name} is {a}, the optimizer has {b}")
@@ -417,7 +414,7 @@ def _course(
     param = torch.tensor(START.copy(), requires_grad=True)
     optimizer = subject.make([param], **options)
     (group,) = optimizer.param_groups
-    found = Sequences(theta=_Steps([START.copy()]))
+    found: Sequences = {"theta": _Steps([START.copy()])}
     grads = _Steps([np.full_like(START, math.nan)])
     for _ in range(STEPS):
         grads.append(gradient(found["theta"][len(grads) - 1]))
@@ -448,13 +445,11 @@ class Formula:
 
     Attributes:
         text: its LaTeX.
-        displayed: whether it stands on lines of its own.
         line: in its source, the first being 1.
         start: how many characters of the source are before its LaTeX.
     """
 
     text: str
-    displayed: bool
     line: int
     start: int
 
@@ -480,7 +475,7 @@ def formulas(text: str, markdown: bool) -> Iterator[Formula]:
         name = next((n for n in ("block", "fenced", "inline") if match.groupdict().get(n)), None)
         if name:
             line = text.count("\n", 0, match.start()) + 1
-            yield Formula(match[name], name != "inline", line, match.start(name))
+            yield Formula(match[name], line, match.start(name))
 
 
 @dataclass(frozen=True)
