@@ -102,7 +102,8 @@ def sanitize(session: nox.Session) -> None:
     """Run the native machine's tests with the C library under AddressSanitizer (needs gcc)."""
     install(session, "-e", ".[test]")
     library = str(Path(session.create_tmp()).resolve() / "machine.so")
-    session.run("gcc", *SANITIZED, "optimlab/native/machine.c", "-o", library, external=True)
+    sources = [str(path) for path in sorted(Path("optimlab/native").glob("*.c"))]
+    session.run("gcc", *SANITIZED, *sources, "-o", library, external=True)
     runtimes = [
         str(session.run("gcc", f"-print-file-name={name}.so", silent=True, external=True)).strip()
         for name in ("libasan", "libubsan")

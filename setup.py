@@ -62,7 +62,7 @@ setup(
     ext_modules=[
         Extension(
             "optimlab.native._machine",
-            ["optimlab/native/machine.c"],
+            ["optimlab/native/machine.c", "optimlab/native/look.c"],
             depends=["optimlab/native/loops.h"],
             optional=True,
         )

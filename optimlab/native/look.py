@@ -43,7 +43,7 @@ class _Table(ctypes.Structure):
 
 
 class Look(ctypes.Structure):
-    """What :c:func:`optimlab_look` of ``machine.c`` looks at, field by field as there."""
+    """What :c:func:`optimlab_look` of ``look.c`` looks at, field by field as there."""
 
     _fields_ = [
         ("describe", ctypes.c_void_p),

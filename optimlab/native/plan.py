@@ -145,7 +145,7 @@ class Part:
     def look_again(self) -> bool:
         """Take up the gradients of a step; tell whether everything else is as it was.
 
-        :func:`optimlab_look` in ``machine.c`` does the same in a call.
+        :func:`optimlab_look` in ``look.c`` does the same in a call.
         """
         try:
             return self._params_stayed() and self._states_stayed() and self._take_gradients()
