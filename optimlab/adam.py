@@ -51,7 +51,7 @@ from torch.optim.optimizer import ParamsT
 
 from optimlab.execution import Batch, Execution, FusedStep
 from optimlab.groups import ParamGroup
-from optimlab.optimizer import Optimizer, Step
+from optimlab.optimizer import Optimizer, Step, pure
 from optimlab.values import (
     L,
     T,
@@ -192,6 +192,7 @@ class Adam(Optimizer):
         _ = group["betas"]  # missed before any state is, where another optimizer's was loaded
         return ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if group["amsgrad"] else ()))
 
+    @pure
     def update(
         self, param: T, grad: T, state: dict[str, T], step: Step[T], group: ParamGroup
     ) -> None:

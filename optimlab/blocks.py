@@ -25,6 +25,7 @@ from optimlab.native.trust import REFERENCES, SCALARS, operands, same_bits
 
 if TYPE_CHECKING:
     from optimlab.execution import Member
+    from optimlab.native.look import Collections
     from optimlab.native.plan import Part
     from optimlab.optimizer import Optimizer
 
@@ -95,6 +96,10 @@ class Blocks:
     def is_ready(self) -> bool:
         """Tell whether steps can be carried out: always."""
         return True
+
+    def stayed(self, collections: Collections) -> bool:
+        """Tell whether collections still hold the same objects, in the same order."""
+        return collections.stay()
 
     def look(self, part: Part) -> float:
         """Take up the gradients of a step, and look at all tensors."""

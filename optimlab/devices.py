@@ -20,6 +20,9 @@ from torch.utils._foreach_utils import _get_foreach_kernels_supported_devices
 outside_compile = torch._disable_dynamo  # type: ignore[attr-defined]
 """Decorator: run the function as it is, also within ``torch.compile``."""
 
+HAS_GRAPHS = bool(torch._C._has_cuda or torch._C._has_xpu)
+"""Whether this torch was built for a device on which steps can be captured into a graph."""
+
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
 

@@ -42,6 +42,16 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
+def pure(update: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Declare that an update rule depends on its arguments alone, and changes nothing else.
+
+    Such a rule need not be read anew for the numbers of each step, which saves some microseconds.
+    A rule that looks at attributes of the optimizer, the time or a random number is not pure.
+    """
+    cast(Any, update).is_pure = True
+    return update
+
+
 def _is_watched(optimizer: torch.optim.Optimizer) -> bool:
     """Tell whether a hook or a profiler waits for the optimizer's step."""
     return bool(
@@ -178,21 +188,32 @@ class Optimizer(torch.optim.Optimizer):
         """
         if "capturable" in self.defaults:
             self._check_graph_capture()
+        if closure is None and self._step_again():
+            return None
         loss = None
         with torch.set_grad_enabled(self.defaults["differentiable"]):
             if closure is not None:
                 with torch.enable_grad():
                     loss = closure()
-            compiling = torch.compiler.is_compiling()
-            kept = None if compiling else self.__dict__.pop("_kept", None)
-            if kept is None or not kept.step(self):
-                batches = [self._checked_batch(group) for group in self.param_groups]
-                for batch in batches:
-                    self._complete_state(batch)
-                kept = carry_out(self, batches)
+                if self._step_again():
+                    return loss
+            batches = [self._checked_batch(group) for group in self.param_groups]
+            for batch in batches:
+                self._complete_state(batch)
+            kept = carry_out(self, batches)
             if kept is not None:
                 self._kept = kept
         return loss
+
+    def _step_again(self) -> bool:
+        """Make the step in the way of the one before, if nothing but the gradients has changed."""
+        if torch.compiler.is_compiling():
+            return False
+        kept = self.__dict__.pop("_kept", None)
+        if kept is None or not kept.step(self):
+            return False
+        self._kept = kept
+        return True
 
     @staticmethod
     def profile_hook_step(func: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -210,6 +231,8 @@ class Optimizer(torch.optim.Optimizer):
         return wrapper
 
     def _check_graph_capture(self) -> None:
+        if not devices.HAS_GRAPHS:
+            return
         # torch 2.11 knows it by its old name.
         check = getattr(self, "_accelerator_graph_capture_health_check", None)
         (check or self._cuda_graph_capture_health_check)()

@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from optimlab.groups import ParamGroup
-from optimlab.optimizer import Optimizer, Step
+from optimlab.optimizer import Optimizer, Step, pure
 from optimlab.values import T, as_real, as_scalar
 
 
@@ -155,6 +155,7 @@ class RMSprop(Optimizer):
         momentum = ("momentum_buffer",) if group["momentum"] > 0 else ()
         return ("square_avg", *momentum, *(("grad_avg",) if group["centered"] else ()))
 
+    @pure
     def update(
         self, param: T, grad: T, state: dict[str, T], step: Step[T], group: ParamGroup
     ) -> None:

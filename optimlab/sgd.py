@@ -54,7 +54,7 @@ from torch.optim.optimizer import ParamsT
 from optimlab import devices
 from optimlab.execution import Batch, Execution, FusedStep
 from optimlab.groups import ParamGroup
-from optimlab.optimizer import Optimizer, Step
+from optimlab.optimizer import Optimizer, Step, pure
 from optimlab.values import L, T, add_like, add_scaled, as_scalar, fused_kernel, subtract_scaled_
 
 
@@ -202,6 +202,7 @@ class SGD(Optimizer):
     def state_names(self, group: ParamGroup) -> tuple[str, ...]:
         return ("momentum_buffer",) if group["momentum"] != 0 else ()
 
+    @pure
     def update(
         self, param: T, grad: T, state: dict[str, T], step: Step[T], group: ParamGroup
     ) -> None:

@@ -12,7 +12,7 @@ from optimlab.bench.implementations import Run
 from optimlab.bench.timing import Effort, without_collector
 from optimlab.bench.workloads import Values
 from optimlab.native import carrier as carrier_module
-from optimlab.native import plan
+from optimlab.native import look, plan
 
 STEP, CHECKS = "step", "checks"
 MOST_STEPS = 300
@@ -25,7 +25,7 @@ def watched() -> Mapping[str, tuple[Any, str]]:
         "look": (type(chosen), "look"),
         "rule": (plan, "read"),
         "arithmetic": (type(chosen), "carry_out"),
-        "versions": (carrier_module, "increment_version"),
+        "versions": (look, "increment_version"),
     }
 
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from array import array
 from collections.abc import Sequence
-from operator import attrgetter
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
-from torch.autograd.graph import increment_version
 
 from optimlab.blocks import Blocks
 from optimlab.native.library import Machine, Task
-from optimlab.native.look import Block
+from optimlab.native.look import Block, Collections
 from optimlab.native.plan import Carrier, Part
 from optimlab.native.tape import Tape
 from optimlab.native.trust import Trust, trust
@@ -28,14 +25,11 @@ if TYPE_CHECKING:
 ALONE = 1 << 15
 """Up to so many elements one thread is faster than waking the others."""
 
-BLOCK = 128
+BLOCK = 64
 """How many parameters are looked at together."""
 
 _FIRST_USE = threading.Lock()
 _forked = False
-
-_grad = attrgetter("grad")
-_is_neg = Tensor.is_neg
 
 
 class Native:
@@ -62,61 +56,49 @@ class Native:
         """Tell whether steps can be carried out in this thread, in its present state."""
         return not self._machine.flushes_denormals()
 
+    def stayed(self, collections: Collections) -> bool:
+        """Tell whether collections still hold the same objects, in the same order."""
+        return self._machine.stayed(collections)
+
     def look(self, part: Part) -> float:
         """Take up the gradients of a step, and look at all tensors, block by block."""
         if "blocks" not in part.scratch:
-            part.scratch["blocks"] = [
-                Block(part, first, first + BLOCK) for first in range(0, len(part.params), BLOCK)
-            ]
-        part.grads = []
+            part.scratch["blocks"] = _blocks(part)
         moved: list[Block] = []
         part.scratch["moved"] = moved
-        steps = set()
+        common = None
         for block in part.scratch["blocks"]:
-            step = self._look_at(part, block)
-            steps.add(step)
-            if step < 0 or len(steps) > 1:
+            step = block.take_up(self._machine)
+            if step < 0:
                 return -1.0
-            # Autograd must notice that what it saved for a backward pass will no longer be there.
-            # Now, because the tensors are at hand, in the cache.
-            increment_version(block.written)
             moved.append(block)
-        return steps.pop()
+            if common is not None and step != common:
+                return -1.0
+            common = step
+        return -1.0 if common is None else common
 
     def undo(self, part: Part) -> None:
         """Move the version counters back: the step will not be carried out."""
         for block in part.scratch.pop("moved", ()):
-            block.forget()
-            for tensor in block.written:  # one by one, because views of one tensor share a counter
-                version = (tensor._version - 1,)
-                torch._C._autograd._unsafe_set_version_counter((tensor,), version)
-
-    def _look_at(self, part: Part, block: Block) -> float:
-        grads = list(map(_grad, block.params))
-        if (
-            set(map(type, grads)) != {Tensor}
-            or any(map(_is_neg, grads))
-            or any(map(_is_neg, block.written))
-            or not block.keeps_its_state()
-        ):
-            return -1.0
-        part.grads += grads
-        try:
-            return self._machine.look(block.take(grads))
-        except (BufferError, RuntimeError):
-            return -1.0  # a sparse gradient, for one, has no address
+            block.undo()
 
     def carry_out(self, optimizer: Optimizer, part: Part) -> None:
         """Carry out the step for which the part was prepared, and count it."""
-        if part.tape is None:
-            raise ValueError("the part was not prepared")
         if "task" not in part.scratch:
             part.scratch["task"] = _task(part)
         task = part.scratch["task"]
         task.threads = 1 if part.total <= ALONE or _forked else torch.get_num_threads()
-        self._machine.carry_out(task, array("d", part.tape.numbers))
+        self._machine.carry_out(task, part.program)
         for block in part.scratch.pop("moved", ()):
-            block.forget()
+            block.grads = []  # their memory is not ours to keep
+
+
+def _blocks(part: Part) -> list[Block]:
+    starts = range(0, len(part.params), BLOCK)
+    blocks = [Block(part, first, first + BLOCK) for first in starts]
+    for block, following in pairwise(blocks):
+        block.fetch_ahead(following)
+    return blocks
 
 
 def _task(part: Part) -> Task:

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from optimlab.native.look import Look
+from optimlab.native.look import Collections, Look, python
 from optimlab.native.tape import NUMBERS
 
 VARIABLE = "OPTIMLAB_NATIVE"
@@ -58,8 +58,9 @@ class Machine:
     def __init__(self, path: Path) -> None:
         self._library = ctypes.CDLL(str(path))
         self._run = self._library.optimlab_run
-        # PyDLL: with Python's lock held, because torch describes tensors only under it.
-        self._look = ctypes.PyDLL(str(path)).optimlab_look
+        # PyDLL: with Python's lock held, because objects of Python are looked at.
+        locked = ctypes.PyDLL(str(path))
+        self._look, self._stayed = locked.optimlab_look, locked.optimlab_stayed
         self._look.restype = ctypes.c_double
         self.has_mkl = self._find_mkl()
 
@@ -137,12 +138,18 @@ class Machine:
         """Look at the tensors of a step, before anything is changed.
 
         Returns:
-            The step count that all have in common, or -1 if anything is not as it should be.
+            The step count that all have in common, or -1 if anything is not as it should be, or if
+            this thread flushes denormal numbers to zero.
 
         Raises:
             RuntimeError: if torch cannot describe a tensor, such as a sparse one.
         """
         return float(self._look(ctypes.byref(look)))
+
+    def stayed(self, collections: Collections) -> bool:
+        """Tell whether collections still hold the same objects, in the same order."""
+        records = collections.records
+        return bool(self._stayed(ctypes.byref(python()), records, len(records)))
 
 
 @functools.cache

@@ -2,12 +2,63 @@
  *
  * Between two steps anything may have happened to a tensor. What was written down when the step was
  * planned is compared with what stands there now, tensor after tensor, so that no outdated address
- * is ever used. torch describes its tensors through DLPack's table of functions; the layout of a
- * tensor object is not known here.
+ * is ever used.
+ *
+ * The layout of a tensor or of any other object of Python is not known here: torch describes its
+ * tensors through DLPack's table of functions, and Python is asked through functions of its stable
+ * ABI, whose addresses the caller hands over. So the library fits every Python and every torch. All
+ * of it must be called with Python's lock held.
  */
 
 #include <stddef.h>
 #include <stdint.h>
+
+/* Functions of Python's stable ABI; the fields are those of look.py. */
+typedef struct {
+    void *(*get_attribute)(void *object, void *name);    /* PyObject_GetAttr, a new reference */
+    void *(*type_of)(void *object);                      /* PyObject_Type, a new reference */
+    void (*let_go)(void *object);                        /* Py_DecRef */
+    void *(*entry_of)(void *dict, void *name);           /* PyDict_GetItemWithError, borrowed */
+    int (*next_entry)(void *dict, ptrdiff_t *position, void **name, void **value);
+    ptrdiff_t (*length_of)(void *list);                  /* PyList_Size */
+    void *(*member_of)(void *list, ptrdiff_t place);     /* PyList_GetItem, borrowed */
+    int (*set_member)(void *list, ptrdiff_t place, void *object); /* takes the reference over */
+} Python;
+
+/* A list or a dict, and what it held. */
+typedef struct {
+    void *object;
+    void *const *names, *const *values;
+    long count, is_dict;
+} Collection;
+
+static int stayed(const Python *python, const Collection *was)
+{
+    void *name, *value;
+    ptrdiff_t position = 0;
+    if (!was->is_dict && python->length_of(was->object) != was->count)
+        return 0;
+    for (long k = 0; k < was->count; k++) {
+        if (was->is_dict) {
+            if (!python->next_entry(was->object, &position, &name, &value) || name != was->names[k])
+                return 0;
+        } else {
+            value = python->member_of(was->object, k);
+        }
+        if (value != was->values[k])
+            return 0;
+    }
+    return !was->is_dict || !python->next_entry(was->object, &position, &name, &value);
+}
+
+/* Whether collections still hold the same objects, in the same order. */
+int optimlab_stayed(const Python *python, const Collection *collections, long count)
+{
+    for (long k = 0; k < count; k++)
+        if (!stayed(python, &collections[k]))
+            return 0;
+    return 1;
+}
 
 /* What DLPack's table of functions tells of a tensor (the structure DLTensor of dlpack.h). */
 typedef struct {
@@ -24,19 +75,21 @@ typedef int (*Export)(void *object, Exported *tensor);
 
 enum { ON_CPU = 1, FLOATING_POINT = 2 };
 
-/* What a step looks at before anything is changed; the fields are those of look.py. */
+/* What a step looks at; the fields are those of look.py. */
 typedef struct {
+    const Python *python;
     Export export;
-    void *const *objects;    /* inputs x count tensors, register by register; gradients second */
-    void *const *gradients;  /* count tensors, those of this step */
-    int64_t *pointers;       /* their addresses, stride apart for each register; gradients go in */
-    const int64_t *layouts;  /* for each tensor of a register: ndim, its shape, its strides */
-    long inputs, count, stride, bits;
-    void *const *steps;      /* the step counts: step_count tensors of one element */
+    void *grad, *tensor_type; /* the string "grad", the class torch.Tensor */
+    void *gradients;          /* a list that takes up count gradients */
+    void *const *tensors;     /* for each parameter: itself, its state tensors, its step count */
+    void *const *held;        /* for each parameter: its state dict */
+    void *const *names;       /* what state tensors and step count are called there */
+    const int64_t *layouts;   /* for each parameter: ndim, its shape, its strides */
+    int64_t *pointers;        /* addresses, stride apart for each register; gradients go in */
     const int64_t *step_pointers;
-    long step_count, step_bits;
     const int64_t *begins, *ends; /* memory that is written, in ascending order */
-    long written;
+    const int64_t *ahead;         /* where the next parameters' objects are, ahead_each for one */
+    long count, stride, states, steps, bits, step_bits, written, ahead_count, ahead_each;
 } Look;
 
 /* Whether a tensor lies in memory as a layout says. Strides count where there is a next element. */
@@ -55,12 +108,22 @@ static int is_laid_out(const Exported *tensor, const int64_t *layout)
     return is_like || is_empty;
 }
 
-static int is_plain(Export export, void *object, long bits, Exported *tensor)
+static int64_t size_of(const int64_t *layout)
 {
-    return !export(object, tensor) && tensor->device_type == ON_CPU &&
-           tensor->type_code == FLOATING_POINT && tensor->type_bits == bits &&
-           tensor->type_lanes == 1 &&
-           (uintptr_t)(tensor->data + tensor->byte_offset) % (uintptr_t)(bits / 8) == 0;
+    int64_t size = 1;
+    for (int64_t k = 1; k <= layout[0]; k++)
+        size *= layout[k];
+    return size;
+}
+
+/* The address of a tensor of plain numbers, or -1 if it is anything else. */
+static int64_t address_of(Export export, void *object, long bits, Exported *tensor)
+{
+    if (export(object, tensor) || tensor->device_type != ON_CPU ||
+        tensor->type_code != FLOATING_POINT || tensor->type_bits != bits || tensor->type_lanes != 1)
+        return -1;
+    const int64_t address = (int64_t)(tensor->data + tensor->byte_offset);
+    return address % (bits / 8) == 0 ? address : -1;
 }
 
 /* Whether memory that is read shares nothing with memory that is written. */
@@ -77,60 +140,108 @@ static int is_apart(const Look *look, int64_t begin, int64_t end)
     return begin == end || low == look->written || look->begins[low] >= end;
 }
 
-static int64_t size_of(const int64_t *layout)
+/* Thousands of small tensors do not stay in a cache from step to step. What belongs to a parameter
+ * of the next call is therefore asked for while one of this call is looked at: waiting for all of
+ * it together takes little longer than waiting for a part. Nothing is read at these addresses, so
+ * that an outdated one does no harm. */
+static void fetch_ahead(const Look *look, long t)
 {
-    int64_t size = 1;
-    for (int64_t k = 1; k <= layout[0]; k++)
-        size *= layout[k];
-    return size;
+    if (t < look->ahead_count)
+        for (long k = 0; k < look->ahead_each; k++) {
+            const void *address = (const void *)look->ahead[t * look->ahead_each + k];
+#ifdef __GNUC__
+            __builtin_prefetch(address);
+            __asm__ volatile("" ::: "memory"); /* or GCC takes the function to do nothing */
+#else
+            (void)address;
+#endif
+        }
 }
 
-/* The step count that all tensors have in common, or -1 if they differ or one lies elsewhere. */
-static double common_step(const Look *look)
+/* Put the gradient of a parameter into the list; it must be no subclass of Tensor. */
+static int take_gradient(const Look *look, long t, void *param, void **gradient)
 {
-    double first = 0;
-    for (long t = 0; t < look->step_count; t++) {
-        Exported tensor;
-        if (!is_plain(look->export, look->steps[t], look->step_bits, &tensor))
-            return -1;
-        for (int32_t k = 0; k < tensor.ndim; k++)
-            if (tensor.shape[k] != 1)
-                return -1;
-        const char *data = tensor.data + tensor.byte_offset;
-        if ((int64_t)data != look->step_pointers[t])
-            return -1;
-        const double step = look->step_bits == 64 ? *(const double *)data : *(const float *)data;
-        if (t && step != first)
-            return -1;
-        first = step;
-    }
-    return first;
+    const Python *python = look->python;
+    *gradient = python->get_attribute(param, look->grad);
+    if (!*gradient)
+        return 0;
+    void *type = python->type_of(*gradient);
+    const int is_tensor = type == look->tensor_type;
+    python->let_go(type);
+    return !python->set_member(look->gradients, t, *gradient) && is_tensor;
 }
 
-/* Look at every tensor of a step: whether parameters, state and step counts lie where they lay and
- * gradients lie alike, on memory that nothing writes to. Takes up the addresses of the gradients.
- * Returns the step count that all have in common, or -1 if anything is not as it should be. Must be
- * called with Python's lock held, because the table's function takes Python's tensors. */
+/* Whether a tensor lies where and as it did; a gradient may lie where nothing is written. */
+static int lies_well(const Look *look, void *object, const int64_t *layout, int64_t *pointer,
+                     int is_gradient)
+{
+    Exported tensor;
+    const int64_t address = address_of(look->export, object, look->bits, &tensor);
+    if (address == -1 || !is_laid_out(&tensor, layout))
+        return 0;
+    if (!tensor.data && size_of(layout))
+        return 0; /* zeros that are nowhere, or memory that was taken away */
+    if (address == *pointer)
+        return 1;
+    if (!is_gradient || !is_apart(look, address, address + size_of(layout) * (look->bits / 8)))
+        return 0;
+    *pointer = address;
+    return 1;
+}
+
+/* Read a step count that lies where it did; -1 if it does not. */
+static double count_of(const Look *look, void *object, int64_t pointer)
+{
+    Exported tensor;
+    if (address_of(look->export, object, look->step_bits, &tensor) != pointer)
+        return -1;
+    for (int32_t k = 0; k < tensor.ndim; k++)
+        if (tensor.shape[k] != 1)
+            return -1;
+    return look->step_bits == 64 ? *(const double *)pointer : *(const float *)pointer;
+}
+
+/* Whether state tensors and step count are the objects that they were. */
+static int is_held(const Look *look, long t, void *const *tensors)
+{
+    for (long k = 0; k < look->states + look->steps; k++)
+        if (look->python->entry_of(look->held[t], look->names[k]) != tensors[1 + k])
+            return 0;
+    return 1;
+}
+
+int optimlab_flushes_denormals(void);
+
+/* Look at every tensor of a step: whether parameters, state and step counts are the same and lie
+ * where they lay, and gradients lie alike, on memory that nothing writes to. Takes up the gradients
+ * and their addresses. Returns the step count that all have in common (0 if steps are not counted),
+ * or -1 if anything is not as it should be. */
 double optimlab_look(const Look *look)
 {
-    for (long r = 0; r < look->inputs; r++) {
-        const int64_t *layout = look->layouts;
-        int64_t *pointers = look->pointers + r * look->stride;
-        for (long t = 0; t < look->count; t++, layout += 1 + 2 * layout[0]) {
-            void *object = r == 1 ? look->gradients[t] : look->objects[r * look->count + t];
-            Exported tensor;
-            if (!is_plain(look->export, object, look->bits, &tensor) ||
-                !is_laid_out(&tensor, layout))
+    const long each = 1 + look->states + look->steps;
+    const int64_t *layout = look->layouts;
+    double common = 0;
+    if (optimlab_flushes_denormals())
+        return -1; /* worker threads may not do so */
+    for (long t = 0; t < look->count; t++, layout += 1 + 2 * layout[0]) {
+        void *const *tensors = look->tensors + t * each;
+        int64_t *pointers = look->pointers + t;
+        void *gradient;
+        fetch_ahead(look, t);
+        if (!take_gradient(look, t, tensors[0], &gradient) ||
+            !lies_well(look, tensors[0], layout, pointers, 0) ||
+            !lies_well(look, gradient, layout, pointers + look->stride, 1) ||
+            !is_held(look, t, tensors))
+            return -1;
+        for (long k = 1; k <= look->states; k++)
+            if (!lies_well(look, tensors[k], layout, pointers + (1 + k) * look->stride, 0))
                 return -1;
-            const int64_t address = (int64_t)(tensor.data + tensor.byte_offset);
-            if (!tensor.data && size_of(layout))
-                return -1; /* zeros that are nowhere, or memory that was taken away */
-            if (address == pointers[t])
-                continue;
-            if (r != 1 || !is_apart(look, address, address + size_of(layout) * (look->bits / 8)))
+        if (look->steps) {
+            const double count = count_of(look, tensors[each - 1], look->step_pointers[t]);
+            if (count < 0 || (t && count != common))
                 return -1;
-            pointers[t] = address;
+            common = count;
         }
     }
-    return common_step(look);
+    return common;
 }

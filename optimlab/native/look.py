@@ -5,6 +5,8 @@ dtype. Asking each of thousands of tensors from Python takes longer than the ste
 publishes, for other libraries, a C function that describes a tensor without owning it
 (``Tensor.__dlpack_c_exchange_api__``, https://dmlc.github.io/dlpack); the machine calls it on
 tensor after tensor and compares the answers with what was written down when the step was planned.
+In the same way it asks Python whether parameters and state are still the same objects, through
+functions of its stable ABI (https://docs.python.org/3/c-api/stable.html).
 """
 
 from __future__ import annotations
@@ -12,20 +14,29 @@ from __future__ import annotations
 import ctypes
 import functools
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
-from operator import is_, itemgetter
+from operator import is_
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 if TYPE_CHECKING:
+    from optimlab.native.library import Machine
     from optimlab.native.plan import Part
+
+LINE = 64
+"""How many bytes a processor fetches at a time."""
+
+LINES_OF_A_TENSOR = 3
+"""How many of them torch's own object behind a tensor takes, about."""
 
 _CAPSULE = "dlpack_exchange_api"
 _MAJOR_VERSION = 1  # within which the table only grows
+_GRAD = "grad"
+_is_neg = Tensor.is_neg
 
 
 class _Table(ctypes.Structure):
@@ -42,26 +53,60 @@ class _Table(ctypes.Structure):
     ]
 
 
+class _Python(ctypes.Structure):
+    """The functions of Python that :c:func:`optimlab_look` calls, field by field as in look.c."""
+
+    _fields_ = [
+        ("PyObject_GetAttr", ctypes.c_void_p),
+        ("PyObject_Type", ctypes.c_void_p),
+        ("Py_DecRef", ctypes.c_void_p),
+        ("PyDict_GetItemWithError", ctypes.c_void_p),
+        ("PyDict_Next", ctypes.c_void_p),
+        ("PyList_Size", ctypes.c_void_p),
+        ("PyList_GetItem", ctypes.c_void_p),
+        ("PyList_SetItem", ctypes.c_void_p),
+    ]
+
+
+class _Collection(ctypes.Structure):
+    """A list or a dict and what it held, field by field as in look.c."""
+
+    _fields_ = [
+        ("object", ctypes.c_void_p),
+        ("names", ctypes.c_void_p),
+        ("values", ctypes.c_void_p),
+        ("count", ctypes.c_long),
+        ("is_dict", ctypes.c_long),
+    ]
+
+
 class Look(ctypes.Structure):
     """What :c:func:`optimlab_look` of ``look.c`` looks at, field by field as there."""
 
     _fields_ = [
+        ("python", ctypes.c_void_p),
         ("describe", ctypes.c_void_p),
-        ("objects", ctypes.c_void_p),
+        ("grad", ctypes.c_void_p),
+        ("tensor_type", ctypes.c_void_p),
         ("gradients", ctypes.c_void_p),
-        ("pointers", ctypes.c_void_p),
+        ("tensors", ctypes.c_void_p),
+        ("held", ctypes.c_void_p),
+        ("names", ctypes.c_void_p),
         ("layouts", ctypes.c_void_p),
-        ("inputs", ctypes.c_long),
-        ("count", ctypes.c_long),
-        ("stride", ctypes.c_long),
-        ("bits", ctypes.c_long),
-        ("steps", ctypes.c_void_p),
+        ("pointers", ctypes.c_void_p),
         ("step_pointers", ctypes.c_void_p),
-        ("step_count", ctypes.c_long),
-        ("step_bits", ctypes.c_long),
         ("begins", ctypes.c_void_p),
         ("ends", ctypes.c_void_p),
+        ("ahead", ctypes.c_void_p),
+        ("count", ctypes.c_long),
+        ("stride", ctypes.c_long),
+        ("states", ctypes.c_long),
+        ("steps", ctypes.c_long),
+        ("bits", ctypes.c_long),
+        ("step_bits", ctypes.c_long),
         ("written", ctypes.c_long),
+        ("ahead_count", ctypes.c_long),
+        ("ahead_each", ctypes.c_long),
     ]
 
 
@@ -77,6 +122,53 @@ def describer() -> int | None:
     return table.describe if table.major == _MAJOR_VERSION else None
 
 
+@functools.cache
+def python() -> _Python:
+    """Return the addresses of the functions that the machine calls."""
+    functions = (getattr(ctypes.pythonapi, name) for name, _ in _Python._fields_)
+    return _Python(*(ctypes.cast(function, ctypes.c_void_p) for function in functions))
+
+
+class Collections:
+    """Lists and dicts that must hold the same objects, in the same order, at the next step.
+
+    Args:
+        collections: they.
+    """
+
+    def __init__(self, collections: Sequence[list[Any] | dict[Any, Any]]) -> None:
+        self._all = [(collection, *_contents(collection)) for collection in collections]
+
+    def stay(self) -> bool:
+        """Tell whether they do; :func:`optimlab_stayed` in ``look.c`` does the same."""
+        for collection, *before in self._all:
+            for now, was in zip(_contents(collection), before, strict=True):
+                if len(now) != len(was) or not all(map(is_, now, was)):
+                    return False
+        return True
+
+    @functools.cached_property
+    def records(self) -> ctypes.Array[_Collection]:
+        """The same for the machine."""
+        return (_Collection * len(self._all))(*(self._record(*each) for each in self._all))
+
+    def _record(self, collection: object, values: list[Any], names: list[Any]) -> _Collection:
+        self._addresses = [*getattr(self, "_addresses", []), array("q", map(id, values))]
+        record = _Collection(object=id(collection), count=len(values))
+        record.values = _start(self._addresses[-1])
+        if isinstance(collection, dict):
+            self._addresses.append(array("q", map(id, names)))
+            record.names, record.is_dict = _start(self._addresses[-1]), True
+        return record
+
+
+def _contents(collection: list[Any] | dict[Any, Any]) -> tuple[list[Any], list[Any]]:
+    """List values and names."""
+    if isinstance(collection, dict):
+        return list(collection.values()), list(collection)
+    return list(collection), []
+
+
 class Block:
     """Some parameters of a part with all that belongs to them, looked at in one call.
 
@@ -88,65 +180,104 @@ class Block:
         part: the tensors, which the part keeps alive.
         first: where the block begins.
         last: where it ends.
+
+    Attributes:
+        grads: the gradients of the coming step, while it lasts.
+        written: parameters, state tensors and step counts.
     """
 
     def __init__(self, part: Part, first: int, last: int) -> None:
-        chosen = slice(first, last)
-        self.params = part.params[chosen]
-        self.held = part.held[chosen]
-        registers = [held[chosen] for held in part.registers()]
-        steps = part.steps[chosen]
+        params = part.params[first:last]
         each = len(part.states) // len(part.params)
-        self.states = part.states[first * each : last * each]
-        self.written = [*self.params, *self.states]
+        states = part.states[first * each : last * each]
+        self.grads: list[Tensor | None] = []
+        self.written = [*params, *states]
+        of_each = [_members(params, states, each, place) for place in range(len(params))]
+        self._names = [*part.names[2:], *(("step",) if part.steps else ())]
         begins, ends = part.written
-        names = (*part.names[2:], *(("step",) if steps else ()))
-        self._get = itemgetter(*names) if names else None
-        objects = [*self.params, *self.params, *chain.from_iterable(registers)]
-        self._layouts = array("q", chain.from_iterable(map(_layout, self.params)))
-        self._objects = array("q", map(id, objects))
-        self._step_objects = array("q", map(id, steps))
-        self._gradients: Any = None
+        self._arrays = [
+            array("q", map(id, chain.from_iterable(of_each))),
+            array("q", map(id, part.held[first:last])),
+            array("q", map(id, self._names)),
+            array("q", chain.from_iterable(map(_layout, params))),
+        ]
+        tensors, held, names, layouts = map(_start, self._arrays)
         self.look = Look(
+            python=ctypes.addressof(python()),
             describe=describer(),
-            objects=_start(self._objects),
+            grad=id(_GRAD),
+            tensor_type=id(Tensor),
+            tensors=tensors,
+            held=held,
+            names=names,
+            layouts=layouts,
             pointers=_start(part.table) + first * part.table.itemsize,
-            layouts=_start(self._layouts),
-            inputs=len(part.names),
-            count=len(self.params),
-            stride=len(part.params),
-            bits=_bits(part.dtype),
-            steps=_start(self._step_objects),
             step_pointers=_start(part.step_addresses) + first * part.table.itemsize,
-            step_count=len(steps),
-            step_bits=_bits(steps[0].dtype) if steps else 0,
             begins=_start(begins),
             ends=_start(ends),
+            count=len(params),
+            stride=len(part.params),
+            states=len(part.names) - 2,
+            steps=bool(part.steps),
+            bits=_bits(part.dtype),
+            step_bits=_bits(part.steps[0].dtype) if part.steps else 0,
             written=len(begins),
         )
 
-    def keeps_its_state(self) -> bool:
-        """Tell whether the state dicts hold the same tensors as before."""
-        if self._get is None:
-            return True
+    def fetch_ahead(self, following: Block) -> None:
+        """While this block is looked at, let the processor fetch what another one is made of."""
+        count = following.look.count
+        params, states = following.written[:count], following.written[count:]
+        each = len(states) // count
+        self._ahead = array("q")
+        for place in range(count):
+            for tensor in _members(params, states, each, place):
+                self._ahead.extend(_places(tensor))
+        self.look.ahead = _start(self._ahead)
+        self.look.ahead_count, self.look.ahead_each = count, len(self._ahead) // count
+
+    def take_up(self, machine: Machine) -> float:
+        """Take up the gradients of a step, look at all tensors, and move their version counters.
+
+        Returns:
+            The step count that all tensors have, or -1 if anything is not as it should be. The
+            counters have been moved, and the gradients are held, unless it is -1.
+        """
+        self.grads = [None] * self.look.count
+        self.look.gradients = id(self.grads)
         try:
-            found: Iterable[Any] = list(map(self._get, self.held))
-        except KeyError:
-            return False
-        if len(self.states) > len(self.held):  # of a single name, the tensors themselves
-            found = chain.from_iterable(found)
-        return all(map(is_, found, self.states))
+            step = machine.look(self.look)
+        except (BufferError, RuntimeError):  # a sparse gradient, for one, has no address
+            step = -1.0
+        if step < 0 or any(map(_is_neg, self.grads)) or any(map(_is_neg, self.written)):
+            self.grads = []
+            return -1.0
+        # Autograd must notice that what it saved for a backward pass will no longer be there.
+        # Now, because the tensors are at hand, in the cache.
+        increment_version(self.written)
+        return step
 
-    def forget(self) -> None:
-        """Let go of the gradients: their memory is not ours to keep."""
-        self._gradients = None
+    def undo(self) -> None:
+        """Move the version counters back, and let go of the gradients."""
+        self.grads = []
+        for tensor in self.written:  # one by one, because views of one tensor share a counter
+            version = (tensor._version - 1,)
+            torch._C._autograd._unsafe_set_version_counter((tensor,), version)
 
-    def take(self, grads: list[Tensor]) -> Look:
-        """Point to the gradients of another step."""
-        # An array of objects is an array of their addresses.
-        self._gradients = np.fromiter(grads, dtype=object, count=len(grads))
-        self.look.gradients = self._gradients.__array_interface__["data"][0]
-        return self.look
+
+def _members(
+    params: Sequence[Tensor], states: Sequence[Tensor], each: int, place: int
+) -> list[Tensor]:
+    """Return a parameter with its state tensors and step count."""
+    return [params[place], *states[place * each : (place + 1) * each]]
+
+
+def _places(tensor: Tensor) -> Iterable[int]:
+    """List about where a tensor is: Python's object, torch's object, and that of its memory."""
+    yield id(tensor)
+    for line in range(LINES_OF_A_TENSOR):
+        yield tensor._cdata + line * LINE
+    yield tensor.untyped_storage()._cdata
 
 
 def _start(numbers: array[int]) -> int:

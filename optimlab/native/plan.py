@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from optimlab.native.formulas import Formulas, learn
+from optimlab.native.look import Collections
 from optimlab.native.tape import NotServedError, Tape, read
 
 if TYPE_CHECKING:
@@ -36,6 +38,9 @@ DTYPES = (torch.float32, torch.float64)
 
 MOST_STEPS = 1 << 24
 """From here on a step count in float32 stays where it is when 1 is added."""
+
+MOST_LESSONS = 8
+"""So often formulas are learned anew; where hyperparameters change at every step, never again."""
 
 _address = Tensor.data_ptr
 _is_contiguous = Tensor.is_contiguous
@@ -55,12 +60,15 @@ class Carrier(Protocol):
     def is_ready(self) -> bool:
         """Tell whether steps can be carried out in this thread, in its present state."""
 
+    def stayed(self, collections: Collections) -> bool:
+        """Tell whether collections still hold the same objects, in the same order."""
+
     def look(self, part: Part) -> float:
         """Take up the gradients of a step, and look at all tensors.
 
         Returns:
             The step count that all tensors have, 0 if steps are not counted, or -1 if anything is
-            not as the part has it.
+            not as the part has it, or steps cannot be carried out in this thread.
         """
 
     def undo(self, part: Part) -> None:
@@ -73,8 +81,7 @@ class Carrier(Protocol):
 def is_undisturbed() -> bool:
     """Tell whether tensors are plain memory now: nothing intercepts or records operations."""
     return (
-        not torch.is_grad_enabled()
-        and not torch._C._len_torch_dispatch_stack()
+        not torch._C._len_torch_dispatch_stack()
         and not torch._C._len_torch_function_stack()
         and torch._C._functorch.maybe_current_level() is None
         and forward_ad._current_level < 0
@@ -112,7 +119,7 @@ class Part:
         step_addresses: of the step counts.
         written: where memory that is written begins and ends, in ascending order.
         step: which step is coming, counted from 1.
-        tape: the rule, read for the coming step.
+        program: the rule, read for the coming step: six numbers for each instruction.
         scratch: for the carrier.
     """
 
@@ -133,7 +140,7 @@ class Part:
     step_addresses: array[int]
     written: Ranges
     step: float = 1.0
-    tape: Tape | None = None
+    program: array[float] = field(default_factory=lambda: array("d"))
     scratch: dict[str, Any] = field(default_factory=dict)
 
     def registers(self) -> Iterator[list[Tensor]]:
@@ -190,7 +197,9 @@ class Part:
         self.table[count : 2 * count] = addresses
         return _are_apart(self.written, np.asarray(addresses), np.asarray(self.sizes) * _item(self))
 
-    def prepare(self, optimizer: Optimizer, carrier: Carrier) -> bool:
+    def prepare(
+        self, optimizer: Optimizer, carrier: Carrier, formulas: Formulas | None = None
+    ) -> bool:
         """Look at all tensors and read the rule for a step; tell whether the carrier takes it.
 
         Nothing is changed yet but what the carrier's ``undo`` takes back.
@@ -199,22 +208,37 @@ class Part:
         if not (0 <= counted < MOST_STEPS and counted.is_integer()):
             return False
         self.step = counted + 1
+        program = formulas.program(self.step) if formulas is not None else None
+        if program is not None:  # the operations are those that the carrier has taken before
+            self.program = program
+            return True
         try:
-            self.tape = read(optimizer, self.names, self.step, self.group)
+            tape = read(optimizer, self.names, self.step, self.group)
         except (NotServedError, AttributeError, TypeError):
             return False
-        return carrier.takes(self.tape, self.dtype)
+        self.program = array("d", tape.numbers)
+        return carrier.takes(tape, self.dtype)
 
     def carry_out(self, optimizer: Optimizer, carrier: Carrier) -> None:
         """Carry out the step that was prepared."""
         carrier.carry_out(optimizer, self)
         self.grads = []  # their memory is not ours to keep
-        self.tape = None
 
 
 @dataclass(slots=True)
 class KeptGroup:
-    """The parts of a parameter group, and what else has to stay as it is for them to be used."""
+    """The parts of a parameter group, and what else has to stay as it is for them to be used.
+
+    Attributes:
+        group: the group.
+        params: its parameters.
+        without_grad: those that take no part.
+        names: what the rule's state is called.
+        parts: the others.
+        options: how many entries the group has.
+        formulas: what the rule's numbers are computed from, if it need not be read anew.
+        lessons: how often formulas were learned.
+    """
 
     group: dict[str, Any]
     params: list[Tensor]
@@ -222,20 +246,39 @@ class KeptGroup:
     names: tuple[str, ...]
     parts: list[Part]
     options: int
+    formulas: Formulas | None = None
+    lessons: int = 0
 
-    def stayed(self, optimizer: Optimizer, group: dict[str, Any]) -> bool:
+    def stayed(self, optimizer: Optimizer) -> bool:
         """Tell whether the same parameters take part, in the same way."""
-        params = group["params"]
-        return (
-            group is self.group
-            and len(group) == self.options
-            and len(params) == len(self.params)
-            and all(map(is_, params, self.params))
-            and not (group.get("foreach") or group.get("fused"))
-            and may_be_served(group)
-            and optimizer.state_names(group) == self.names
-            and all(param.grad is None for param in self.without_grad)
+        group = self.group
+        if self.formulas is None or not self.formulas.hold(optimizer, group):
+            self.formulas = None
+            if (
+                len(group) != self.options
+                or group.get("foreach")
+                or group.get("fused")
+                or not may_be_served(group)
+            ):
+                return False
+        return optimizer.state_names(group) == self.names and all(
+            [param.grad is None for param in self.without_grad]  # noqa: C419 - twice as fast
         )
+
+    def prepare(self, optimizer: Optimizer, carrier: Carrier) -> bool:
+        """Prepare all parts."""
+        for part in self.parts:
+            if not part.prepare(optimizer, carrier, self.formulas):
+                return False
+        if self.formulas is None and self.parts and self.lessons < MOST_LESSONS:
+            self.learn(optimizer)
+        return True
+
+    def learn(self, optimizer: Optimizer) -> None:
+        """Learn formulas from the step that was read last."""
+        self.lessons += 1
+        part = self.parts[0]
+        self.formulas = learn(optimizer, self.group, part.names, part.step, part.program)
 
 
 @dataclass(slots=True)
@@ -244,8 +287,9 @@ class Kept:
 
     carrier: Carrier
     groups: list[KeptGroup]
-    keys: list[Any]
-    values: list[Any]
+    state: dict[Tensor, Any]
+    param_groups: list[dict[str, Any]]
+    collections: Collections
 
     @property
     def parts(self) -> list[Part]:
@@ -258,29 +302,27 @@ class Kept:
         Returns:
             Whether it was made; if not, nothing was changed.
         """
-        if not (self.carrier.is_ready() and self._stayed(optimizer)):
+        if not self._stayed(optimizer):
             return False
-        parts = self.parts
-        if not _are_prepared(optimizer, self.carrier, parts):
+        carrier, parts = self.carrier, self.parts
+        prepared = (kept.prepare(optimizer, carrier) for kept in self.groups)
+        if not _are_prepared(carrier, parts, prepared):
             return False
         for part in parts:
-            part.carry_out(optimizer, self.carrier)
+            part.carry_out(optimizer, carrier)
         return True
 
     def _stayed(self, optimizer: Optimizer) -> bool:
-        state, groups = optimizer.state, optimizer.param_groups
+        attributes = optimizer.__dict__
         return (
             is_undisturbed()
-            and "grad_scale" not in optimizer.__dict__
-            and "found_inf" not in optimizer.__dict__
-            and len(groups) == len(self.groups)
-            and len(state) == len(self.keys)
-            and all(map(is_, state.keys(), self.keys))
-            and all(map(is_, state.values(), self.values))
-            and all(
-                kept.stayed(optimizer, group)
-                for kept, group in zip(self.groups, groups, strict=True)
-            )
+            and optimizer.defaults.get("differentiable") is False
+            and "grad_scale" not in attributes
+            and "found_inf" not in attributes
+            and optimizer.state is self.state
+            and optimizer.param_groups is self.param_groups
+            and self.carrier.stayed(self.collections)
+            and all([kept.stayed(optimizer) for kept in self.groups])  # noqa: C419 - as above
         )
 
 
@@ -306,7 +348,9 @@ def keep(
     parts_of = {id(batch): parts for batch, (_, parts) in served}
     groups = [_kept_group(batch, parts_of.get(id(batch), [])) for batch in batches]
     (carrier,) = used.values()
-    return Kept(carrier, groups, list(optimizer.state.keys()), list(optimizer.state.values()))
+    state, param_groups = optimizer.state, optimizer.param_groups
+    collections = Collections([state, param_groups, *(group["params"] for group in param_groups)])
+    return Kept(carrier, groups, state, param_groups, collections)
 
 
 def _kept_group(batch: Batch, parts: list[Part]) -> KeptGroup:
@@ -325,7 +369,7 @@ def serve(optimizer: Optimizer, carriers: Sequence[Carrier], batch: Batch) -> Se
     Returns:
         The carrier and the parts that it carried out, or ``None`` if nothing was done.
     """
-    if not (may_be_served(batch.group) and is_undisturbed()):
+    if torch.is_grad_enabled() or not (may_be_served(batch.group) and is_undisturbed()):
         return None
     carrier = _chosen(optimizer, carriers, batch)
     if carrier is None or not all(_is_plain(member, batch.names) for member in batch.members):
@@ -340,18 +384,18 @@ def serve(optimizer: Optimizer, carriers: Sequence[Carrier], batch: Batch) -> Se
     if _overlap(written) or not _are_apart(written, begins, lengths):
         return None
     parts = [_part(optimizer, batch, same, written) for same in divided.values()]
-    if not _are_prepared(optimizer, carrier, parts):
+    if not _are_prepared(carrier, parts, (part.prepare(optimizer, carrier) for part in parts)):
         return None
     for part in parts:
         part.carry_out(optimizer, carrier)
     return carrier, parts
 
 
-def _are_prepared(optimizer: Optimizer, carrier: Carrier, parts: Sequence[Part]) -> bool:
+def _are_prepared(carrier: Carrier, parts: Sequence[Part], prepared: Iterable[bool]) -> bool:
     """Prepare all parts, or none."""
     ready = False
     try:
-        ready = all(part.prepare(optimizer, carrier) for part in parts)
+        ready = all(prepared)
     finally:
         if not ready:
             for part in parts:

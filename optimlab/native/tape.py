@@ -13,6 +13,7 @@ from collections.abc import Callable
 from math import isinf
 from typing import TYPE_CHECKING, Any
 
+from optimlab.native.quantity import Quantity
 from optimlab.program import Recorder, Symbol
 
 if TYPE_CHECKING:
@@ -78,12 +79,14 @@ class Tape(Recorder):
 
     Attributes:
         numbers: the program so far.
+        open: the places of numbers that are not known yet, and what they are computed from.
     """
 
     def __init__(self, names: tuple[str, ...]) -> None:
         super().__init__(listed=False)
         self.slots = {name: Slot(self, i) for i, name in enumerate(names)}
         self.numbers: list[float] = []
+        self.open: list[tuple[int, Quantity]] = []
         self._inputs = self._registers = len(names)
 
     @property
@@ -121,9 +124,12 @@ class Tape(Recorder):
         Raises:
             NotServedError: if the scalar is a tensor, or none that torch takes everywhere.
         """
-        if not isinstance(scalar, float | int) or isinstance(scalar, bool):
+        if type(scalar) is Quantity:
+            self.open.append((len(self.numbers) + NUMBERS - 1, scalar))
+            scalar = 0.0
+        elif not isinstance(scalar, float | int) or isinstance(scalar, bool):
             raise NotServedError("a hyperparameter is a tensor, or no number")
-        if abs(scalar) > LARGEST_FLOAT and not isinf(scalar):
+        elif abs(scalar) > LARGEST_FLOAT and not isinf(scalar):
             raise NotServedError("torch refuses some numbers that float32 cannot hold")
         result = a
         if not in_place:
@@ -131,6 +137,14 @@ class Tape(Recorder):
             self._registers += 1
         self.numbers += (code, result.number, a.number, b, c, scalar)
         return result
+
+
+    def read(self, optimizer: Optimizer, step: float, group: dict[str, Any]) -> None:
+        """Let the rule run through; see :func:`read`."""
+        state: dict[str, Any] = dict(self.slots)
+        param, grad = state.pop("param"), state.pop("grad")
+        optimizer.update(param, grad, state, step, group)
+        self.slots = {}  # they hold the tape: a cycle that only the garbage collector would find
 
 
 def read(optimizer: Optimizer, names: tuple[str, ...], step: float, group: dict[str, Any]) -> Tape:
@@ -146,10 +160,7 @@ def read(optimizer: Optimizer, names: tuple[str, ...], step: float, group: dict[
         NotServedError: if the machine does not know an operation, or a scalar is a tensor.
     """
     tape = Tape(names)
-    state: dict[str, Any] = dict(tape.slots)
-    param, grad = state.pop("param"), state.pop("grad")
-    optimizer.update(param, grad, state, step, group)
-    tape.slots = {}  # they hold the tape: a cycle that only the garbage collector would find
+    tape.read(optimizer, step, group)
     return tape
 
 
