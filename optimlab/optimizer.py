@@ -16,6 +16,7 @@ this class extends. Everything that a program can observe is as in torch, with t
 from __future__ import annotations
 
 import functools
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, ParamSpec, TypeAlias, TypeVar, cast, overload
 
@@ -106,6 +107,25 @@ class Optimizer(torch.optim.Optimizer):
                 raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
             # torch.amp.GradScaler asks this, and then leaves unscaling to the kernel.
             self._step_supports_amp_scaling = True
+
+    @property
+    def state(self) -> defaultdict[Tensor, Any]:
+        """The state of each parameter: a dict of tensors by name.
+
+        Whoever asks may change it: the next step looks at all of it (see ``native/privacy.py``).
+        """
+        self._state_was_seen = True
+        return self._own_state
+
+    @state.setter
+    def state(self, state: defaultdict[Tensor, Any]) -> None:
+        self._state_was_seen = True
+        self._own_state = state
+
+    def _forget_that_state_was_seen(self) -> bool:
+        """Tell whether somebody asked for the state since this was called last."""
+        was_seen, self._state_was_seen = self._state_was_seen, False
+        return was_seen
 
     # The rule, which a subclass writes.
 
@@ -251,7 +271,7 @@ class Optimizer(torch.optim.Optimizer):
             raise RuntimeError(self.sparse_gradients)
         if self.rule_makes_state and not names:
             return Member(param, grad, {})
-        held = self.state.get(param)
+        held = self._own_state.get(param)
         if self.rule_makes_state:
             held = held or {}
             return Member(param, grad, {n: held[n] for n in names if held.get(n) is not None})
@@ -266,11 +286,11 @@ class Optimizer(torch.optim.Optimizer):
             if batch.names:
                 for member in batch.members:
                     if not member.state:
-                        _ = self.state[member.param]  # which keeps the order of the parameters
+                        _ = self._own_state[member.param]  # which keeps the order of the parameters
             return
         for member in batch.members:
             if member.is_new:
-                held = self.state[member.param]
+                held = self._own_state[member.param]
                 if not held:
                     if self.counts_steps:
                         held["step"] = self.init_step(member.param, batch.group)
@@ -440,6 +460,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        if "state" in self.__dict__:
+            self.state = self.__dict__.pop("state")
         self.__dict__.pop("_kept", None)  # which would keep the old state alive
         complete_old_groups(self.param_groups, self.state_dict_defaults)
         if self.counts_steps:

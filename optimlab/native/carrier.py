@@ -68,7 +68,7 @@ class Native:
         part.scratch["moved"] = moved
         common = None
         for block in part.scratch["blocks"]:
-            step = block.take_up(self._machine)
+            step = block.take_up(self._machine, part.is_private)
             if step < 0:
                 return -1.0
             moved.append(block)
@@ -97,7 +97,7 @@ def _blocks(part: Part) -> list[Block]:
     starts = range(0, len(part.params), BLOCK)
     blocks = [Block(part, first, first + BLOCK) for first in starts]
     for block, following in pairwise(blocks):
-        block.fetch_ahead(following)
+        block.following = following
     return blocks
 
 

@@ -90,6 +90,7 @@ typedef struct {
     const int64_t *begins, *ends; /* memory that is written, in ascending order */
     const int64_t *ahead;         /* where the next parameters' objects are, ahead_each for one */
     long count, stride, states, steps, bits, step_bits, written, ahead_count, ahead_each;
+    long is_private; /* whether nobody else can have changed anything about the state */
 } Look;
 
 /* Whether a tensor lies in memory as a layout says. Strides count where there is a next element. */
@@ -189,25 +190,35 @@ static int lies_well(const Look *look, void *object, const int64_t *layout, int6
     return 1;
 }
 
-/* Read a step count that lies where it did; -1 if it does not. */
-static double count_of(const Look *look, void *object, int64_t pointer)
+/* Whether a step count lies where it did. */
+static int is_counted(const Look *look, void *object, int64_t pointer)
 {
     Exported tensor;
     if (address_of(look->export, object, look->step_bits, &tensor) != pointer)
-        return -1;
+        return 0;
     for (int32_t k = 0; k < tensor.ndim; k++)
         if (tensor.shape[k] != 1)
-            return -1;
-    return look->step_bits == 64 ? *(const double *)pointer : *(const float *)pointer;
-}
-
-/* Whether state tensors and step count are the objects that they were. */
-static int is_held(const Look *look, long t, void *const *tensors)
-{
-    for (long k = 0; k < look->states + look->steps; k++)
-        if (look->python->entry_of(look->held[t], look->names[k]) != tensors[1 + k])
             return 0;
     return 1;
+}
+
+/* Whether state tensors and step count are the objects that they were, and lie where they did. */
+static int state_stayed(const Look *look, long t, void *const *state, const int64_t *layout)
+{
+    int64_t *pointer = look->pointers + t + 2 * look->stride;
+    for (long k = 0; k < look->states + look->steps; k++)
+        if (look->python->entry_of(look->held[t], look->names[k]) != state[k])
+            return 0;
+    for (long k = 0; k < look->states; k++, pointer += look->stride)
+        if (!lies_well(look, state[k], layout, pointer, 0))
+            return 0;
+    return !look->steps || is_counted(look, state[look->states], look->step_pointers[t]);
+}
+
+static double read_count(const Look *look, long t)
+{
+    const void *count = (const void *)look->step_pointers[t];
+    return look->step_bits == 64 ? *(const double *)count : *(const float *)count;
 }
 
 int optimlab_flushes_denormals(void);
@@ -231,13 +242,10 @@ double optimlab_look(const Look *look)
         if (!take_gradient(look, t, tensors[0], &gradient) ||
             !lies_well(look, tensors[0], layout, pointers, 0) ||
             !lies_well(look, gradient, layout, pointers + look->stride, 1) ||
-            !is_held(look, t, tensors))
+            (!look->is_private && !state_stayed(look, t, tensors + 1, layout)))
             return -1;
-        for (long k = 1; k <= look->states; k++)
-            if (!lies_well(look, tensors[k], layout, pointers + (1 + k) * look->stride, 0))
-                return -1;
         if (look->steps) {
-            const double count = count_of(look, tensors[each - 1], look->step_pointers[t]);
+            const double count = read_count(look, t);
             if (count < 0 || (t && count != common))
                 return -1;
             common = count;

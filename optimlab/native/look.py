@@ -107,6 +107,7 @@ class Look(ctypes.Structure):
         ("written", ctypes.c_long),
         ("ahead_count", ctypes.c_long),
         ("ahead_each", ctypes.c_long),
+        ("is_private", ctypes.c_long),
     ]
 
 
@@ -184,6 +185,8 @@ class Block:
     Attributes:
         grads: the gradients of the coming step, while it lasts.
         written: parameters, state tensors and step counts.
+        looked_at: those of them whose version counters move, all or the parameters.
+        following: the block that is looked at next.
     """
 
     def __init__(self, part: Part, first: int, last: int) -> None:
@@ -191,9 +194,11 @@ class Block:
         each = len(part.states) // len(part.params)
         states = part.states[first * each : last * each]
         self.grads: list[Tensor | None] = []
-        self.written = [*params, *states]
+        self.written = self.looked_at = [*params, *states]
+        self.following: Block | None = None
         of_each = [_members(params, states, each, place) for place in range(len(params))]
-        self._names = [*part.names[2:], *(("step",) if part.steps else ())]
+        steps = part.steps
+        self._names = [*part.names[2:], *(("step",) if steps else ())]
         begins, ends = part.written
         self._arrays = [
             array("q", map(id, chain.from_iterable(of_each))),
@@ -218,49 +223,66 @@ class Block:
             count=len(params),
             stride=len(part.params),
             states=len(part.names) - 2,
-            steps=bool(part.steps),
+            steps=bool(steps),
             bits=_bits(part.dtype),
-            step_bits=_bits(part.steps[0].dtype) if part.steps else 0,
+            step_bits=_bits(steps[0].dtype) if steps else 0,
             written=len(begins),
+            is_private=-1,
         )
 
-    def fetch_ahead(self, following: Block) -> None:
-        """While this block is looked at, let the processor fetch what another one is made of."""
+    def set_private(self, is_private: bool) -> None:
+        """Look at parameters and gradients only, or at everything."""
+        self.look.is_private = is_private
+        self.looked_at = self.written[: self.look.count] if is_private else self.written
+        if self.following is not None:
+            self._fetch_ahead(self.following, is_private)
+
+    def _fetch_ahead(self, following: Block, is_private: bool) -> None:
+        """While this block is looked at, let the processor fetch what the next one is made of."""
         count = following.look.count
         params, states = following.written[:count], following.written[count:]
         each = len(states) // count
         self._ahead = array("q")
         for place in range(count):
-            for tensor in _members(params, states, each, place):
+            param, *others = _members(params, states, each, place)
+            for tensor in [param] if is_private else [param, *others]:
                 self._ahead.extend(_places(tensor))
+            if self.look.steps:
+                self._ahead.append(others[-1].data_ptr())
         self.look.ahead = _start(self._ahead)
         self.look.ahead_count, self.look.ahead_each = count, len(self._ahead) // count
 
-    def take_up(self, machine: Machine) -> float:
+    def take_up(self, machine: Machine, is_private: bool) -> float:
         """Take up the gradients of a step, look at all tensors, and move their version counters.
+
+        Args:
+            machine: the library.
+            is_private: whether state need not be looked at.
 
         Returns:
             The step count that all tensors have, or -1 if anything is not as it should be. The
             counters have been moved, and the gradients are held, unless it is -1.
         """
+        if self.look.is_private != is_private:
+            self.set_private(is_private)
         self.grads = [None] * self.look.count
         self.look.gradients = id(self.grads)
         try:
             step = machine.look(self.look)
         except (BufferError, RuntimeError):  # a sparse gradient, for one, has no address
             step = -1.0
-        if step < 0 or any(map(_is_neg, self.grads)) or any(map(_is_neg, self.written)):
+        if step < 0 or any(map(_is_neg, self.grads)) or any(map(_is_neg, self.looked_at)):
             self.grads = []
             return -1.0
         # Autograd must notice that what it saved for a backward pass will no longer be there.
         # Now, because the tensors are at hand, in the cache.
-        increment_version(self.written)
+        increment_version(self.looked_at)
         return step
 
     def undo(self) -> None:
         """Move the version counters back, and let go of the gradients."""
         self.grads = []
-        for tensor in self.written:  # one by one, because views of one tensor share a counter
+        for tensor in self.looked_at:  # one by one, because views of one tensor share a counter
             version = (tensor._version - 1,)
             torch._C._autograd._unsafe_set_version_counter((tensor,), version)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from operator import is_
@@ -25,6 +25,7 @@ from torch.autograd import forward_ad
 
 from optimlab.native.formulas import Formulas, learn
 from optimlab.native.look import Collections
+from optimlab.native.privacy import Privacy
 from optimlab.native.tape import NotServedError, Tape, read
 
 if TYPE_CHECKING:
@@ -108,7 +109,6 @@ class Part:
         grads: their gradients in the coming step.
         held: their state dicts.
         states: their state tensors, ``step`` last, parameter by parameter.
-        steps: their step counts; none if the optimizer does not count steps.
         dtype: of parameters, gradients and state.
         shapes: of each parameter.
         strides: of each parameter, or ``None`` if all are contiguous.
@@ -118,6 +118,7 @@ class Part:
         table: addresses, register by register.
         step_addresses: of the step counts.
         written: where memory that is written begins and ends, in ascending order.
+        is_private: whether nobody else can have changed anything about ``states`` and ``held``.
         step: which step is coming, counted from 1.
         program: the rule, read for the coming step: six numbers for each instruction.
         scratch: for the carrier.
@@ -129,7 +130,6 @@ class Part:
     grads: list[Tensor]
     held: list[dict[str, Any]]
     states: list[Tensor]
-    steps: list[Tensor]
     dtype: torch.dtype
     shapes: list[torch.Size]
     strides: list[tuple[int, ...]] | None
@@ -139,15 +139,16 @@ class Part:
     table: array[int]
     step_addresses: array[int]
     written: Ranges
+    is_private: bool = False
     step: float = 1.0
     program: array[float] = field(default_factory=lambda: array("d"))
     scratch: dict[str, Any] = field(default_factory=dict)
 
-    def registers(self) -> Iterator[list[Tensor]]:
-        """List the state tensors register by register, step counts left out."""
+    @property
+    def steps(self) -> list[Tensor]:
+        """The step counts; none if the optimizer does not count steps."""
         each = len(self.states) // len(self.params)
-        for k in range(len(self.names) - 2):
-            yield self.states[k::each]
+        return self.states[each - 1 :: each] if self.step_addresses else []
 
     def look_again(self) -> bool:
         """Take up the gradients of a step; tell whether everything else is as it was.
@@ -283,13 +284,25 @@ class KeptGroup:
 
 @dataclass(slots=True)
 class Kept:
-    """What one step of an optimizer leaves for the next."""
+    """What one step of an optimizer leaves for the next.
+
+    Attributes:
+        carrier: what carries all parts out.
+        groups: what is kept of each parameter group.
+        state: the optimizer's.
+        param_groups: the optimizer's.
+        all_state: what ``state`` held.
+        params: what the list of groups and each group's list of parameters held.
+        privacy: whether nobody else can reach ``state``.
+    """
 
     carrier: Carrier
     groups: list[KeptGroup]
     state: dict[Tensor, Any]
     param_groups: list[dict[str, Any]]
-    collections: Collections
+    all_state: Collections
+    params: Collections
+    privacy: Privacy = field(default_factory=Privacy)
 
     @property
     def parts(self) -> list[Part]:
@@ -302,14 +315,21 @@ class Kept:
         Returns:
             Whether it was made; if not, nothing was changed.
         """
+        carrier, privacy, parts = self.carrier, self.privacy, self.parts
+        was_seen = optimizer._forget_that_state_was_seen()
+        if was_seen and privacy.holds:
+            privacy.end()
+            _set_private(parts, privacy)
         if not self._stayed(optimizer):
             return False
-        carrier, parts = self.carrier, self.parts
         prepared = (kept.prepare(optimizer, carrier) for kept in self.groups)
         if not _are_prepared(carrier, parts, prepared):
             return False
         for part in parts:
             part.carry_out(optimizer, carrier)
+        if not (was_seen or privacy.holds):
+            privacy.consider(self)
+            _set_private(parts, privacy)
         return True
 
     def _stayed(self, optimizer: Optimizer) -> bool:
@@ -319,11 +339,17 @@ class Kept:
             and optimizer.defaults.get("differentiable") is False
             and "grad_scale" not in attributes
             and "found_inf" not in attributes
-            and optimizer.state is self.state
+            and optimizer._own_state is self.state
             and optimizer.param_groups is self.param_groups
-            and self.carrier.stayed(self.collections)
+            and self.carrier.stayed(self.params)
+            and (self.privacy.holds or self.carrier.stayed(self.all_state))
             and all([kept.stayed(optimizer) for kept in self.groups])  # noqa: C419 - as above
         )
+
+
+def _set_private(parts: Iterable[Part], privacy: Privacy) -> None:
+    for part in parts:
+        part.is_private = privacy.holds
 
 
 def may_be_kept(optimizer: Optimizer) -> bool:
@@ -348,9 +374,9 @@ def keep(
     parts_of = {id(batch): parts for batch, (_, parts) in served}
     groups = [_kept_group(batch, parts_of.get(id(batch), [])) for batch in batches]
     (carrier,) = used.values()
-    state, param_groups = optimizer.state, optimizer.param_groups
-    collections = Collections([state, param_groups, *(group["params"] for group in param_groups)])
-    return Kept(carrier, groups, state, param_groups, collections)
+    state, param_groups = optimizer._own_state, optimizer.param_groups
+    params = Collections([param_groups, *(group["params"] for group in param_groups)])
+    return Kept(carrier, groups, state, param_groups, Collections([state]), params)
 
 
 def _kept_group(batch: Batch, parts: list[Part]) -> KeptGroup:
@@ -476,9 +502,8 @@ def _part(
         names=("param", "grad", *batch.names),
         params=params,
         grads=grads,
-        held=[optimizer.state[param] for param in params] if states else [],
+        held=[optimizer._own_state[param] for param in params] if states else [],
         states=states,
-        steps=[member.step for member in members if member.step is not None],
         dtype=params[0].dtype,
         shapes=[param.shape for param in params],
         strides=None if all(map(_is_contiguous, params)) else [p.stride() for p in params],

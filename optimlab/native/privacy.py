@@ -1,0 +1,126 @@
+"""State that nobody else can reach has not changed, and need not be looked at.
+
+To change where a state tensor lies, or to put another in its place, one has to get hold of it
+first. Outside of a step there are two ways to do so: to ask for ``optimizer.state``, which the
+optimizer notices, or to have kept something from an earlier time, which shows in the counts of
+references. Where there is neither, a step looks at parameters and gradients only; for thousands of
+small tensors that halves its time. The first step after somebody has asked looks at everything,
+and moves the version counters of all state.
+
+What is counted, for each state tensor and step count: references to the tensor, weak references,
+references to its storage, and tensors that share the storage, whose size they could change; also
+references to the dicts that hold them.
+"""
+
+from __future__ import annotations
+
+import functools
+from sys import getrefcount
+from typing import TYPE_CHECKING, Any
+from weakref import getweakrefcount
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from optimlab.native.plan import Kept
+
+# Who has an object besides the list with which it is counted here.
+_HOLDERS_OF_A_TENSOR = 2  # its dict, and the block of the part that lists what a step writes
+_HOLDERS_OF_A_DICT = 2  # the dict of all state, and the collections that are kept
+_HOLDERS_OF_ALL_STATE = 3  # the optimizer, what it keeps from step to step, and the collections
+
+_LONGEST_PAUSE = 64
+
+
+class Privacy:
+    """Whether the state of an optimizer is private, found out as seldom as needed.
+
+    Attributes:
+        holds: whether nobody else can reach the state.
+    """
+
+    __slots__ = ("_pause", "_waited", "holds")
+
+    def __init__(self) -> None:
+        self.holds = False
+        self._waited, self._pause = 0, 1
+
+    def end(self) -> None:
+        """Somebody has asked for the state."""
+        self.holds = False
+        self._waited = 0
+
+    def consider(self, kept: Kept) -> None:
+        """Find out, after a step that has looked at everything and before which nobody asked."""
+        self._waited += 1
+        if self._waited >= self._pause:
+            self._waited = 0
+            self.holds = _is_private(kept)
+            self._pause = 1 if self.holds else min(2 * self._pause, _LONGEST_PAUSE)
+
+
+def _is_private(kept: Kept) -> bool:
+    # No name of a function may stand for what is counted: it would count as well.
+    if not (counts_tell() and _are_held_by([kept.state], _HOLDERS_OF_ALL_STATE)):
+        return False
+    for part in kept.parts:
+        if not (
+            _are_held_by(part.held, _HOLDERS_OF_A_DICT)
+            and _are_held_by(part.states, _HOLDERS_OF_A_TENSOR)
+            and not any(map(getweakrefcount, part.states))
+            and _have_storage_alone(part.states)
+        ):
+            return False
+    return True
+
+
+def _are_held_by(objects: list[Any], others: int) -> bool:
+    """Tell whether so many others hold each object besides the list in which it comes."""
+    return set(map(getrefcount, objects)) <= {_in_one_list() + others}
+
+
+def _have_storage_alone(tensors: list[Tensor]) -> bool:
+    """Tell whether nobody else has the memory of each tensor, such as a view or a NumPy array."""
+    return set(_owners_of_storage(tensors)) <= {_owners_of_storage_of_one()}
+
+
+def _owners_of_storage(tensors: list[Tensor]) -> list[tuple[int, int]]:
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    uses = [torch._C._storage_Use_Count(storage._cdata) for storage in storages]
+    return list(zip(map(getrefcount, storages), uses, strict=True))
+
+
+@functools.cache
+def _in_one_list() -> int:
+    """Return what Python counts for an object in one list, while it is counted in this way."""
+    return next(map(getrefcount, [object()]))
+
+
+@functools.cache
+def _owners_of_storage_of_one() -> tuple[int, int]:
+    """Return what Python and torch count for the storage of one tensor, while it is asked for."""
+    (owners,) = _owners_of_storage([torch.zeros(1, device="cpu")])
+    return owners
+
+
+@functools.cache
+def counts_tell() -> bool:
+    """Tell whether the counts of this Python and this torch show all who have a tensor.
+
+    A computation graph or a view that keeps a tensor keeps Python's object, too, from torch 2.10
+    on; without the lock of the interpreter, Python's counts are estimates.
+    """
+    if not hasattr(torch._C, "_storage_Use_Count"):
+        return False
+    tensors = [torch.zeros(2, device="cpu")]
+    if not (_are_held_by(tensors, 0) and _have_storage_alone(tensors)):
+        return False
+    with torch.enable_grad():
+        graph = (tensors[0] * torch.ones(2, requires_grad=True, device="cpu")).sum()
+    seen_in_graph = not _are_held_by(tensors, 0)
+    del graph
+    view = tensors[0].detach()
+    seen_through_view = not _have_storage_alone(tensors)
+    del view
+    return seen_in_graph and seen_through_view
