@@ -135,7 +135,7 @@ def _keep(
     optimizer: Optimizer, names: Iterable[str], param: Tensor, state: dict[str, Tensor]
 ) -> None:
     """Store the state that a rule made at a parameter's first step."""
-    held = optimizer._own_state[param]
+    held = optimizer.state[param]
     for name in names:
         held[name] = state[name]
 

@@ -114,18 +114,18 @@ class Optimizer(torch.optim.Optimizer):
 
         Whoever asks may change it: the next step looks at all of it (see ``native/privacy.py``).
         """
-        self._state_was_seen = True
-        return self._own_state
+        kept = self.__dict__.get("_kept")
+        if kept is not None:
+            kept.state_was_seen = True
+        try:
+            state: defaultdict[Tensor, Any] = self.__dict__["state"]
+        except KeyError:
+            raise AttributeError("state") from None
+        return state
 
     @state.setter
     def state(self, state: defaultdict[Tensor, Any]) -> None:
-        self._state_was_seen = True
-        self._own_state = state
-
-    def _forget_that_state_was_seen(self) -> bool:
-        """Tell whether somebody asked for the state since this was called last."""
-        was_seen, self._state_was_seen = self._state_was_seen, False
-        return was_seen
+        self.__dict__["state"] = state
 
     # The rule, which a subclass writes.
 
@@ -229,11 +229,16 @@ class Optimizer(torch.optim.Optimizer):
         """Make the step in the way of the one before, if nothing but the gradients has changed."""
         if torch.compiler.is_compiling():
             return False
-        kept = self.__dict__.pop("_kept", None)
-        if kept is None or not kept.step(self):
+        kept = self.__dict__.get("_kept")
+        if kept is None:
             return False
-        self._kept = kept
-        return True
+        done = False
+        try:
+            done = kept.step(self)
+        finally:
+            if not done:
+                self.__dict__.pop("_kept", None)
+        return done
 
     @staticmethod
     def profile_hook_step(func: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -271,7 +276,7 @@ class Optimizer(torch.optim.Optimizer):
             raise RuntimeError(self.sparse_gradients)
         if self.rule_makes_state and not names:
             return Member(param, grad, {})
-        held = self._own_state.get(param)
+        held = self.state.get(param)
         if self.rule_makes_state:
             held = held or {}
             return Member(param, grad, {n: held[n] for n in names if held.get(n) is not None})
@@ -286,11 +291,11 @@ class Optimizer(torch.optim.Optimizer):
             if batch.names:
                 for member in batch.members:
                     if not member.state:
-                        _ = self._own_state[member.param]  # which keeps the order of the parameters
+                        _ = self.state[member.param]  # which keeps the order of the parameters
             return
         for member in batch.members:
             if member.is_new:
-                held = self._own_state[member.param]
+                held = self.state[member.param]
                 if not held:
                     if self.counts_steps:
                         held["step"] = self.init_step(member.param, batch.group)
@@ -460,8 +465,6 @@ class Optimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if "state" in self.__dict__:
-            self.state = self.__dict__.pop("state")
         self.__dict__.pop("_kept", None)  # which would keep the old state alive
         complete_old_groups(self.param_groups, self.state_dict_defaults)
         if self.counts_steps:

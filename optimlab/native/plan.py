@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from operator import is_
@@ -119,7 +119,7 @@ class Part:
         step_addresses: of the step counts.
         written: where memory that is written begins and ends, in ascending order.
         is_private: whether nobody else can have changed anything about ``states`` and ``held``.
-        step: which step is coming, counted from 1.
+        step: which step is coming, counted from 1, and 1 where steps are not counted.
         program: the rule, read for the coming step: six numbers for each instruction.
         scratch: for the carrier.
     """
@@ -139,8 +139,8 @@ class Part:
     table: array[int]
     step_addresses: array[int]
     written: Ranges
+    step: float
     is_private: bool = False
-    step: float = 1.0
     program: array[float] = field(default_factory=lambda: array("d"))
     scratch: dict[str, Any] = field(default_factory=dict)
 
@@ -201,29 +201,31 @@ class Part:
     def prepare(
         self, optimizer: Optimizer, carrier: Carrier, formulas: Formulas | None = None
     ) -> bool:
-        """Look at all tensors and read the rule for a step; tell whether the carrier takes it.
+        """Read the rule for a step and look at all tensors; tell whether the carrier takes it.
 
-        Nothing is changed yet but what the carrier's ``undo`` takes back.
+        Nothing is changed yet but what the carrier's ``undo`` takes back. The rule is read first:
+        it is the last code of anybody else's before the arithmetic.
         """
-        counted = carrier.look(self)
-        if not (0 <= counted < MOST_STEPS and counted.is_integer()):
+        if not (1 <= self.step <= MOST_STEPS and self.step.is_integer()):
             return False
-        self.step = counted + 1
         program = formulas.program(self.step) if formulas is not None else None
-        if program is not None:  # the operations are those that the carrier has taken before
-            self.program = program
-            return True
-        try:
-            tape = read(optimizer, self.names, self.step, self.group)
-        except (NotServedError, AttributeError, TypeError):
-            return False
-        self.program = array("d", tape.numbers)
-        return carrier.takes(tape, self.dtype)
+        if program is None:  # else the operations are those that the carrier has taken before
+            try:
+                tape = read(optimizer, self.names, self.step, self.group)
+            except (NotServedError, AttributeError, TypeError):
+                return False
+            if not carrier.takes(tape, self.dtype):
+                return False
+            program = array("d", tape.numbers)
+        self.program = program
+        return carrier.look(self) == self.step - 1
 
     def carry_out(self, optimizer: Optimizer, carrier: Carrier) -> None:
         """Carry out the step that was prepared."""
         carrier.carry_out(optimizer, self)
         self.grads = []  # their memory is not ours to keep
+        if self.step_addresses:
+            self.step += 1
 
 
 @dataclass(slots=True)
@@ -294,6 +296,7 @@ class Kept:
         all_state: what ``state`` held.
         params: what the list of groups and each group's list of parameters held.
         privacy: whether nobody else can reach ``state``.
+        state_was_seen: whether somebody asked for it since the last step.
     """
 
     carrier: Carrier
@@ -303,6 +306,7 @@ class Kept:
     all_state: Collections
     params: Collections
     privacy: Privacy = field(default_factory=Privacy)
+    state_was_seen: bool = False
 
     @property
     def parts(self) -> list[Part]:
@@ -316,14 +320,13 @@ class Kept:
             Whether it was made; if not, nothing was changed.
         """
         carrier, privacy, parts = self.carrier, self.privacy, self.parts
-        was_seen = optimizer._forget_that_state_was_seen()
+        was_seen, self.state_was_seen = self.state_was_seen, False
         if was_seen and privacy.holds:
             privacy.end()
             _set_private(parts, privacy)
         if not self._stayed(optimizer):
             return False
-        prepared = (kept.prepare(optimizer, carrier) for kept in self.groups)
-        if not _are_prepared(carrier, parts, prepared):
+        if not _are_prepared(carrier, parts, self._prepared(optimizer)):
             return False
         for part in parts:
             part.carry_out(optimizer, carrier)
@@ -332,6 +335,11 @@ class Kept:
             _set_private(parts, privacy)
         return True
 
+    def _prepared(self, optimizer: Optimizer) -> Iterator[bool]:
+        for kept in self.groups:
+            yield kept.prepare(optimizer, self.carrier)
+        yield not (self.privacy.holds and self.state_was_seen)  # by the rule itself
+
     def _stayed(self, optimizer: Optimizer) -> bool:
         attributes = optimizer.__dict__
         return (
@@ -339,7 +347,7 @@ class Kept:
             and optimizer.defaults.get("differentiable") is False
             and "grad_scale" not in attributes
             and "found_inf" not in attributes
-            and optimizer._own_state is self.state
+            and attributes.get("state") is self.state
             and optimizer.param_groups is self.param_groups
             and self.carrier.stayed(self.params)
             and (self.privacy.holds or self.carrier.stayed(self.all_state))
@@ -374,7 +382,7 @@ def keep(
     parts_of = {id(batch): parts for batch, (_, parts) in served}
     groups = [_kept_group(batch, parts_of.get(id(batch), [])) for batch in batches]
     (carrier,) = used.values()
-    state, param_groups = optimizer._own_state, optimizer.param_groups
+    state, param_groups = optimizer.state, optimizer.param_groups
     params = Collections([param_groups, *(group["params"] for group in param_groups)])
     return Kept(carrier, groups, state, param_groups, Collections([state]), params)
 
@@ -502,7 +510,7 @@ def _part(
         names=("param", "grad", *batch.names),
         params=params,
         grads=grads,
-        held=[optimizer._own_state[param] for param in params] if states else [],
+        held=[optimizer.state[param] for param in params] if states else [],
         states=states,
         dtype=params[0].dtype,
         shapes=[param.shape for param in params],
@@ -513,6 +521,7 @@ def _part(
         table=array("q", map(_address, chain.from_iterable(registers))),
         step_addresses=array("q", [m.step.data_ptr() for m in members if m.step is not None]),
         written=written,
+        step=1.0 if members[0].step is None else float(members[0].step.item()) + 1,
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, TypeAlias
 
+from beside import unnoticed
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -40,11 +41,12 @@ class Side:
 
         A parameter is its value here, as in a copy of what was seen.
         """
-        return {
-            **observe(self.optimizer, self.params),
-            "parameters": [param.detach() for param in self.params],
-            "printed": repr(self.optimizer),
-        }
+        with unnoticed(self.optimizer):
+            return {
+                **observe(self.optimizer, self.params),
+                "parameters": [param.detach() for param in self.params],
+                "printed": repr(self.optimizer),
+            }
 
 
 @dataclass
