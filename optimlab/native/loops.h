@@ -114,25 +114,37 @@ static void NAME(run_chunk)(const Program *program, REAL *const *bases, long n)
     }
 }
 
-/* The elements first to last - 1 of all tensors, counted as if they were one. */
-static void NAME(run_range)(const Program *program, const Tensors *tensors, long first, long last)
+/* The elements first to last - 1 of all tensors, counted as if they were one. The place is any to
+ * begin with, and afterwards where the last element is. */
+static void NAME(run_range)(const Program *program, const Tensors *tensors, Place *place, long first,
+                            long last)
 {
-    REAL scratch[TEMPORARIES][CHUNK] __attribute__((aligned(64)));
+    const long inputs = tensors->inputs, chunk = tensors->chunk;
+    REAL scratch[TEMPORARIES * CHUNK] __attribute__((aligned(64)));
     REAL *bases[INPUTS + TEMPORARIES];
     for (long r = 0; r < TEMPORARIES; r++)
-        bases[tensors->inputs + r] = scratch[r];
+        bases[inputs + r] = scratch + r * chunk;
 
-    long start = 0;
-    for (long t = 0; t < tensors->count && start < last; t++) {
+    long t = place->tensor, start = place->start;
+    while (start > first)
+        start -= tensors->sizes[--t];
+    for (;;) {
         const long size = tensors->sizes[t];
-        long i = first > start ? first - start : 0;
         const long stop = last - start < size ? last - start : size;
-        for (; i < stop; i += CHUNK) {
-            const long n = stop - i < CHUNK ? stop - i : CHUNK;
-            for (long r = 0; r < tensors->inputs; r++)
-                bases[r] = (REAL *)tensors->pointers[r * tensors->count + t] + i;
+        long i = first > start ? first - start : 0;
+        for (long r = 0; r < inputs; r++)
+            bases[r] = (REAL *)tensors->pointers[r * tensors->count + t] + i;
+        while (i < stop) {
+            const long n = stop - i < chunk ? stop - i : chunk;
             NAME(run_chunk)(program, bases, n);
+            for (long r = 0; r < inputs; r++)
+                bases[r] += n;
+            i += n;
         }
+        if (last - start <= size || t + 1 == tensors->count)
+            break;
         start += size;
+        t++;
     }
+    *place = (Place){t, start};
 }

@@ -3,8 +3,8 @@
  * It knows instructions such as "d = a + s * b", each rounding exactly as the ATen operation of that
  * meaning does on CPU, and it knows no optimizer. A program is run on chunks small enough to stay
  * in the first-level cache through all of its instructions, so every parameter, gradient and state
- * element is read from memory and written to it once. All tensors count as one long array, which is
- * divided evenly among the threads.
+ * element is read from memory and written to it once. All tensors count as one long array, of which
+ * each thread has a share, and helps with the others' when it is done with its own.
  *
  * There is no Python and no torch in here: raw pointers come in, and the caller checks beforehand
  * that each instruction gives ATen's bits on this processor (trust.py).
@@ -23,7 +23,19 @@
 #include <omp.h>
 #endif
 
+/* How many elements go through all instructions at a time, at most. A single instruction is best
+ * carried out in long loops, several on what the first-level cache holds with room to spare. What
+ * comes from memory is better fetched little by little, during all of the instructions, than all of
+ * it during the first that reads it. */
 #define CHUNK 1024
+#define CHUNK_OF_SEVERAL 256
+#define CHUNK_FROM_MEMORY 128
+#define BYTES_IN_CACHE (16L << 20)
+
+/* Elements that a thread takes of a share at a time. */
+#define PIECE 16384
+#define MOST_SHARES 256
+
 #define INPUTS 16
 #define TEMPORARIES 8
 #define MAX_INSTRUCTIONS 64
@@ -68,7 +80,14 @@ typedef struct {
     const int64_t *pointers; /* inputs x count addresses, register by register */
     const int64_t *sizes;    /* count numbers of elements */
     long inputs, count;
+    long chunk; /* how many elements to take at a time: at most CHUNK */
 } Tensors;
+
+/* A tensor, and where in the array of all elements its first one is: how far a thread has come.
+ * Looking for an element from here is a short way when pieces follow each other. */
+typedef struct {
+    long tensor, start;
+} Place;
 
 /* How ATen takes a square root in this build of torch: set once, by the caller's checks. */
 enum { ROOT_OF_PROCESSOR = 0, ROOT_OF_MKL = 1, ROOT_LIKE_MKL = 2 };
@@ -291,7 +310,7 @@ add_quotient_of_root_float_avx512(long n, float *d, const float *a, const float 
 #pragma GCC pop_options
 #endif
 
-typedef void (*RunRange)(const Program *, const Tensors *, long first, long last);
+typedef void (*RunRange)(const Program *, const Tensors *, Place *, long first, long last);
 
 enum { PLAIN, AVX2, AVX512 };
 
@@ -469,6 +488,48 @@ typedef struct {
     int is_double, steps_are_double, threads, joined;
 } Task;
 
+/* What a thread has to do, piece after piece, and what others may take of it when they are done.
+ * Each share has cache lines of its own, because every thread writes to its own all the time. */
+typedef struct {
+    long next, last;
+} __attribute__((aligned(128))) Share;
+
+/* Divide an array evenly, with borders on its cache lines, so that few lines are shared. */
+static void divide(Share *shares, long count, long total)
+{
+    const long size = ((total + count - 1) / count + 63) / 64 * 64;
+    for (long k = 0; k < count; k++) {
+        const long last = (k + 1) * size;
+        shares[k] = (Share){k * size, last < total ? last : total};
+    }
+}
+
+/* Work on all shares, beginning with one's own. The processors of a machine are not equally fast,
+ * nor equally free; an element's result does not depend on who computes it. */
+static void run_shares(const Program *program, const Tensors *tensors, RunRange run_range,
+                       Share *shares, long count, long own)
+{
+    Place place = {0, 0};
+    for (long k = 0; k < count; k++) {
+        Share *share = &shares[(own + k) % count];
+        /* Look before taking: what is not written to can be read by all threads at once. */
+        while (__atomic_load_n(&share->next, __ATOMIC_RELAXED) < share->last) {
+            const long first = __atomic_fetch_add(&share->next, PIECE, __ATOMIC_RELAXED);
+            const long last = first + PIECE < share->last ? first + PIECE : share->last;
+            if (first < last)
+                run_range(program, tensors, &place, first, last);
+        }
+    }
+}
+
+static long chunk_for(const Program *program, const Task *task)
+{
+    if (program->length == 1)
+        return CHUNK;
+    const long bytes = task->total * task->inputs * (task->is_double ? 8 : 4);
+    return bytes > BYTES_IN_CACHE ? CHUNK_FROM_MEMORY : CHUNK_OF_SEVERAL;
+}
+
 /* Run a program over all tensors, and count the step.
  *
  * Registers below inputs are tensors, those above are temporaries; total is the sum of the sizes.
@@ -480,28 +541,27 @@ int optimlab_run(const Task *task)
         return 0;
     if (task->joined)
         join(&program, task->inputs);
-    const Tensors tensors = {task->pointers, task->sizes, task->inputs, task->count};
+    const Tensors tensors = {task->pointers, task->sizes, task->inputs, task->count,
+                             chunk_for(&program, task)};
     const RunRange run_range = run_range_for(task->is_double);
     count_steps(task->steps, task->step_count, task->steps_are_double);
+    const int threads = task->threads < MOST_SHARES ? task->threads : MOST_SHARES;
+    Share shares[MOST_SHARES];
+    divide(shares, threads > 1 ? threads : 1, task->total);
 #ifdef _OPENMP
-    if (task->threads > 1) {
-#pragma omp parallel num_threads(task->threads)
+    if (threads > 1) {
+        /* There may come fewer threads than asked for: then they take the other shares, too. */
+#pragma omp parallel num_threads(threads)
         {
-            const long parts = omp_get_num_threads(), part = omp_get_thread_num();
             /* MKL would start threads of its own inside this region. */
             const int before = mkl_set_threads_local ? mkl_set_threads_local(1) : 0;
-            /* Borders on cache lines of the virtual array, so that few lines are shared. */
-            const long share = ((task->total + parts - 1) / parts + 63) / 64 * 64;
-            const long first = part * share;
-            const long last = first + share > task->total ? task->total : first + share;
-            if (first < last)
-                run_range(&program, &tensors, first, last);
+            run_shares(&program, &tensors, run_range, shares, threads, omp_get_thread_num());
             if (mkl_set_threads_local)
                 mkl_set_threads_local(before);
         }
         return 1;
     }
 #endif
-    run_range(&program, &tensors, 0, task->total);
+    run_shares(&program, &tensors, run_range, shares, threads > 1 ? threads : 1, 0);
     return 1;
 }
