@@ -9,22 +9,25 @@
 /* The registers of an instruction are the same memory or share none, which is what ivdep says. */
 #define EACH _Pragma("GCC ivdep") for (long i = 0; i < n; i++)
 
-#ifndef ADD_QUOTIENT_OF_ROOT
-static void NAME(add_quotient_of_root)(long n, REAL *d, const REAL *a, const REAL *b, const REAL *c,
-                                       REAL s, REAL s2, REAL s3)
+/* The joined instructions that take a root. */
+static void NAME(add_quotient_of_roots)(const Instruction *instruction, long n, REAL *d,
+                                       const REAL *a, const REAL *b, const REAL *c)
 {
+    const REAL scale = (REAL)instruction->scale, s = (REAL)instruction->scalar;
+    const REAL s2 = (REAL)instruction->scalar2, s3 = (REAL)instruction->scalar3;
     REAL root[CHUNK] __attribute__((aligned(64)));
     ROOT(n, root, c);
-    EACH d[i] = a[i] + (s3 * b[i]) / (root[i] / s + s2);
+    if (instruction->operation == ROOT_DIVIDE_ADD_QUOTIENT)
+        EACH d[i] = a[i] * scale + (s * b[i]) / (root[i] / s3 + s2);
+    else
+        EACH d[i] = a[i] * scale + (s * b[i]) / (root[i] + s2);
 }
-#endif
 
 static void NAME(carry_out)(const Instruction *instruction, long n, REAL *d, const REAL *a,
                             const REAL *b, const REAL *c)
 {
-    const REAL s = (REAL)instruction->scalar;
-    const REAL s2 = (REAL)instruction->scalar2;
-    const REAL s3 = (REAL)instruction->scalar3;
+    const REAL scale = (REAL)instruction->scale, s = (REAL)instruction->scalar;
+    const REAL s2 = (REAL)instruction->scalar2, s3 = (REAL)instruction->scalar3;
     switch (instruction->operation) {
     case COPY:
         EACH d[i] = a[i];
@@ -77,28 +80,41 @@ static void NAME(carry_out)(const Instruction *instruction, long n, REAL *d, con
     case MAXIMUM:
         EACH d[i] = a[i] != a[i] ? a[i] : (b[i] != b[i] ? b[i] : (a[i] < b[i] ? b[i] : a[i]));
         break;
-    /* Joined: what two or three of the above do to the same numbers, in one pass. */
+    /* Joined: what two to five of the above do to the same numbers, in one pass. The results in
+     * between are not kept. */
     case SCALE_ADD_SCALED:
-        EACH d[i] = FMA(b[i], s2, a[i] * s);
+        EACH d[i] = FMA(b[i], s, a[i] * scale);
         break;
     case SCALE_ADD_PRODUCT:
-        EACH d[i] = FMA(s2 * b[i], c[i], a[i] * s);
+        EACH d[i] = FMA(s * b[i], c[i], a[i] * scale);
+        break;
+    case SCALE_ADD_QUOTIENT:
+        EACH d[i] = a[i] * scale + (s * b[i]) / c[i];
+        break;
+    case SCALE_ADD_SIGN:
+        EACH d[i] = FMA((REAL)((b[i] > 0) - (b[i] < 0)), s, a[i] * scale);
+        break;
+    case SCALE_ADD_SCALED_SUM:
+        EACH d[i] = FMA(FMA(c[i], s2, b[i]), s, a[i] * scale);
         break;
     case DIVIDE_ADD_SCALAR:
-        EACH d[i] = a[i] / s + s2;
+        EACH d[i] = a[i] / s3 + s;
         break;
-    case DIVIDE_ADD_QUOTIENT: /* a + (s3 * b) / (c / s + s2); the divisor is not kept */
-        EACH d[i] = a[i] + (s3 * b[i]) / (c[i] / s + s2);
+    case ADD_SCALAR_ADD_QUOTIENT:
+        EACH d[i] = a[i] * scale + (s * b[i]) / (c[i] + s2);
         break;
-    case ADD_SCALAR_ADD_QUOTIENT: /* a + (s3 * b) / (c + s2) */
-        EACH d[i] = a[i] + (s3 * b[i]) / (c[i] + s2);
+    case DIVIDE_ADD_QUOTIENT:
+        EACH d[i] = a[i] * scale + (s * b[i]) / (c[i] / s3 + s2);
         break;
-    case ROOT_DIVIDE_ADD_QUOTIENT: /* a + (s3 * b) / (sqrt(c) / s + s2); the root is not kept */
+    case ROOT_ADD_QUOTIENT:        /* a * scale + (s * b) / (sqrt(c) + s2) */
+    case ROOT_DIVIDE_ADD_QUOTIENT: /* a * scale + (s * b) / (sqrt(c) / s3 + s2) */
 #ifdef ADD_QUOTIENT_OF_ROOT
-        ADD_QUOTIENT_OF_ROOT(n, d, a, b, c, s, s2, s3);
-#else
-        NAME(add_quotient_of_root)(n, d, a, b, c, s, s2, s3);
+        if (root_mode_float == ROOT_LIKE_MKL) {
+            ADD_QUOTIENT_OF_ROOT(instruction, n, d, a, b, c);
+            break;
+        }
 #endif
+        NAME(add_quotient_of_roots)(instruction, n, d, a, b, c);
         break;
     }
 }
@@ -116,8 +132,8 @@ static void NAME(run_chunk)(const Program *program, REAL *const *bases, long n)
 
 /* The elements first to last - 1 of all tensors, counted as if they were one. The place is any to
  * begin with, and afterwards where the last element is. */
-static void NAME(run_range)(const Program *program, const Tensors *tensors, Place *place, long first,
-                            long last)
+static void NAME(run_range)(const Program *program, const Tensors *tensors, Place *place,
+                            long first, long last)
 {
     const long inputs = tensors->inputs, chunk = tensors->chunk;
     REAL scratch[TEMPORARIES * CHUNK] __attribute__((aligned(64)));

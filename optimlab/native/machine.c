@@ -58,17 +58,25 @@ enum {
     ADD_PRODUCT,
     ADD_QUOTIENT,
     MAXIMUM,
+    /* Joined ones, see loops.h. */
     SCALE_ADD_SCALED,
     SCALE_ADD_PRODUCT,
+    SCALE_ADD_QUOTIENT,
+    SCALE_ADD_SIGN,
+    SCALE_ADD_SCALED_SUM,
     DIVIDE_ADD_SCALAR,
-    DIVIDE_ADD_QUOTIENT,
     ADD_SCALAR_ADD_QUOTIENT,
+    DIVIDE_ADD_QUOTIENT,
+    ROOT_ADD_QUOTIENT,
     ROOT_DIVIDE_ADD_QUOTIENT,
 };
 
 typedef struct {
     int operation, result, a, b, c;
-    double scalar, scalar2, scalar3;
+    double scalar;
+    /* Of joined instructions: what a is multiplied by beforehand, and what else was taken up. Every
+     * number times 1 is itself, so that the same loops do for an a that is not multiplied. */
+    double scale, scalar2, scalar3;
 } Instruction;
 
 typedef struct {
@@ -151,48 +159,87 @@ __attribute__((target("avx2"))) static inline __m256 root_like_mkl(__m256 x)
     return _mm256_add_ps(root, _mm256_mul_ps(half_inverse, residual));
 }
 
+__attribute__((target("avx2"))) static inline __m256 root_of_8(const float *a)
+{
+    /* Exponents 1 to 253; below are zero and denormals, above are the largest numbers, infinity,
+     * NaN and everything negative. */
+    const __m256i smallest = _mm256_set1_epi32(0x00800000), largest = _mm256_set1_epi32(0x7effffff);
+    const __m256i all = _mm256_set1_epi32(-1);
+    const __m256 x = _mm256_loadu_ps(a);
+    const __m256i bits = _mm256_castps_si256(x);
+    const __m256i low = _mm256_cmpgt_epi32(smallest, bits);
+    const __m256i high = _mm256_cmpgt_epi32(bits, largest);
+    if (__builtin_expect(_mm256_testz_si256(_mm256_or_si256(low, high), all), 1))
+        return root_like_mkl(x);
+    const __m256i negative = _mm256_cmpgt_epi32(_mm256_setzero_si256(), bits);
+    if (_mm256_testz_si256(_mm256_or_si256(negative, high), all))
+        return _mm256_blendv_ps(root_like_mkl(x), _mm256_sqrt_ps(x), _mm256_castsi256_ps(low));
+    float roots[8];
+    mkl_root_float(8, a, roots, MKL_MODE);
+    return _mm256_loadu_ps(roots);
+}
+
+/* The roots of fewer than 8 numbers. */
+__attribute__((target("avx2"))) static inline void root_of_rest(long n, float *d, const float *a)
+{
+    float rest[8] = {1, 1, 1, 1, 1, 1, 1, 1};
+    memcpy(rest, a, (size_t)n * sizeof *a);
+    _mm256_storeu_ps(rest, root_of_8(rest));
+    memcpy(d, rest, (size_t)n * sizeof *d);
+}
+
 __attribute__((target("avx2"))) static void root_float_avx2(long n, float *d, const float *a)
 {
     if (root_mode_float != ROOT_LIKE_MKL) {
         root_float(n, d, a);
         return;
     }
-    /* Exponents 1 to 253; below are zero and denormals, above the largest numbers, infinity, NaN and
-     * everything negative. */
-    const __m256i smallest = _mm256_set1_epi32(0x00800000), largest = _mm256_set1_epi32(0x7effffff);
+    long i = 0;
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(d + i, root_of_8(a + i));
+    if (i < n)
+        root_of_rest(n - i, d + i, a + i);
+}
+
+/* The joined instructions that take a root, which never leaves its register; only for roots like
+ * MKL's. */
+__attribute__((target("avx2"))) static void
+add_quotient_of_root_float_avx2(const Instruction *instruction, long n, float *d, const float *a,
+                                const float *b, const float *c)
+{
+    const float scale = (float)instruction->scale, s = (float)instruction->scalar;
+    const float s2 = (float)instruction->scalar2, s3 = (float)instruction->scalar3;
+    const int divides = instruction->operation == ROOT_DIVIDE_ADD_QUOTIENT;
+    const int scales = instruction->scale != 1;
     long i = 0;
     for (; i + 8 <= n; i += 8) {
-        const __m256 x = _mm256_loadu_ps(a + i);
-        const __m256i bits = _mm256_castps_si256(x);
-        const __m256i low = _mm256_cmpgt_epi32(smallest, bits);
-        const __m256i high = _mm256_cmpgt_epi32(bits, largest);
-        if (__builtin_expect(_mm256_testz_si256(_mm256_or_si256(low, high),
-                                                _mm256_set1_epi32(-1)), 1)) {
-            _mm256_storeu_ps(d + i, root_like_mkl(x));
-            continue;
-        }
-        const __m256i negative = _mm256_cmpgt_epi32(_mm256_setzero_si256(), bits);
-        if (!_mm256_testz_si256(_mm256_or_si256(negative, high), _mm256_set1_epi32(-1))) {
-            mkl_root_float(8, a + i, d + i, MKL_MODE);
-            continue;
-        }
-        _mm256_storeu_ps(d + i, _mm256_blendv_ps(root_like_mkl(x), _mm256_sqrt_ps(x),
-                                                 _mm256_castsi256_ps(low)));
+        __m256 sum = _mm256_loadu_ps(a + i), divisor = root_of_8(c + i);
+        if (scales)
+            sum = _mm256_mul_ps(sum, _mm256_set1_ps(scale));
+        if (divides)
+            divisor = _mm256_div_ps(divisor, _mm256_set1_ps(s3));
+        divisor = _mm256_add_ps(divisor, _mm256_set1_ps(s2));
+        const __m256 dividend = _mm256_mul_ps(_mm256_set1_ps(s), _mm256_loadu_ps(b + i));
+        _mm256_storeu_ps(d + i, _mm256_add_ps(sum, _mm256_div_ps(dividend, divisor)));
     }
-    if (i < n)
-        mkl_root_float((int)(n - i), a + i, d + i, MKL_MODE);
+    if (i == n)
+        return;
+    float root[8];
+    root_of_rest(n - i, root, c + i);
+    for (long k = 0; i < n; i++, k++)
+        d[i] = a[i] * scale + (s * b[i]) / ((divides ? root[k] / s3 : root[k]) + s2);
 }
 #endif
 
 #ifdef X86
 #define WITH_AVX512 "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,prefer-vector-width=512"
 
-__attribute__((target(WITH_AVX512))) static inline __m512 root_like_mkl_of_16(__m512 x)
+__attribute__((target(WITH_AVX512))) static inline __m512 root_like_mkl_of_16(const float *a)
 {
     /* The estimates come from the 256-bit instruction: the 512-bit one has another table. */
-    const __m256 lower = _mm256_rsqrt_ps(_mm512_castps512_ps256(x));
-    const __m256 upper = _mm256_rsqrt_ps(_mm512_extractf32x8_ps(x, 1));
-    const __m512 half = _mm512_set1_ps(0.5f);
+    const __m256 lower = _mm256_rsqrt_ps(_mm256_loadu_ps(a));
+    const __m256 upper = _mm256_rsqrt_ps(_mm256_loadu_ps(a + 8));
+    const __m512 x = _mm512_loadu_ps(a), half = _mm512_set1_ps(0.5f);
     const __m512 estimate = _mm512_insertf32x8(_mm512_castps256_ps512(lower), upper, 1);
     const __m512 g = _mm512_mul_ps(x, estimate), h = _mm512_mul_ps(half, estimate);
     const __m512 error = _mm512_sub_ps(half, _mm512_mul_ps(g, h));
@@ -202,52 +249,126 @@ __attribute__((target(WITH_AVX512))) static inline __m512 root_like_mkl_of_16(__
     return _mm512_add_ps(root, _mm512_mul_ps(half_inverse, residual));
 }
 
-__attribute__((target(WITH_AVX512))) static inline __m512 root_of_16(const float *a)
+/* Which of 16 numbers are not of the exponents 1 to 253, for which the root is like MKL's. */
+__attribute__((target(WITH_AVX512))) static inline __mmask16 odd_of_16(const float *a)
+{
+    const __m512i bits = _mm512_castps_si512(_mm512_loadu_ps(a));
+    const __m512i from_smallest = _mm512_sub_epi32(bits, _mm512_set1_epi32(0x00800000));
+    const __m512i span = _mm512_set1_epi32(0x7effffff - 0x00800000);
+    return _mm512_cmpgt_epu32_mask(from_smallest, span);
+}
+
+__attribute__((target(WITH_AVX512), noinline)) static __m512 root_of_odd_16(const float *a)
 {
     const __m512 x = _mm512_loadu_ps(a);
     const __m512i bits = _mm512_castps_si512(x);
-    const __m512i from_smallest = _mm512_sub_epi32(bits, _mm512_set1_epi32(0x00800000));
-    const __m512i span = _mm512_set1_epi32(0x7effffff - 0x00800000);
-    const __mmask16 odd = _mm512_cmpgt_epu32_mask(from_smallest, span);
-    if (__builtin_expect(odd == 0, 1))
-        return root_like_mkl_of_16(x);
     const __mmask16 low = _mm512_cmplt_epu32_mask(bits, _mm512_set1_epi32(0x00800000));
-    if (odd == low) /* nothing but zeros and denormals, where the processor's root is MKL's */
-        return _mm512_mask_sqrt_ps(root_like_mkl_of_16(x), low, x);
+    if (odd_of_16(a) == low) /* only zeros and denormals: there the processor's root is MKL's */
+        return _mm512_mask_sqrt_ps(root_like_mkl_of_16(a), low, x);
     float roots[16];
     mkl_root_float(16, a, roots, MKL_MODE);
     return _mm512_loadu_ps(roots);
 }
 
-__attribute__((target(WITH_AVX512))) static void root_float_avx512(long n, float *d, const float *a)
+__attribute__((target(WITH_AVX512))) static inline __m512 root_of_16(const float *a)
 {
-    long i = 0;
-    if (root_mode_float == ROOT_LIKE_MKL)
-        for (; i + 16 <= n; i += 16)
-            _mm512_storeu_ps(d + i, root_of_16(a + i));
-    if (i < n)
-        root_float(n - i, d + i, a + i);
+    return __builtin_expect(odd_of_16(a) == 0, 1) ? root_like_mkl_of_16(a) : root_of_odd_16(a);
 }
 
-/* a + (s3 * b) / (sqrt(c) / s + s2), the root never leaving its register. */
-__attribute__((target(WITH_AVX512))) static void
-add_quotient_of_root_float_avx512(long n, float *d, const float *a, const float *b, const float *c,
-                                  float s, float s2, float s3)
+/* Two vectors at a time have the processor work on one while it waits for the other. */
+__attribute__((target(WITH_AVX512))) static inline void root_of_32(const float *a, __m512 roots[2])
 {
+    if (__builtin_expect((odd_of_16(a) | odd_of_16(a + 16)) == 0, 1)) {
+        roots[0] = root_like_mkl_of_16(a);
+        roots[1] = root_like_mkl_of_16(a + 16);
+    } else {
+        roots[0] = root_of_16(a);
+        roots[1] = root_of_16(a + 16);
+    }
+}
+
+/* The roots of fewer than 16 numbers, and further ones. */
+__attribute__((target(WITH_AVX512))) static inline __m512 root_of_some(__mmask16 which,
+                                                                       const float *a)
+{
+    float some[16];
+    _mm512_storeu_ps(some, _mm512_mask_loadu_ps(_mm512_set1_ps(1), which, a));
+    return root_of_16(some);
+}
+
+__attribute__((target(WITH_AVX512))) static void root_float_avx512(long n, float *d, const float *a)
+{
+    if (root_mode_float != ROOT_LIKE_MKL) {
+        root_float(n, d, a);
+        return;
+    }
     long i = 0;
-    if (root_mode_float == ROOT_LIKE_MKL)
-        for (; i + 16 <= n; i += 16) {
-            const __m512 quotient = _mm512_div_ps(root_of_16(c + i), _mm512_set1_ps(s));
-            const __m512 divisor = _mm512_add_ps(quotient, _mm512_set1_ps(s2));
-            const __m512 dividend = _mm512_mul_ps(_mm512_set1_ps(s3), _mm512_loadu_ps(b + i));
-            const __m512 change = _mm512_div_ps(dividend, divisor);
-            _mm512_storeu_ps(d + i, _mm512_add_ps(_mm512_loadu_ps(a + i), change));
-        }
-    float root[CHUNK];
-    if (i < n)
-        root_float(n - i, root + i, c + i);
-    for (; i < n; i++)
-        d[i] = a[i] + (s3 * b[i]) / (root[i] / s + s2);
+    for (; i + 32 <= n; i += 32) {
+        __m512 roots[2];
+        root_of_32(a + i, roots);
+        _mm512_storeu_ps(d + i, roots[0]);
+        _mm512_storeu_ps(d + i + 16, roots[1]);
+    }
+    for (; i < n; i += 16) {
+        const __mmask16 which = n - i < 16 ? (__mmask16)((1u << (n - i)) - 1) : (__mmask16)-1;
+        _mm512_mask_storeu_ps(d + i, which, root_of_some(which, a + i));
+    }
+}
+
+/* a * scale + (s * b) / (root / s3 + s2), of which the multiplication by scale and the division by
+ * s3 may be left out. */
+__attribute__((target(WITH_AVX512), always_inline)) static inline __m512
+sum_with_quotient(const Instruction *instruction, __m512 root, __m512 a, __m512 b, int scales,
+                  int divides)
+{
+    if (scales)
+        a = _mm512_mul_ps(a, _mm512_set1_ps((float)instruction->scale));
+    if (divides)
+        root = _mm512_div_ps(root, _mm512_set1_ps((float)instruction->scalar3));
+    const __m512 divisor = _mm512_add_ps(root, _mm512_set1_ps((float)instruction->scalar2));
+    const __m512 dividend = _mm512_mul_ps(_mm512_set1_ps((float)instruction->scalar), b);
+    return _mm512_add_ps(a, _mm512_div_ps(dividend, divisor));
+}
+
+__attribute__((target(WITH_AVX512), always_inline)) static inline void
+add_quotients_of_roots(const Instruction *instruction, long n, float *d, const float *a,
+                       const float *b, const float *c, int scales, int divides)
+{
+    const Instruction given = *instruction; /* which no store to d can change */
+    long i = 0;
+    for (; i + 32 <= n; i += 32) {
+        __m512 roots[2];
+        root_of_32(c + i, roots);
+        for (long k = 0; k < 2; k++)
+            roots[k] = sum_with_quotient(&given, roots[k], _mm512_loadu_ps(a + i + 16 * k),
+                                         _mm512_loadu_ps(b + i + 16 * k), scales, divides);
+        _mm512_storeu_ps(d + i, roots[0]);
+        _mm512_storeu_ps(d + i + 16, roots[1]);
+    }
+    for (; i < n; i += 16) {
+        const __mmask16 which = n - i < 16 ? (__mmask16)((1u << (n - i)) - 1) : (__mmask16)-1;
+        const __m512 sum = sum_with_quotient(&given, root_of_some(which, c + i),
+                                             _mm512_maskz_loadu_ps(which, a + i),
+                                             _mm512_maskz_loadu_ps(which, b + i), scales, divides);
+        _mm512_mask_storeu_ps(d + i, which, sum);
+    }
+}
+
+/* The joined instructions that take a root, which never leaves its register; only for roots like
+ * MKL's. */
+__attribute__((target(WITH_AVX512))) static void
+add_quotient_of_root_float_avx512(const Instruction *instruction, long n, float *d, const float *a,
+                                  const float *b, const float *c)
+{
+    const int divides = instruction->operation == ROOT_DIVIDE_ADD_QUOTIENT;
+    if (instruction->scale == 1 && divides)
+        add_quotients_of_roots(instruction, n, d, a, b, c, 0, 1);
+    else if (instruction->scale == 1)
+        add_quotients_of_roots(instruction, n, d, a, b, c, 0, 0);
+    else if (divides)
+        add_quotients_of_roots(instruction, n, d, a, b, c, 1, 1);
+    else
+        add_quotients_of_roots(instruction, n, d, a, b, c, 1, 0);
 }
 #endif
 
@@ -266,11 +387,13 @@ add_quotient_of_root_float_avx512(long n, float *d, const float *a, const float 
 
 #ifdef X86
 #define ROOT root_float_avx2
+#define ADD_QUOTIENT_OF_ROOT add_quotient_of_root_float_avx2
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
 #define SUFFIX float_avx2
 #include "loops.h"
 #undef SUFFIX
+#undef ADD_QUOTIENT_OF_ROOT
 #pragma GCC pop_options
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,prefer-vector-width=512")
@@ -367,11 +490,38 @@ int optimlab_flushes_denormals(void)
 #endif
 }
 
+static int reads(const Instruction *instruction, int reg)
+{
+    switch (instruction->operation) {
+    case COPY:
+    case NEGATE:
+    case ABSOLUTE:
+    case SIGN:
+    case SQUARE_ROOT:
+    case RECIPROCAL:
+    case ADD_SCALAR:
+    case MULTIPLY_SCALAR:
+    case DIVIDE_SCALAR:
+    case DIVIDE_ADD_SCALAR:
+        return instruction->a == reg;
+    case ADD_SCALED:
+    case MULTIPLY:
+    case DIVIDE:
+    case LERP:
+    case MAXIMUM:
+    case SCALE_ADD_SCALED:
+    case SCALE_ADD_SIGN:
+        return instruction->a == reg || instruction->b == reg;
+    default:
+        return instruction->a == reg || instruction->b == reg || instruction->c == reg;
+    }
+}
+
 static int is_read_later(const Program *program, long from, int reg)
 {
     for (long k = from; k < program->length; k++) {
         const Instruction *i = &program->instructions[k];
-        if (i->a == reg || i->b == reg || i->c == reg)
+        if (reads(i, reg))
             return 1;
         if (i->result == reg)
             return 0;
@@ -379,73 +529,133 @@ static int is_read_later(const Program *program, long from, int reg)
     return 0;
 }
 
-/* Do two instructions in one pass where the second takes up the result of the first. The numbers
- * are rounded as before; only the trip through memory in between is saved. */
-static int join_two(Instruction *first, const Instruction *second, int first_result_is_kept)
+/* The place of the next instruction that an instruction cannot be moved past: it reads or writes
+ * the result, or writes what the instruction reads. */
+static long next_to_meet(const Program *program, long place)
+{
+    const Instruction *instruction = &program->instructions[place];
+    long k = place + 1;
+    for (; k < program->length; k++) {
+        const Instruction *other = &program->instructions[k];
+        if (reads(other, instruction->result) || other->result == instruction->result ||
+            reads(instruction, other->result))
+            break;
+    }
+    return k;
+}
+
+/* Let an instruction do what another before it did to its operand a. */
+static int join_to_a(const Instruction *first, Instruction *second)
+{
+    if (first->operation == MULTIPLY_SCALAR) {
+        switch (second->operation) {
+        case ADD_SCALED:
+            second->operation = SCALE_ADD_SCALED;
+            break;
+        case ADD_PRODUCT:
+            second->operation = SCALE_ADD_PRODUCT;
+            break;
+        case ADD_QUOTIENT:
+            second->operation = SCALE_ADD_QUOTIENT;
+            break;
+        case SCALE_ADD_SIGN:
+        case SCALE_ADD_SCALED_SUM:
+        case ADD_SCALAR_ADD_QUOTIENT:
+        case DIVIDE_ADD_QUOTIENT:
+        case ROOT_ADD_QUOTIENT:
+        case ROOT_DIVIDE_ADD_QUOTIENT:
+            if (second->scale == 1)
+                break;
+            return 0;
+        default:
+            return 0;
+        }
+        second->scale = first->scalar;
+    } else if (first->operation == DIVIDE_SCALAR && second->operation == ADD_SCALAR) {
+        second->operation = DIVIDE_ADD_SCALAR;
+        second->scalar3 = first->scalar;
+    } else {
+        return 0;
+    }
+    second->a = first->a;
+    return 1;
+}
+
+static int join_to_b(const Instruction *first, Instruction *second)
+{
+    if (second->operation != ADD_SCALED && second->operation != SCALE_ADD_SCALED)
+        return 0;
+    if (first->operation == SIGN) {
+        second->operation = SCALE_ADD_SIGN;
+        second->b = first->a;
+    } else if (first->operation == ADD_SCALED) {
+        second->operation = SCALE_ADD_SCALED_SUM;
+        second->b = first->a;
+        second->c = first->b;
+        second->scalar2 = first->scalar;
+    } else {
+        return 0;
+    }
+    return 1;
+}
+
+static int join_to_c(const Instruction *first, Instruction *second)
+{
+    if (first->operation == ADD_SCALAR &&
+        (second->operation == ADD_QUOTIENT || second->operation == SCALE_ADD_QUOTIENT)) {
+        second->operation = ADD_SCALAR_ADD_QUOTIENT;
+        second->scalar2 = first->scalar;
+    } else if (first->operation == DIVIDE_SCALAR && second->operation == ADD_SCALAR_ADD_QUOTIENT) {
+        second->operation = DIVIDE_ADD_QUOTIENT;
+        second->scalar3 = first->scalar;
+    } else if (first->operation == SQUARE_ROOT && second->operation == ADD_SCALAR_ADD_QUOTIENT) {
+        second->operation = ROOT_ADD_QUOTIENT;
+    } else if (first->operation == SQUARE_ROOT && second->operation == DIVIDE_ADD_QUOTIENT) {
+        second->operation = ROOT_DIVIDE_ADD_QUOTIENT;
+    } else {
+        return 0;
+    }
+    second->c = first->a;
+    return 1;
+}
+
+/* Do two instructions in one pass where the second takes up the result of the first, as one of its
+ * operands only. The numbers are rounded as before; only the trip through memory in between is
+ * saved. */
+static int join_two(const Instruction *first, Instruction *second)
 {
     const int reg = first->result;
-    const int accumulates = second->a == reg && second->result == reg && second->b != reg;
-    if (first->operation == MULTIPLY_SCALAR && second->operation == ADD_SCALED && accumulates) {
-        *first = (Instruction){SCALE_ADD_SCALED, reg, first->a, second->b, first->a,
-                               first->scalar, second->scalar, 0};
-        return 1;
+    Instruction others = *second;
+    if (second->a == reg) {
+        others.a = -1;
+        return !reads(&others, reg) && join_to_a(first, second);
     }
-    if (first->operation == MULTIPLY_SCALAR && second->operation == ADD_PRODUCT && accumulates &&
-        second->c != reg) {
-        *first = (Instruction){SCALE_ADD_PRODUCT, reg, first->a, second->b, second->c,
-                               first->scalar, second->scalar, 0};
-        return 1;
+    if (second->b == reg) {
+        others.b = -1;
+        return !reads(&others, reg) && join_to_b(first, second);
     }
-    if (first->operation == DIVIDE_SCALAR && second->operation == ADD_SCALAR && second->a == reg &&
-        second->result == reg) {
-        *first = (Instruction){DIVIDE_ADD_SCALAR, reg, first->a, first->a, first->a,
-                               first->scalar, second->scalar, 0};
-        return 1;
-    }
-    if (second->operation == ADD_QUOTIENT && second->c == reg && second->a != reg &&
-        second->b != reg && !first_result_is_kept) {
-        if (first->operation == DIVIDE_ADD_SCALAR) {
-            *first = (Instruction){DIVIDE_ADD_QUOTIENT, second->result, second->a, second->b,
-                                   first->a, first->scalar, first->scalar2, second->scalar};
-            return 1;
-        }
-        if (first->operation == ADD_SCALAR) {
-            *first = (Instruction){ADD_SCALAR_ADD_QUOTIENT, second->result, second->a, second->b,
-                                   first->a, 0, first->scalar, second->scalar};
-            return 1;
-        }
-    }
-    if (first->operation == SQUARE_ROOT && second->operation == DIVIDE_ADD_QUOTIENT &&
-        second->c == reg && second->a != reg && second->b != reg && !first_result_is_kept) {
-        *first = (Instruction){ROOT_DIVIDE_ADD_QUOTIENT, second->result, second->a, second->b,
-                               first->a, second->scalar, second->scalar2, second->scalar3};
-        return 1;
-    }
-    return 0;
+    return second->c == reg && join_to_c(first, second);
 }
 
-static void join_once(Program *program, long inputs)
-{
-    long kept = 0;
-    for (long k = 1; k < program->length; k++) {
-        Instruction *first = &program->instructions[kept];
-        const Instruction second = program->instructions[k];
-        const int is_kept = first->result < inputs ||
-                            (second.result != first->result &&
-                             is_read_later(program, k + 1, first->result));
-        if (!join_two(first, &second, is_kept))
-            program->instructions[++kept] = second;
-    }
-    program->length = program->length ? kept + 1 : 0;
-}
-
+/* Join each instruction to the next that it meets, if nothing else needs its result. From the end
+ * to the beginning, so that what an instruction is joined to has taken up all that it can. */
 static void join(Program *program, long inputs)
 {
-    long before;
-    do {
-        before = program->length;
-        join_once(program, inputs);
-    } while (program->length < before);
+    for (long k = program->length - 2; k >= 0; k--) {
+        const Instruction first = program->instructions[k];
+        const long next = next_to_meet(program, k);
+        if (next == program->length)
+            continue;
+        Instruction *second = &program->instructions[next];
+        const int is_kept = second->result != first.result &&
+                            (first.result < inputs ||
+                             is_read_later(program, next + 1, first.result));
+        if (!is_kept && join_two(&first, second)) {
+            program->length--;
+            memmove(&program->instructions[k], &program->instructions[k + 1],
+                    (size_t)(program->length - k) * sizeof first);
+        }
+    }
 }
 
 /* Read a program: six numbers for each instruction. Returns 0 if it is not one. */
@@ -456,7 +666,7 @@ static int read_program(Program *program, const double *numbers, long length, lo
     program->length = length;
     for (long k = 0; k < length; k++, numbers += 6) {
         const Instruction read = {(int)numbers[0], (int)numbers[1], (int)numbers[2],
-                                  (int)numbers[3], (int)numbers[4], numbers[5], 0, 0};
+                                  (int)numbers[3], (int)numbers[4], numbers[5], 1, 0, 0};
         const long registers = inputs + TEMPORARIES;
         if (read.operation < 0 || read.operation > MAXIMUM || read.result < 0 || read.a < 0 ||
             read.b < 0 || read.c < 0 || read.result >= registers || read.a >= registers ||
@@ -465,6 +675,16 @@ static int read_program(Program *program, const double *numbers, long length, lo
         program->instructions[k] = read;
     }
     return 1;
+}
+
+/* For tests: how many instructions are left when a program is joined, or -1 if it is not one. */
+long optimlab_joined_length(const double *numbers, long length, long inputs)
+{
+    Program program;
+    if (!read_program(&program, numbers, length, inputs))
+        return -1;
+    join(&program, inputs);
+    return program.length;
 }
 
 /* Add 1 to every step count. */
