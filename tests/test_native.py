@@ -1,5 +1,6 @@
 """The native machine, and blocks and bins: ATen's bits, and never an outdated address."""
 
+import ctypes
 import itertools
 from array import array
 from collections.abc import Callable, Iterator
@@ -680,49 +681,238 @@ def test_every_instruction_set_gives_the_same_bits(most: int) -> None:
         machine.limit_instruction_set(2)
 
 
-@needs_machine
-@pytest.mark.parametrize("dtype", plan.DTYPES, ids=str)
-def test_instructions_that_are_joined_round_as_one_after_the_other(dtype: torch.dtype) -> None:
+Instructions = list[tuple[Operation, int, int, int, int, float]]
+
+# Registers of the programs below: 0 to 3 are tensors, 4 and above temporaries.
+T1, T2 = 4, 5
+# Which of the operands a, b, c and the result are the same register.
+ALIASES = [
+    (a, b, c, result)
+    for a, b, c in ((0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1), (0, 1, 2))
+    for result in sorted({a, b, c, 3})
+]
+
+
+def chains(a: int, b: int, c: int, result: int) -> dict[str, Instructions]:
+    """Write down what is joined to a single instruction."""
+    op = Operation
+    scale = (op.MULTIPLY_SCALAR, T1, a, a, a, 0.9)
+    sign = (op.SIGN, T2, b, b, b, 0.0)
+    add = (op.ADD_SCALED, T2, b, c, c, 0.7)
+    root = (op.SQUARE_ROOT, T2, c, c, c, 0.0)
+    divide = (op.DIVIDE_SCALAR, T2, T2, T2, T2, 0.3)
+    add_eps = (op.ADD_SCALAR, T2, T2, T2, T2, 1e-8)
+
+    def quotient(of: int) -> tuple[Operation, int, int, int, int, float]:
+        return (op.ADD_QUOTIENT, result, of, b, T2, -0.01)
+
+    divide_c = (op.DIVIDE_SCALAR, T2, c, c, c, 0.3)
+    add_eps_to_c = (op.ADD_SCALAR, T2, c, c, c, 1e-8)
+    return {
+        "scaled, plus": [scale, (op.ADD_SCALED, result, T1, b, b, 0.3)],
+        "scaled, plus product": [scale, (op.ADD_PRODUCT, result, T1, b, c, 0.01)],
+        "scaled, plus quotient": [scale, (op.ADD_QUOTIENT, result, T1, b, c, -0.01)],
+        "plus sign": [sign, (op.ADD_SCALED, result, a, T2, a, -0.01)],
+        "scaled, plus sign": [sign, scale, (op.ADD_SCALED, result, T1, T2, T1, -0.01)],
+        "plus sum": [add, (op.ADD_SCALED, result, a, T2, a, -0.01)],
+        "scaled, plus sum": [scale, add, (op.ADD_SCALED, result, T1, T2, T1, -0.01)],
+        "divided, plus": [
+            (op.DIVIDE_SCALAR, T1, a, a, a, 0.3),
+            (op.ADD_SCALAR, result, T1, T1, T1, 0.5),
+        ],
+        "plus quotient by sum": [add_eps_to_c, quotient(a)],
+        "scaled, plus quotient by sum": [scale, add_eps_to_c, quotient(T1)],
+        "plus quotient by quotient": [divide_c, add_eps, quotient(a)],
+        "scaled, plus quotient by quotient": [divide_c, add_eps, scale, quotient(T1)],
+        "plus quotient by root": [root, add_eps, quotient(a)],
+        "scaled, plus quotient by root": [root, scale, add_eps, quotient(T1)],
+        "plus quotient by divided root": [root, divide, add_eps, quotient(a)],
+        "scaled, plus quotient by divided root": [scale, root, divide, add_eps, quotient(T1)],
+    }
+
+
+def in_place() -> list[tuple[Instructions, int]]:
+    """Write down what is joined, or is not, by reason of other uses, and how much is left."""
+    op = Operation
+    scale = (op.MULTIPLY_SCALAR, 0, 0, 0, 0, 0.9)
+    add = (op.ADD_SCALED, 0, 0, 1, 0, 0.3)
+    add_eps = (op.ADD_SCALAR, T1, 1, 1, 1, 1e-8)
+    quotient = (op.ADD_QUOTIENT, 0, 0, 2, T1, -0.01)
+    return [
+        ([scale, add], 1),
+        ([scale, scale, add], 2),
+        ([scale, (op.ADD_SCALED, 0, 0, 0, 0, 0.3)], 2),
+        ([scale, (op.ADD_SCALED, 1, 0, 1, 1, 0.3)], 2),  # a tensor must have its new value
+        ([scale, (op.ADD_PRODUCT, 0, 0, 1, 1, 0.3)], 1),
+        ([scale, (op.ADD_PRODUCT, 0, 0, 1, 0, 0.3)], 2),
+        ([scale, (op.ADD_PRODUCT, 0, 0, 0, 1, 0.3)], 2),
+        ([scale, (op.ADD_QUOTIENT, 0, 0, 1, 0, 0.3)], 2),
+        ([(op.MULTIPLY_SCALAR, 0, 1, 1, 1, 0.9), (op.ADD_PRODUCT, 0, 0, 2, 0, 0.3)], 2),
+        ([(op.MULTIPLY_SCALAR, 0, 1, 1, 1, 0.9), (op.ADD_SCALED, 0, 0, 1, 0, 0.3)], 1),
+        # In between what has nothing to do with it, reads it, writes it, writes its operand
+        ([scale, (op.LERP, 2, 2, 1, 2, 0.1), add], 2),
+        ([scale, (op.LERP, 2, 2, 0, 2, 0.1), add], 3),
+        ([scale, (op.COPY, 0, 2, 2, 2, 0.0), add], 3),
+        ([(op.MULTIPLY_SCALAR, T1, 0, 0, 0, 0.9), (op.NEGATE, 0, 0, 0, 0, 0.0),
+          (op.ADD_SCALED, 2, T1, 1, 1, 0.3)], 3),
+        ([(op.MULTIPLY_SCALAR, T1, 0, 0, 0, 0.9), (op.ADD_SCALED, 0, T1, 0, 0, 0.3)], 1),
+        # A temporary that is read once more, or is written first
+        ([add_eps, quotient], 1),
+        ([add_eps, quotient, (op.MULTIPLY, 3, T1, 1, 1, 0.0)], 3),
+        ([add_eps, quotient, add_eps, (op.MULTIPLY, 3, T1, 1, 1, 0.0)], 3),
+        ([(op.ADD_SCALAR, 3, 1, 1, 1, 1e-8), (op.ADD_QUOTIENT, 0, 0, 2, 3, -0.01)], 2),
+        ([(op.ADD_SCALAR, 0, 1, 1, 1, 1e-8), (op.ADD_QUOTIENT, 0, 3, 2, 0, -0.01)], 1),
+        ([add_eps, (op.ADD_QUOTIENT, 0, 0, T1, T1, -0.01)], 2),
+        ([add_eps, (op.ADD_QUOTIENT, 0, T1, 2, T1, -0.01)], 2),
+        ([(op.SIGN, T1, 0, 0, 0, 0.0), (op.ADD_SCALED, 0, T1, T1, 0, 0.3)], 2),
+        ([(op.SIGN, T1, 0, 0, 0, 0.0), (op.ADD_SCALED, 0, T1, 1, 0, 0.3)], 2),
+        ([(op.ADD_SCALED, T1, 0, 1, 0, 0.7), (op.ADD_SCALED, 0, T1, 1, 0, 0.3)], 2),
+        ([(op.ADD_SCALED, 0, 1, 2, 0, 0.7), (op.ADD_SCALED, 0, 3, 0, 0, 0.3)], 1),
+        ([(op.SQUARE_ROOT, 0, 0, 0, 0, 0.0), add_eps, (op.ADD_QUOTIENT, 2, 2, 0, T1, 0.1)], 2),
+    ]  # fmt: skip
+
+
+# Around the lengths of vectors, of pairs of vectors and of chunks; many, and empty ones in between.
+SHORT = (*range(34), 63, 64, 65, 127, 129, 255, 256, 257, 511, 513, 0, 1023, 1024, 1025)
+
+
+def values_for(dtype: torch.dtype, total: int) -> list[list[Tensor]]:
+    """Make operands that are full of special values, without any, and with few."""
+    special = [operand.repeat(total // trust.SIZE + 1)[:total] for operand in trust.operands(dtype)]
+    special.append(special[0].flip(0))
+    generator = torch.Generator().manual_seed(5)
+    tame = [torch.rand(total, generator=generator, dtype=dtype) * 3 + 1e-6 for _ in special]
+    odd = [torch.rand(total, generator=generator) < 0.01 for _ in special]
+    few = [torch.where(*each) for each in zip(odd, special, tame, strict=True)]
+    return [special, tame, few]
+
+
+def run_of(
+    program: Instructions,
+    values: list[Tensor],
+    sizes: tuple[int, ...],
+    *,
+    joined: bool,
+    threads: int = 1,
+) -> list[Tensor]:
+    """Run a program on copies, cut into tensors of these sizes."""
     machine = FOUND.machine
     assert machine is not None
-    op = Operation
-    # Registers 0 to 3 are tensors, 4 and above temporaries.
-    programs = [
-        [(op.MULTIPLY_SCALAR, 0, 0, 0, 0, 0.9), (op.ADD_SCALED, 0, 0, 1, 0, 0.3)],
-        [(op.MULTIPLY_SCALAR, 0, 0, 0, 0, 0.99), (op.ADD_PRODUCT, 0, 0, 1, 1, 0.01)],
-        [
-            (op.DIVIDE_SCALAR, 4, 1, 1, 1, 0.3),
-            (op.ADD_SCALAR, 4, 4, 4, 4, 1e-08),
-            (op.ADD_QUOTIENT, 0, 0, 2, 4, -0.01),
-        ],
-        [(op.ADD_SCALAR, 4, 1, 1, 1, 1e-8), (op.ADD_QUOTIENT, 0, 0, 2, 4, -0.01)],
-        [
-            (op.ADD_SCALAR, 4, 1, 1, 1, 1e-08),
-            (op.ADD_QUOTIENT, 0, 0, 2, 4, -0.01),
-            (op.MULTIPLY, 3, 4, 1, 1, 0.0),
-        ],  # the temporary is read once more
-        [(op.ADD_SCALAR, 3, 1, 1, 1, 1e-8), (op.ADD_QUOTIENT, 0, 0, 2, 3, -0.01)],
-        [(op.MULTIPLY_SCALAR, 0, 0, 0, 0, 0.9), (op.ADD_SCALED, 0, 0, 0, 0, 0.3)],
-        [(op.MULTIPLY_SCALAR, 0, 1, 1, 1, 0.9), (op.ADD_PRODUCT, 0, 0, 2, 0, 0.3)],
-    ]
-    for program in programs:
-        results = []
-        for joined in (False, True):
-            tensors = [tensor.clone() for tensor in trust.operands(dtype)]
-            tensors.append(tensors[0].clone())
-            machine.run(
-                array("d", itertools.chain.from_iterable(program)),
-                array("q", [tensor.data_ptr() for tensor in tensors]),
-                array("q", [tensors[0].numel()]),
-                inputs=4,
-                total=tensors[0].numel(),
-                is_double=dtype == torch.float64,
-                threads=1,
-                joined=joined,
-            )
-            results.append(tensors)
-        for separate, together in zip(*results, strict=True):
-            assert compare_tensors(separate, together) is None, program
+    registers = [tensor.clone() for tensor in values]
+    starts = [0, *itertools.accumulate(sizes)]
+    itemsize = registers[0].element_size()
+    machine.run(
+        array("d", itertools.chain.from_iterable(program)),
+        array("q", [r.data_ptr() + itemsize * start for r in registers for start in starts[:-1]]),
+        array("q", sizes),
+        inputs=len(registers),
+        total=starts[-1],
+        is_double=registers[0].dtype == torch.float64,
+        threads=threads,
+        joined=joined,
+    )
+    return registers
+
+
+def joined_length(program: Instructions) -> int:
+    machine = FOUND.machine
+    assert machine is not None
+    numbers = array("d", itertools.chain.from_iterable(program))
+    address = ctypes.c_void_p(numbers.buffer_info()[0])
+    length: int = machine._library.optimlab_joined_length(address, len(program), 4)
+    return length
+
+
+@pytest.fixture
+def every_instruction_set() -> Iterator[Callable[[], Iterator[int]]]:
+    """Limit the machine to each instruction set in turn, and to none in the end."""
+    machine = FOUND.machine
+    assert machine is not None
+
+    def each() -> Iterator[int]:
+        for most in (0, 1, 2):
+            machine.limit_instruction_set(most)
+            yield most
+
+    yield each
+    machine.limit_instruction_set(2)
+
+
+EachSet = Callable[[], Iterator[int]]
+only_native = pytest.mark.parametrize("carrier", [pytest.param("native", marks=needs_machine)],
+                                      indirect=True)  # fmt: skip
+
+
+@only_native
+@pytest.mark.parametrize("dtype", plan.DTYPES, ids=str)
+@pytest.mark.parametrize("name", chains(0, 1, 2, 3))
+def test_instructions_that_are_joined_round_as_one_after_the_other(
+    name: str, dtype: torch.dtype, every_instruction_set: EachSet
+) -> None:
+    for aliases in ALIASES:
+        program = chains(*aliases)[name]
+        assert joined_length(program) == 1, aliases
+        compare_joined(program, dtype, every_instruction_set)
+
+
+@only_native
+@pytest.mark.parametrize("dtype", plan.DTYPES, ids=str)
+@pytest.mark.parametrize(("program", "left"), in_place())
+def test_what_is_needed_once_more_is_not_joined(
+    program: Instructions, left: int, dtype: torch.dtype, every_instruction_set: EachSet
+) -> None:
+    assert joined_length(program) == left
+    compare_joined(program, dtype, every_instruction_set)
+
+
+def compare_joined(program: Instructions, dtype: torch.dtype, each_set: EachSet) -> None:
+    for values in values_for(dtype, sum(SHORT)):
+        FOUND.machine.limit_instruction_set(0)  # type: ignore[union-attr]
+        expected = run_of(program, values, SHORT, joined=False)
+        for most in each_set():
+            found = run_of(program, values, SHORT, joined=True)
+            for separate, together in zip(expected, found, strict=True):
+                assert compare_tensors(separate, together) is None, (program, most)
+
+
+PIECE = 16384  # that of machine.c
+DIVISIONS = {
+    "one tensor": (2 * PIECE + 77,),
+    "shares of one piece and a little": (2 * PIECE + 130, 1, 63),
+    "around the borders of pieces": (PIECE - 1, 2, PIECE, 0, 1, PIECE + 1, 100, 3 * PIECE - 5),
+    "thousands of tensors": tuple(17 * i % 41 for i in range(5000)),
+    "less than a cache line for each thread": (5, 0, 60, 3),
+    "nothing": (0, 0),
+    "too much for the caches": (1_000_003, 40, 100_000),
+}
+
+
+@only_native
+@pytest.mark.parametrize("sizes", DIVISIONS.values(), ids=DIVISIONS)
+@pytest.mark.parametrize("dtype", plan.DTYPES, ids=str)
+def test_every_division_among_threads_gives_the_same_bits(
+    dtype: torch.dtype, sizes: tuple[int, ...]
+) -> None:
+    several = [step for program, _ in in_place()[:6] for step in program]
+    for program in (chains(0, 1, 2, 0)["scaled, plus quotient by divided root"], several):
+        for values in values_for(dtype, sum(sizes)):
+            expected = run_of(program, values, (sum(sizes),), joined=False)
+            for threads in (1, 2, 3, 9):
+                found = run_of(program, values, sizes, joined=True, threads=threads)
+                for whole, divided in zip(expected, found, strict=True):
+                    assert compare_tensors(whole, divided) is None, threads
+
+
+@only_native
+def test_roots_of_few_numbers_are_those_of_torch(every_instruction_set: EachSet) -> None:
+    root = [(Operation.SQUARE_ROOT, 0, 0, 0, 0, 0.0)]
+    generator = torch.Generator().manual_seed(9)
+    bits = torch.randint(0, 0x7F7FFFFF, (8000,), generator=generator, dtype=torch.int32)
+    for most, size in itertools.product(every_instruction_set(), (1, 3, 7, 8, 9, 15, 31)):
+        pieces = bits[: 8000 // size * size].view(torch.float32).split(size)
+        found = run_of(root, [torch.cat(pieces)], (size,) * len(pieces), joined=True)[0]
+        expected = torch.cat([piece.sqrt() for piece in pieces])
+        assert compare_tensors(expected, found) is None, (most, size)
 
 
 @needs_machine
