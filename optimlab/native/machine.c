@@ -147,9 +147,9 @@ static void root_double(long n, double *d, const double *a)
 /* MKL's square root on processors that are not Intel's: an estimate of 1 / sqrt(x), one step of
  * Goldschmidt's iteration and one correction by the residual, none of it contracted. Found from its
  * results alone. Like MKL, it is not always the correctly rounded root. */
-__attribute__((target("avx2"))) static inline __m256 root_like_mkl(__m256 x)
+__attribute__((target("avx2"))) static inline __m256 root_like_mkl_of_8(const float *a)
 {
-    const __m256 half = _mm256_set1_ps(0.5f);
+    const __m256 x = _mm256_loadu_ps(a), half = _mm256_set1_ps(0.5f);
     const __m256 estimate = _mm256_rsqrt_ps(x);
     const __m256 g = _mm256_mul_ps(x, estimate), h = _mm256_mul_ps(half, estimate);
     const __m256 error = _mm256_sub_ps(half, _mm256_mul_ps(g, h));
@@ -159,24 +159,37 @@ __attribute__((target("avx2"))) static inline __m256 root_like_mkl(__m256 x)
     return _mm256_add_ps(root, _mm256_mul_ps(half_inverse, residual));
 }
 
-__attribute__((target("avx2"))) static inline __m256 root_of_8(const float *a)
+/* Which of 8 numbers are not of the exponents 1 to 253, for which the root is like MKL's: below are
+ * zero and denormals, above are the largest numbers, infinity, NaN and everything negative. */
+__attribute__((target("avx2"))) static inline __m256i odd_of_8(const float *a)
 {
-    /* Exponents 1 to 253; below are zero and denormals, above are the largest numbers, infinity,
-     * NaN and everything negative. */
     const __m256i smallest = _mm256_set1_epi32(0x00800000), largest = _mm256_set1_epi32(0x7effffff);
-    const __m256i all = _mm256_set1_epi32(-1);
+    const __m256i bits = _mm256_castps_si256(_mm256_loadu_ps(a));
+    return _mm256_or_si256(_mm256_cmpgt_epi32(smallest, bits), _mm256_cmpgt_epi32(bits, largest));
+}
+
+__attribute__((target("avx2"))) static inline int is_zero(__m256i bits)
+{
+    return _mm256_testz_si256(bits, bits);
+}
+
+__attribute__((target("avx2"), noinline)) static __m256 root_of_odd_8(const float *a)
+{
     const __m256 x = _mm256_loadu_ps(a);
     const __m256i bits = _mm256_castps_si256(x);
-    const __m256i low = _mm256_cmpgt_epi32(smallest, bits);
-    const __m256i high = _mm256_cmpgt_epi32(bits, largest);
-    if (__builtin_expect(_mm256_testz_si256(_mm256_or_si256(low, high), all), 1))
-        return root_like_mkl(x);
-    const __m256i negative = _mm256_cmpgt_epi32(_mm256_setzero_si256(), bits);
-    if (_mm256_testz_si256(_mm256_or_si256(negative, high), all))
-        return _mm256_blendv_ps(root_like_mkl(x), _mm256_sqrt_ps(x), _mm256_castsi256_ps(low));
+    const __m256i not_negative = _mm256_cmpgt_epi32(bits, _mm256_set1_epi32(-1));
+    const __m256i smallest = _mm256_set1_epi32(0x00800000);
+    const __m256i low = _mm256_and_si256(_mm256_cmpgt_epi32(smallest, bits), not_negative);
+    if (is_zero(_mm256_xor_si256(odd_of_8(a), low))) /* of these MKL takes the processor's root */
+        return _mm256_blendv_ps(root_like_mkl_of_8(a), _mm256_sqrt_ps(x), _mm256_castsi256_ps(low));
     float roots[8];
     mkl_root_float(8, a, roots, MKL_MODE);
     return _mm256_loadu_ps(roots);
+}
+
+__attribute__((target("avx2"))) static inline __m256 root_of_8(const float *a)
+{
+    return __builtin_expect(is_zero(odd_of_8(a)), 1) ? root_like_mkl_of_8(a) : root_of_odd_8(a);
 }
 
 /* The roots of fewer than 8 numbers. */
@@ -199,35 +212,6 @@ __attribute__((target("avx2"))) static void root_float_avx2(long n, float *d, co
         _mm256_storeu_ps(d + i, root_of_8(a + i));
     if (i < n)
         root_of_rest(n - i, d + i, a + i);
-}
-
-/* The joined instructions that take a root, which never leaves its register; only for roots like
- * MKL's. */
-__attribute__((target("avx2"))) static void
-add_quotient_of_root_float_avx2(const Instruction *instruction, long n, float *d, const float *a,
-                                const float *b, const float *c)
-{
-    const float scale = (float)instruction->scale, s = (float)instruction->scalar;
-    const float s2 = (float)instruction->scalar2, s3 = (float)instruction->scalar3;
-    const int divides = instruction->operation == ROOT_DIVIDE_ADD_QUOTIENT;
-    const int scales = instruction->scale != 1;
-    long i = 0;
-    for (; i + 8 <= n; i += 8) {
-        __m256 sum = _mm256_loadu_ps(a + i), divisor = root_of_8(c + i);
-        if (scales)
-            sum = _mm256_mul_ps(sum, _mm256_set1_ps(scale));
-        if (divides)
-            divisor = _mm256_div_ps(divisor, _mm256_set1_ps(s3));
-        divisor = _mm256_add_ps(divisor, _mm256_set1_ps(s2));
-        const __m256 dividend = _mm256_mul_ps(_mm256_set1_ps(s), _mm256_loadu_ps(b + i));
-        _mm256_storeu_ps(d + i, _mm256_add_ps(sum, _mm256_div_ps(dividend, divisor)));
-    }
-    if (i == n)
-        return;
-    float root[8];
-    root_of_rest(n - i, root, c + i);
-    for (long k = 0; i < n; i++, k++)
-        d[i] = a[i] * scale + (s * b[i]) / ((divides ? root[k] / s3 : root[k]) + s2);
 }
 #endif
 
@@ -387,13 +371,11 @@ add_quotient_of_root_float_avx512(const Instruction *instruction, long n, float 
 
 #ifdef X86
 #define ROOT root_float_avx2
-#define ADD_QUOTIENT_OF_ROOT add_quotient_of_root_float_avx2
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
 #define SUFFIX float_avx2
 #include "loops.h"
 #undef SUFFIX
-#undef ADD_QUOTIENT_OF_ROOT
 #pragma GCC pop_options
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,prefer-vector-width=512")
