@@ -769,7 +769,46 @@ def in_place() -> list[tuple[Instructions, int]]:
         ([(op.ADD_SCALED, T1, 0, 1, 0, 0.7), (op.ADD_SCALED, 0, T1, 1, 0, 0.3)], 2),
         ([(op.ADD_SCALED, 0, 1, 2, 0, 0.7), (op.ADD_SCALED, 0, 3, 0, 0, 0.3)], 1),
         ([(op.SQUARE_ROOT, 0, 0, 0, 0, 0.0), add_eps, (op.ADD_QUOTIENT, 2, 2, 0, T1, 0.1)], 2),
+        # Two results in one pass
+        ([add, (op.ADD_SCALED, 2, 2, 0, 0, 0.7)], 1),
+        ([add, (op.ADD_SCALED, 1, 1, 0, 0, 0.7), (op.ADD_SCALED, 2, 2, 1, 0, -0.1)], 2),
+        ([add, (op.ADD_SCALED, 2, 3, 0, 0, 0.7)], 2),
+        ([add, (op.ADD_SCALED, 0, 0, 0, 0, 0.7)], 2),
+        (lerp_and_square(0, 1, 2, 0.1), 1),
+        (lerp_and_square(0, 1, 2, 0.7), 1),
+        (lerp_and_square(0, 1, 1, 0.1), 3),
+        (lerp_and_square(0, 0, 1, 0.1), 2),
+        ([(op.LERP, 3, 0, 1, 0, 0.1), *lerp_and_square(0, 1, 2, 0.1)[1:]], 2),
+        ([(op.LERP, 0, 0, 3, 0, 0.1), *lerp_and_square(0, 1, 2, 0.1)[1:]], 2),
+        ([*lerp_and_square(0, 1, 2, 0.1)[:2], (op.ADD_PRODUCT, 2, 2, 1, 3, 0.01)], 2),
+        ([*lerp_and_square(0, 1, 2, 0.1)[:2], (op.ADD_PRODUCT, 2, 2, 3, 1, 0.01)], 2),
+        ([*lerp_and_square(0, 1, 2, 0.1)[:2], (op.ADD_PRODUCT, 3, 2, 1, 1, 0.01)], 3),
     ]  # fmt: skip
+
+
+def lerp_and_square(a: int, b: int, c: int, weight: float) -> Instructions:
+    return [
+        (Operation.LERP, a, a, b, a, weight),
+        (Operation.MULTIPLY_SCALAR, c, c, c, c, 0.99),
+        (Operation.ADD_PRODUCT, c, c, b, b, 0.01),
+    ]
+
+
+def two_sums() -> Iterator[Instructions]:
+    """Write down two sums of which the second takes up the first, each scaled before or not."""
+    for result, a, b, c in itertools.product(range(3), repeat=4):
+        first = (Operation.ADD_SCALED, result, a, b, b, 0.7)
+        second = (Operation.ADD_SCALED, c, c, result, c, -0.3)
+        scaled_first = [
+            (Operation.MULTIPLY_SCALAR, T1, a, a, a, 0.9),
+            (Operation.ADD_SCALED, result, T1, b, b, 0.7),
+        ]
+        scaled_second = [
+            (Operation.MULTIPLY_SCALAR, T2, c, c, c, 1.1),
+            (Operation.ADD_SCALED, c, T2, result, c, -0.3),
+        ]
+        for begin, end in itertools.product(([first], scaled_first), ([second], scaled_second)):
+            yield [*begin, *end]
 
 
 # Around the lengths of vectors, of pairs of vectors and of chunks; many, and empty ones in between.
@@ -863,6 +902,18 @@ def test_what_is_needed_once_more_is_not_joined(
 ) -> None:
     assert joined_length(program) == left
     compare_joined(program, dtype, every_instruction_set)
+
+
+@only_native
+@pytest.mark.parametrize("dtype", plan.DTYPES, ids=str)
+def test_two_results_in_one_pass_are_those_of_two(
+    dtype: torch.dtype, every_instruction_set: EachSet
+) -> None:
+    lengths = set()
+    for program in two_sums():
+        lengths.add(joined_length(program))
+        compare_joined(program, dtype, every_instruction_set)
+    assert lengths == {1, 2}
 
 
 def compare_joined(program: Instructions, dtype: torch.dtype, each_set: EachSet) -> None:

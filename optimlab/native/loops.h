@@ -24,7 +24,7 @@ static void NAME(add_quotient_of_roots)(const Instruction *instruction, long n, 
 }
 
 static void NAME(carry_out)(const Instruction *instruction, long n, REAL *d, const REAL *a,
-                            const REAL *b, const REAL *c)
+                            const REAL *b, REAL *c)
 {
     const REAL scale = (REAL)instruction->scale, s = (REAL)instruction->scalar;
     const REAL s2 = (REAL)instruction->scalar2, s3 = (REAL)instruction->scalar3;
@@ -115,6 +115,29 @@ static void NAME(carry_out)(const Instruction *instruction, long n, REAL *d, con
         }
 #endif
         NAME(add_quotient_of_roots)(instruction, n, d, a, b, c);
+        break;
+    /* Joined, with two results. Everything is read before anything is written: a processor may take
+     * what lies a multiple of 4096 bytes apart for the same, and wait. */
+    case LERP_AND_ADD_SQUARE:
+        if (ABS(s) < (REAL)0.5)
+            EACH {
+                const REAL from = a[i], to = b[i], squares = c[i] * scale;
+                d[i] = FMA(s, to - from, from);
+                c[i] = FMA(s2 * to, to, squares);
+            }
+        else
+            EACH {
+                const REAL from = a[i], to = b[i], squares = c[i] * scale;
+                d[i] = FMA(to - from, -(1 - s), to);
+                c[i] = FMA(s2 * to, to, squares);
+            }
+        break;
+    case ADD_SCALED_AND_ADD_RESULT:
+        EACH {
+            const REAL scaled = c[i] * s3, sum = FMA(b[i], s, a[i] * scale);
+            d[i] = sum;
+            c[i] = FMA(sum, s2, scaled);
+        }
         break;
     }
 }

@@ -69,13 +69,16 @@ enum {
     DIVIDE_ADD_QUOTIENT,
     ROOT_ADD_QUOTIENT,
     ROOT_DIVIDE_ADD_QUOTIENT,
+    /* Joined ones with two results: the second is in place of c. */
+    LERP_AND_ADD_SQUARE,
+    ADD_SCALED_AND_ADD_RESULT,
 };
 
 typedef struct {
     int operation, result, a, b, c;
     double scalar;
     /* Of joined instructions: what a is multiplied by beforehand, and what else was taken up. Every
-     * number times 1 is itself, so that the same loops do for an a that is not multiplied. */
+     * number times 1 is itself, so that one loop does whether a is multiplied or not. */
     double scale, scalar2, scalar3;
 } Instruction;
 
@@ -619,6 +622,42 @@ static int join_two(const Instruction *first, Instruction *second)
     return second->c == reg && join_to_c(first, second);
 }
 
+static int adds_scaled(const Instruction *instruction)
+{
+    return instruction->operation == ADD_SCALED || instruction->operation == SCALE_ADD_SCALED;
+}
+
+/* Do two instructions in one pass that both keep their results: they read the same numbers, or the
+ * second reads what the first has just computed. */
+static int join_results(Instruction *first, const Instruction *second)
+{
+    if (second->result != second->a || first->result == second->result)
+        return 0;
+    if (first->operation == LERP && second->operation == SCALE_ADD_PRODUCT &&
+        first->result == first->a && first->b != first->a && first->b != second->a &&
+        second->b == first->b && second->c == first->b) {
+        first->operation = LERP_AND_ADD_SQUARE;
+        first->scale = second->scale;
+    } else if (adds_scaled(first) && adds_scaled(second) && second->b == first->result) {
+        first->operation = ADD_SCALED_AND_ADD_RESULT;
+        first->scalar3 = second->scale;
+    } else {
+        return 0;
+    }
+    first->c = second->a;
+    first->scalar2 = second->scalar;
+    return 1;
+}
+
+static void join_neighbours(Program *program)
+{
+    long kept = 0;
+    for (long k = 1; k < program->length; k++)
+        if (!join_results(&program->instructions[kept], &program->instructions[k]))
+            program->instructions[++kept] = program->instructions[k];
+    program->length = program->length ? kept + 1 : 0;
+}
+
 /* Join each instruction to the next that it meets, if nothing else needs its result. From the end
  * to the beginning, so that what an instruction is joined to has taken up all that it can. */
 static void join(Program *program, long inputs)
@@ -638,6 +677,7 @@ static void join(Program *program, long inputs)
                     (size_t)(program->length - k) * sizeof first);
         }
     }
+    join_neighbours(program);
 }
 
 /* Read a program: six numbers for each instruction. Returns 0 if it is not one. */
