@@ -741,6 +741,8 @@ def in_place() -> list[tuple[Instructions, int]]:
     return [
         ([scale, add], 1),
         ([scale, scale, add], 2),
+        ([scale, scale, (op.SIGN, T1, 1, 1, 1, 0.0), (op.ADD_SCALED, 0, 0, T1, 0, 0.3)], 2),
+        ([scale, scale, add_eps, quotient], 2),
         ([scale, (op.ADD_SCALED, 0, 0, 0, 0, 0.3)], 2),
         ([scale, (op.ADD_SCALED, 1, 0, 1, 1, 0.3)], 2),  # a tensor must have its new value
         ([scale, (op.ADD_PRODUCT, 0, 0, 1, 1, 0.3)], 1),
@@ -778,7 +780,7 @@ def in_place() -> list[tuple[Instructions, int]]:
         (lerp_and_square(0, 1, 2, 0.7), 1),
         (lerp_and_square(0, 1, 1, 0.1), 3),
         (lerp_and_square(0, 0, 1, 0.1), 2),
-        ([(op.LERP, 3, 0, 1, 0, 0.1), *lerp_and_square(0, 1, 2, 0.1)[1:]], 2),
+        ([(op.LERP, 3, 0, 1, 0, 0.1), *lerp_and_square(0, 1, 2, 0.1)[1:]], 1),
         ([(op.LERP, 0, 0, 3, 0, 0.1), *lerp_and_square(0, 1, 2, 0.1)[1:]], 2),
         ([*lerp_and_square(0, 1, 2, 0.1)[:2], (op.ADD_PRODUCT, 2, 2, 1, 3, 0.01)], 2),
         ([*lerp_and_square(0, 1, 2, 0.1)[:2], (op.ADD_PRODUCT, 2, 2, 3, 1, 0.01)], 2),
@@ -794,21 +796,20 @@ def lerp_and_square(a: int, b: int, c: int, weight: float) -> Instructions:
     ]
 
 
-def two_sums() -> Iterator[Instructions]:
-    """Write down two sums of which the second takes up the first, each scaled before or not."""
+def two_results() -> Iterator[Instructions]:
+    """Write down an average and a sum of squares, or two sums of which one takes up the other."""
     for result, a, b, c in itertools.product(range(3), repeat=4):
+        scaled_a = (Operation.MULTIPLY_SCALAR, T1, a, a, a, 0.9)
+        scaled_c = (Operation.MULTIPLY_SCALAR, T2, c, c, c, 1.1)
         first = (Operation.ADD_SCALED, result, a, b, b, 0.7)
         second = (Operation.ADD_SCALED, c, c, result, c, -0.3)
-        scaled_first = [
-            (Operation.MULTIPLY_SCALAR, T1, a, a, a, 0.9),
-            (Operation.ADD_SCALED, result, T1, b, b, 0.7),
-        ]
-        scaled_second = [
-            (Operation.MULTIPLY_SCALAR, T2, c, c, c, 1.1),
-            (Operation.ADD_SCALED, c, T2, result, c, -0.3),
-        ]
+        scaled_first = [scaled_a, (Operation.ADD_SCALED, result, T1, b, b, 0.7)]
+        scaled_second = [scaled_c, (Operation.ADD_SCALED, c, T2, result, c, -0.3)]
         for begin, end in itertools.product(([first], scaled_first), ([second], scaled_second)):
             yield [*begin, *end]
+        for weight in (0.1, 0.7):
+            average = (Operation.LERP, result, a, b, a, weight)
+            yield [average, scaled_c, (Operation.ADD_PRODUCT, c, T2, b, b, 0.01)]
 
 
 # Around the lengths of vectors, of pairs of vectors and of chunks; many, and empty ones in between.
@@ -910,7 +911,7 @@ def test_two_results_in_one_pass_are_those_of_two(
     dtype: torch.dtype, every_instruction_set: EachSet
 ) -> None:
     lengths = set()
-    for program in two_sums():
+    for program in two_results():
         lengths.add(joined_length(program))
         compare_joined(program, dtype, every_instruction_set)
     assert lengths == {1, 2}
@@ -952,6 +953,25 @@ def test_every_division_among_threads_gives_the_same_bits(
                 found = run_of(program, values, sizes, joined=True, threads=threads)
                 for whole, divided in zip(expected, found, strict=True):
                     assert compare_tensors(whole, divided) is None, threads
+
+
+@only_native
+def test_fewer_threads_than_asked_for_leave_nothing_out() -> None:
+    machine = FOUND.machine
+    assert machine is not None
+    try:
+        set_dynamic = machine._library.omp_set_dynamic
+    except AttributeError:
+        pytest.skip("the machine was built without threads")
+    program = chains(0, 1, 2, 0)["scaled, plus"]
+    values = values_for(torch.float32, 9 * PIECE)[1]
+    expected = run_of(program, values, (9 * PIECE,), joined=True)
+    set_dynamic(1)  # no more threads than there are processors
+    try:
+        found = run_of(program, values, (9 * PIECE,), joined=True, threads=200)
+    finally:
+        set_dynamic(0)
+    assert compare_tensors(expected[0], found[0]) is None
 
 
 @only_native

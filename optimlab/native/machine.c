@@ -610,15 +610,13 @@ static int join_to_c(const Instruction *first, Instruction *second)
 static int join_two(const Instruction *first, Instruction *second)
 {
     const int reg = first->result;
-    Instruction others = *second;
     if (second->a == reg) {
+        Instruction others = *second;
         others.a = -1;
         return !reads(&others, reg) && join_to_a(first, second);
     }
-    if (second->b == reg) {
-        others.b = -1;
-        return !reads(&others, reg) && join_to_b(first, second);
-    }
+    if (second->b == reg) /* and there is no c where anything is joined to b */
+        return join_to_b(first, second);
     return second->c == reg && join_to_c(first, second);
 }
 
@@ -634,8 +632,7 @@ static int join_results(Instruction *first, const Instruction *second)
     if (second->result != second->a || first->result == second->result)
         return 0;
     if (first->operation == LERP && second->operation == SCALE_ADD_PRODUCT &&
-        first->result == first->a && first->b != first->a && first->b != second->a &&
-        second->b == first->b && second->c == first->b) {
+        second->b == first->b && second->c == first->b && first->result != first->b) {
         first->operation = LERP_AND_ADD_SQUARE;
         first->scale = second->scale;
     } else if (adds_scaled(first) && adds_scaled(second) && second->b == first->result) {
