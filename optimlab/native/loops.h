@@ -1,16 +1,17 @@
 /* The instructions over one chunk, for one number type and one instruction set.
  *
  * Included several times by machine.c, with REAL, ROOT (a function of machine.c that takes the
- * square roots of a chunk), FMA and NAME(...) defined. Every loop rounds as the ATen operation of
- * the same name does on CPU; the products and sums that ATen contracts are written as FMA here, and
- * the compiler is told to contract nothing by itself.
+ * square roots of a chunk), FMA and NAME(...) defined, and ADD_QUOTIENT_OF_ROOT where there is a
+ * faster function for roots like MKL's. Every loop rounds as the ATen operation of the same name
+ * does on CPU; the products and sums that ATen contracts are written as FMA here, and the compiler
+ * is told to contract nothing by itself.
  */
 
 /* The registers of an instruction are the same memory or share none, which is what ivdep says. */
 #define EACH _Pragma("GCC ivdep") for (long i = 0; i < n; i++)
 
 /* The joined instructions that take a root. */
-static void NAME(add_quotient_of_roots)(const Instruction *instruction, long n, REAL *d,
+static void NAME(add_quotient_of_root)(const Instruction *instruction, long n, REAL *d,
                                        const REAL *a, const REAL *b, const REAL *c)
 {
     const REAL scale = (REAL)instruction->scale, s = (REAL)instruction->scalar;
@@ -114,7 +115,7 @@ static void NAME(carry_out)(const Instruction *instruction, long n, REAL *d, con
             break;
         }
 #endif
-        NAME(add_quotient_of_roots)(instruction, n, d, a, b, c);
+        NAME(add_quotient_of_root)(instruction, n, d, a, b, c);
         break;
     /* Joined, with two results. Everything is read before anything is written: a processor may take
      * what lies a multiple of 4096 bytes apart for the same, and wait. */

@@ -344,7 +344,7 @@ add_quotients_of_roots(const Instruction *instruction, long n, float *d, const f
 /* The joined instructions that take a root, which never leaves its register; only for roots like
  * MKL's. */
 __attribute__((target(WITH_AVX512))) static void
-add_quotient_of_root_float_avx512(const Instruction *instruction, long n, float *d, const float *a,
+add_quotient_of_root_in_registers(const Instruction *instruction, long n, float *d, const float *a,
                                   const float *b, const float *c)
 {
     const int divides = instruction->operation == ROOT_DIVIDE_ADD_QUOTIENT;
@@ -384,7 +384,7 @@ add_quotient_of_root_float_avx512(const Instruction *instruction, long n, float 
 #pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,prefer-vector-width=512")
 #undef ROOT
 #define ROOT root_float_avx512
-#define ADD_QUOTIENT_OF_ROOT add_quotient_of_root_float_avx512
+#define ADD_QUOTIENT_OF_ROOT add_quotient_of_root_in_registers
 #define SUFFIX float_avx512
 #include "loops.h"
 #undef SUFFIX
@@ -761,12 +761,28 @@ static void run_shares(const Program *program, const Tensors *tensors, RunRange 
     }
 }
 
+static int asks_mkl(const Program *program, int is_double)
+{
+    if ((is_double ? root_mode_double : root_mode_float) != ROOT_OF_MKL)
+        return 0;
+    for (long k = 0; k < program->length; k++) {
+        const int operation = program->instructions[k].operation;
+        if (operation == SQUARE_ROOT || operation == ROOT_ADD_QUOTIENT ||
+            operation == ROOT_DIVIDE_ADD_QUOTIENT)
+            return 1;
+    }
+    return 0;
+}
+
 static long chunk_for(const Program *program, const Task *task)
 {
+    const long bytes = task->total * task->inputs * (task->is_double ? 8 : 4);
     if (program->length == 1)
         return CHUNK;
-    const long bytes = task->total * task->inputs * (task->is_double ? 8 : 4);
-    return bytes > BYTES_IN_CACHE ? CHUNK_FROM_MEMORY : CHUNK_OF_SEVERAL;
+    if (bytes > BYTES_IN_CACHE)
+        return CHUNK_FROM_MEMORY;
+    /* MKL takes its time to begin. */
+    return asks_mkl(program, task->is_double) ? CHUNK : CHUNK_OF_SEVERAL;
 }
 
 /* Run a program over all tensors, and count the step.
