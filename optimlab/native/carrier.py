@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ALONE = 1 << 15
 """Up to so many elements one thread is faster than waking the others."""
 
-BLOCK = 64
+BLOCK = 128
 """How many parameters are looked at together."""
 
 _FIRST_USE = threading.Lock()
