@@ -32,6 +32,7 @@ from optimlab import devices
 from optimlab.checkpoint import StateDict, complete_old_groups, pack, steps_to_tensors, unpack
 from optimlab.execution import Batch, Execution, FusedStep, Member, carry_out
 from optimlab.groups import ParamGroup, all_params, complete_group, zero
+from optimlab.native.plan import Kept
 from optimlab.program import Program, Recorder, Symbol, with_formulas
 from optimlab.values import L, T
 
@@ -229,7 +230,7 @@ class Optimizer(torch.optim.Optimizer):
         """Make the step in the way of the one before, if nothing but the gradients has changed."""
         if torch.compiler.is_compiling():
             return False
-        kept = self.__dict__.get("_kept")
+        kept: Kept | None = self.__dict__.get("_kept")
         if kept is None:
             return False
         done = False

@@ -181,8 +181,8 @@ class Pair:
 def unnoticed(optimizer: Optimizer) -> Iterator[None]:
     """Read the state of an optimizer of ours without its noticing that somebody asked for it.
 
-    Steps that trust in private state (``optimlab/native/privacy.py``) would not be tested otherwise,
-    because every comparison asks.
+    Steps that trust in private state (``optimlab/native/privacy.py``) would not be tested
+    otherwise, because every comparison asks.
     """
     kept = vars(optimizer).get("_kept")
     was_seen = kept is not None and kept.state_was_seen

@@ -126,7 +126,7 @@ def describer() -> int | None:
 @functools.cache
 def python() -> _Python:
     """Return the addresses of the functions that the machine calls."""
-    functions = (getattr(ctypes.pythonapi, name) for name, _ in _Python._fields_)
+    functions = (getattr(ctypes.pythonapi, entry[0]) for entry in _Python._fields_)
     return _Python(*(ctypes.cast(function, ctypes.c_void_p) for function in functions))
 
 
@@ -138,13 +138,13 @@ class Collections:
     """
 
     def __init__(self, collections: Sequence[list[Any] | dict[Any, Any]]) -> None:
-        self._all = [(collection, *_contents(collection)) for collection in collections]
+        self._all = [(collection, _contents(collection)) for collection in collections]
 
     def stay(self) -> bool:
         """Tell whether they do; :func:`optimlab_stayed` in ``look.c`` does the same."""
-        for collection, *before in self._all:
-            for now, was in zip(_contents(collection), before, strict=True):
-                if len(now) != len(was) or not all(map(is_, now, was)):
+        for collection, before in self._all:
+            for found, was in zip(_contents(collection), before, strict=True):
+                if len(found) != len(was) or not all(map(is_, found, was)):
                     return False
         return True
 
@@ -153,7 +153,8 @@ class Collections:
         """The same for the machine."""
         return (_Collection * len(self._all))(*(self._record(*each) for each in self._all))
 
-    def _record(self, collection: object, values: list[Any], names: list[Any]) -> _Collection:
+    def _record(self, collection: object, contents: tuple[list[Any], list[Any]]) -> _Collection:
+        values, names = contents
         self._addresses = [*getattr(self, "_addresses", []), array("q", map(id, values))]
         record = _Collection(object=id(collection), count=len(values))
         record.values = _start(self._addresses[-1])
@@ -193,7 +194,7 @@ class Block:
         params = part.params[first:last]
         each = len(part.states) // len(part.params)
         states = part.states[first * each : last * each]
-        self.grads: list[Tensor | None] = []
+        self.grads: list[Any] = []
         self.written = self.looked_at = [*params, *states]
         self.following: Block | None = None
         of_each = [_members(params, states, each, place) for place in range(len(params))]

@@ -11,6 +11,10 @@ class UndeterminedError(Exception):
     """A rule did something with a quantity that only a number can answer."""
 
 
+def _with(pattern: str) -> Callable[[Quantity, Any], Quantity]:
+    return lambda quantity, other: quantity.combined(pattern, other)
+
+
 class Quantity:
     """A hyperparameter or step count of any value: arithmetic on it is written down.
 
@@ -30,25 +34,6 @@ class Quantity:
         self._sources = sources
         self._refused = refused
 
-    @property
-    def __class__(self) -> type[float]:  # type: ignore[override]
-        return float
-
-    def __neg__(self) -> Quantity:
-        return Quantity(f"(-{self.text})", self._sources, self._refused)
-
-    def __getattr__(self, name: str) -> NoReturn:
-        self.refuse()
-
-    def refuse(self, *_: Any) -> NoReturn:
-        """Refuse to be anything but a quantity.
-
-        Raises:
-            UndeterminedError: always.
-        """
-        self._refused.update(self._sources)
-        raise UndeterminedError
-
     def combined(self, pattern: str, other: Any) -> Quantity:
         """Write an operation with another number down."""
         sources = self._sources
@@ -61,19 +46,35 @@ class Quantity:
             self.refuse()
         return Quantity(f"({pattern.format(self.text, text)})", sources, self._refused)
 
+    def refuse(self, *_: Any) -> NoReturn:
+        """Refuse to be anything but a quantity.
 
-def _with(pattern: str) -> Callable[[Quantity, Any], Quantity]:
-    return lambda self, other: self.combined(pattern, other)
+        Raises:
+            UndeterminedError: always.
+        """
+        self._refused.update(self._sources)
+        raise UndeterminedError
+
+    __add__, __radd__ = _with("{0} + {1}"), _with("{1} + {0}")
+    __sub__, __rsub__ = _with("{0} - {1}"), _with("{1} - {0}")
+    __mul__, __rmul__ = _with("{0} * {1}"), _with("{1} * {0}")
+    __truediv__, __rtruediv__ = _with("{0} / {1}"), _with("{1} / {0}")
+    __pow__, __rpow__ = _with("{0} ** {1}"), _with("{1} ** {0}")
+
+    def __neg__(self) -> Quantity:
+        return Quantity(f"(-{self.text})", self._sources, self._refused)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type[float]:  # type: ignore[override]
+        return float
+
+    def __getattr__(self, name: str) -> NoReturn:
+        self.refuse()
 
 
-_OPERATORS = {"add": "+", "sub": "-", "mul": "*", "truediv": "/", "pow": "**"}
-_REFUSED = (
+for _name in (
     *("eq", "ne", "lt", "le", "gt", "ge", "bool", "hash", "str", "repr", "format", "reduce_ex"),
     *("float", "int", "index", "complex", "trunc", "floor", "ceil", "round", "abs", "pos"),
     *("mod", "rmod", "floordiv", "rfloordiv", "divmod", "rdivmod", "matmul", "rmatmul"),
-)
-for _name, _sign in _OPERATORS.items():
-    setattr(Quantity, f"__{_name}__", _with(f"{{0}} {_sign} {{1}}"))
-    setattr(Quantity, f"__r{_name}__", _with(f"{{1}} {_sign} {{0}}"))
-for _name in _REFUSED:
+):
     setattr(Quantity, f"__{_name}__", Quantity.refuse)

@@ -138,7 +138,6 @@ class Tape(Recorder):
         self.numbers += (code, result.number, a.number, b, c, scalar)
         return result
 
-
     def read(self, optimizer: Optimizer, step: float, group: dict[str, Any]) -> None:
         """Let the rule run through; see :func:`read`."""
         state: dict[str, Any] = dict(self.slots)
