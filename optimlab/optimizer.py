@@ -121,7 +121,8 @@ class Optimizer(torch.optim.Optimizer):
         try:
             state: defaultdict[Tensor, Any] = self.__dict__["state"]
         except KeyError:
-            raise AttributeError("state") from None
+            name = type(self).__name__
+            raise AttributeError(f"{name!r} object has no attribute 'state'") from None
         return state
 
     @state.setter

@@ -24,6 +24,8 @@ CORE = [
     *("optimizer", "groups", "checkpoint", "execution", "devices", "values", "program"),
 ]
 EXEMPT = {
+    "AttributeError: X object has no attribute 'state'": "what Python says of any object whose "
+    "`__init__` has not run yet",
     "NotImplementedError": "what a subclass has to write; the type alone is the message",
     "ValueError: Tensor X must be 1-element": "of lr it stands there; betas of several elements "
     "are refused before, where they are compared with 0 and 1, in torch as well",
