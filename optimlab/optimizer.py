@@ -48,9 +48,10 @@ def pure(update: Callable[_P, _R]) -> Callable[_P, _R]:
     """Declare that an update rule depends on its arguments alone, and changes nothing else.
 
     Such a rule need not be read anew for the numbers of each step, which saves some microseconds.
-    A rule that looks at attributes of the optimizer, the time or a random number is not pure.
+    A rule that looks at attributes of the optimizer, the time or a random number is not pure, and
+    neither is one that asks for the ``type()`` of a hyperparameter, rather than ``isinstance``.
     """
-    cast(Any, update).is_pure = True
+    cast(Any, update).declared_pure = update  # itself: functools.wraps copies attributes
     return update
 
 
@@ -128,6 +129,10 @@ class Optimizer(torch.optim.Optimizer):
     @state.setter
     def state(self, state: defaultdict[Tensor, Any]) -> None:
         self.__dict__["state"] = state
+
+    @state.deleter
+    def state(self) -> None:
+        del self.__dict__["state"]
 
     # The rule, which a subclass writes.
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from operator import is_, itemgetter
 from typing import TYPE_CHECKING, Any
 
-from optimlab.native.quantity import Quantity
+from optimlab.native.quantity import Script
 from optimlab.native.tape import LARGEST_FLOAT, Tape
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # They choose who carries a rule out, also where the rule itself never asks.
 _FLAGS = frozenset({"params", "foreach", "fused", "capturable", "differentiable"})
+
+_SETTLED = frozenset({bool, int, float, str, type(None)})
 
 
 class Formulas:
@@ -32,11 +34,17 @@ class Formulas:
         optimizer: whose rule it is.
         group: the hyperparameters with which it was read.
         open_names: the hyperparameters that it only computes with.
-        tape: what was read on quantities of these names and the step count.
+        tape: what was read on quantities of the step count and of these names.
+        script: their arithmetic.
     """
 
     def __init__(
-        self, optimizer: Optimizer, group: dict[str, Any], open_names: Sequence[str], tape: Tape
+        self,
+        optimizer: Optimizer,
+        group: dict[str, Any],
+        open_names: Sequence[str],
+        tape: Tape,
+        script: Script,
     ) -> None:
         self._rule = _rule_of(optimizer)
         self._group = group
@@ -44,17 +52,23 @@ class Formulas:
         self._fixed = _several([name for name in group if name not in open_names])
         self._fixed_values = self._fixed(group)
         self._open = _several(open_names)
+        self._open_values = self._open(group)
         self._places = [place for place, _ in tape.open]
-        self._compute = _compiled(open_names, [quantity.text for _, quantity in tape.open])
+        self._compute = script.compiled([quantity for _, quantity in tape.open])
         self._program = array("d", tape.numbers)
 
     def hold(self, optimizer: Optimizer, group: dict[str, Any]) -> bool:
-        """Tell whether all is as it was read, but for the numbers that it was read for."""
+        """Tell whether all is as it was read, but for the numbers that it was read for.
+
+        Those are taken up for the coming step.
+        """
         try:
+            self._open_values = self._open(group)
             return (
                 group is self._group
                 and len(group) == self._size
                 and all(map(is_, self._fixed(group), self._fixed_values))
+                and all([type(value) is float for value in self._open_values])  # noqa: C419
                 and _rule_of(optimizer) is self._rule
             )
         except KeyError:
@@ -62,11 +76,8 @@ class Formulas:
 
     def program(self, step: float) -> array[float] | None:
         """Compute the numbers of a step; ``None`` if the rule has to be read for it."""
-        values = self._open(self._group)
-        if not all([type(value) is float for value in values]):  # noqa: C419 - twice as fast
-            return None
         try:
-            found = self._compute(step, *values)
+            found = self._compute(step, *self._open_values)
             # Not for infinity and NaN either, about which reading decides.
             if found and not (max(found) <= LARGEST_FLOAT and min(found) >= -LARGEST_FLOAT):
                 return None
@@ -95,41 +106,34 @@ def learn(
         program: what reading the rule for that step gives, with which the formulas must agree.
 
     Returns:
-        ``None`` if the rule has to be read at every step: it is not declared pure, or the step
-        count chooses what it does.
+        ``None`` if the rule has to be read at every step: it is not declared pure, the step count
+        chooses what it does, or a hyperparameter is of a kind that can change by itself.
     """
-    if not getattr(_rule_of(optimizer), "is_pure", False):
+    settled = all(_is_settled(value) for name, value in group.items() if name != "params")
+    if not (settled and _is_pure(_rule_of(optimizer))):
         return None
     open_names = [n for n, value in group.items() if type(value) is float and n not in _FLAGS]
-    refused: set[str] = set()
     while True:
-        tape = _read_on_quantities(optimizer, group, names, open_names, refused)
-        if "step" in refused or (tape is None and not refused):
-            return None
-        if not refused:
+        script = Script()
+        step_count: Any = script.quantity("step")
+        quantities = {name: script.quantity(name) for name in open_names}
+        tape = _read(optimizer, names, step_count, {**group, **quantities})
+        if not script.refused:
             break
-        open_names = [name for name in open_names if name not in refused]
-        refused.clear()
+        if "step" in script.refused:
+            return None
+        open_names = [name for name in open_names if name not in script.refused]
     if tape is None:
         return None
-    formulas = Formulas(optimizer, group, open_names, tape)
+    formulas = Formulas(optimizer, group, open_names, tape, script)
     computed = formulas.program(step)
     agree = computed is not None and computed.tobytes() == program.tobytes()
     return formulas if agree else None
 
 
-def _read_on_quantities(
-    optimizer: Optimizer,
-    group: dict[str, Any],
-    names: tuple[str, ...],
-    open_names: Sequence[str],
-    refused: set[str],
+def _read(
+    optimizer: Optimizer, names: tuple[str, ...], step: Any, hyperparameters: dict[str, Any]
 ) -> Tape | None:
-    def quantity(name: str) -> Quantity:
-        return Quantity(_argument(name, open_names), frozenset({name}), refused)
-
-    step: Any = quantity("step")
-    hyperparameters = {**group, **{name: quantity(name) for name in open_names}}
     tape = Tape(names)
     try:
         tape.read(optimizer, step, hyperparameters)
@@ -142,15 +146,19 @@ def _rule_of(optimizer: Optimizer) -> Any:
     return getattr(optimizer.update, "__func__", None)
 
 
-def _argument(name: str, open_names: Sequence[str]) -> str:
-    return name if name == "step" else f"value{open_names.index(name)}"
+def _is_pure(rule: Any) -> bool:
+    """Tell whether a rule itself is declared pure, and not one that it wraps.
+
+    ``type`` tells a quantity from a number; a rule that asks it is read at every step.
+    """
+    return getattr(rule, "declared_pure", None) is rule and "type" not in rule.__code__.co_names
 
 
-def _compiled(open_names: Sequence[str], texts: Sequence[str]) -> Callable[..., Sequence[float]]:
-    arguments = ", ".join(["step", *(_argument(name, open_names) for name in open_names)])
-    results = "".join(f"{text}, " for text in texts)
-    compute: Callable[..., Sequence[float]] = eval(f"lambda {arguments}: ({results})", {})
-    return compute
+def _is_settled(value: Any) -> bool:
+    """Tell whether a value stays what it is as long as it is the same object."""
+    if type(value) is tuple:
+        return all(map(_is_settled, value))
+    return type(value) in _SETTLED
 
 
 def _several(names: Sequence[str]) -> Callable[[dict[str, Any]], Sequence[Any]]:

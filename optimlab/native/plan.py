@@ -234,7 +234,7 @@ class KeptGroup:
 
     Attributes:
         group: the group.
-        params: its parameters.
+        params: its list of parameters.
         without_grad: those that take no part.
         names: what the rule's state is called.
         parts: the others.
@@ -264,8 +264,10 @@ class KeptGroup:
                 or not may_be_served(group)
             ):
                 return False
-        return optimizer.state_names(group) == self.names and all(
-            [param.grad is None for param in self.without_grad]  # noqa: C419 - twice as fast
+        return (
+            group["params"] is self.params
+            and optimizer.state_names(group) == self.names
+            and all([param.grad is None for param in self.without_grad])  # noqa: C419 - as above
         )
 
     def prepare(self, optimizer: Optimizer, carrier: Carrier) -> bool:
@@ -307,6 +309,9 @@ class Kept:
     params: Collections
     privacy: Privacy = field(default_factory=Privacy)
     state_was_seen: bool = False
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        return type(None), ()  # a copy of an optimizer keeps nothing: here are addresses
 
     @property
     def parts(self) -> list[Part]:
@@ -372,6 +377,8 @@ def keep(
     optimizer: Optimizer, batches: Sequence[Batch], served: Sequence[tuple[Batch, Served]]
 ) -> Kept | None:
     """Keep the parts of a step, if one carrier served every tensor of it."""
+    if not _is_made_of_lists_and_dicts(optimizer):
+        return None
     used = {id(carrier): carrier for _, (carrier, _) in served}
     taking_part = [batch for batch in batches if batch.members]
     if len(used) != 1 or len(served) < len(taking_part) or not may_be_kept(optimizer):
@@ -387,8 +394,18 @@ def keep(
     return Kept(carrier, groups, state, param_groups, Collections([state]), params)
 
 
+def _is_made_of_lists_and_dicts(optimizer: Optimizer) -> bool:
+    """Tell whether whatever may change between steps is of the kinds that are looked at."""
+    groups = optimizer.param_groups
+    return (
+        type(optimizer.state) in (dict, defaultdict)
+        and type(groups) is list
+        and all(type(group) is dict and type(group["params"]) is list for group in groups)
+    )
+
+
 def _kept_group(batch: Batch, parts: list[Part]) -> KeptGroup:
-    params = list(batch.group["params"])
+    params = batch.group["params"]
     taking_part = {id(member.param) for member in batch.members}
     without_grad = [param for param in params if id(param) not in taking_part]
     return KeptGroup(batch.group, params, without_grad, batch.names, parts, len(batch.group))
@@ -407,6 +424,8 @@ def serve(optimizer: Optimizer, carriers: Sequence[Carrier], batch: Batch) -> Se
         return None
     carrier = _chosen(optimizer, carriers, batch)
     if carrier is None or not all(_is_plain(member, batch.names) for member in batch.members):
+        return None
+    if batch.names and any(type(optimizer.state[m.param]) is not dict for m in batch.members):
         return None
     divided: defaultdict[Any, list[Member]] = defaultdict(list)
     for member in batch.members:

@@ -85,10 +85,11 @@ def _have_storage_alone(tensors: list[Tensor]) -> bool:
     return set(_owners_of_storage(tensors)) <= {_owners_of_storage_of_one()}
 
 
-def _owners_of_storage(tensors: list[Tensor]) -> list[tuple[int, int]]:
+def _owners_of_storage(tensors: list[Tensor]) -> list[tuple[int, int, int]]:
     storages = [tensor.untyped_storage() for tensor in tensors]
     uses = [torch._C._storage_Use_Count(storage._cdata) for storage in storages]
-    return list(zip(map(getrefcount, storages), uses, strict=True))
+    weak = map(getweakrefcount, storages)
+    return list(zip(map(getrefcount, storages), weak, uses, strict=True))
 
 
 @functools.cache
@@ -98,7 +99,7 @@ def _in_one_list() -> int:
 
 
 @functools.cache
-def _owners_of_storage_of_one() -> tuple[int, int]:
+def _owners_of_storage_of_one() -> tuple[int, int, int]:
     """Return what Python and torch count for the storage of one tensor, while it is asked for."""
     (owners,) = _owners_of_storage([torch.zeros(1, device="cpu")])
     return owners

@@ -2,13 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import isfinite
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 
 class UndeterminedError(Exception):
     """A rule did something with a quantity that only a number can answer."""
+
+
+class Script:
+    """The arithmetic on quantities, operation by operation, in the order of the rule.
+
+    Also what the rule does not use in the end is computed, because it may be an error.
+
+    Attributes:
+        refused: names of quantities that only a number could take the place of.
+    """
+
+    def __init__(self) -> None:
+        self.refused: set[str] = set()
+        self._names: list[str] = []
+        self._lines: list[str] = []
+
+    def quantity(self, name: str) -> Quantity:
+        """Make a quantity that the script takes as an argument."""
+        self._names.append(name)
+        return Quantity(self, f"argument{len(self._names)}", frozenset({name}))
+
+    def write(self, expression: str, sources: frozenset[str]) -> Quantity:
+        """Write an operation down."""
+        result = Quantity(self, f"value{len(self._lines)}", sources)
+        self._lines.append(f"{result.name} = {expression}")
+        return result
+
+    def compiled(self, results: Sequence[Quantity]) -> Callable[..., Sequence[float]]:
+        """Return a function that computes results from numbers, given in the quantities' order."""
+        arguments = ", ".join(f"argument{place + 1}" for place in range(len(self._names)))
+        returned = "".join(f"{result.name}, " for result in results)
+        lines = [f"def compute({arguments}):", *self._lines, f"return ({returned})"]
+        defined: dict[str, Any] = {}
+        exec("\n    ".join(lines), defined)
+        return cast(Callable[..., Sequence[float]], defined["compute"])
 
 
 def _with(pattern: str) -> Callable[[Quantity, Any], Quantity]:
@@ -22,29 +57,29 @@ class Quantity:
     another value, a comparison or a conversion, is refused and remembered.
 
     Args:
-        text: an expression that Python can compute.
-        sources: the names of what it depends on.
-        refused: where the sources go when something is refused.
+        script: where operations are written down.
+        name: what the script calls it.
+        sources: the quantities that it depends on.
     """
 
-    __slots__ = ("_refused", "_sources", "text")
+    __slots__ = ("_script", "_sources", "name")
 
-    def __init__(self, text: str, sources: frozenset[str], refused: set[str]) -> None:
-        self.text = text
+    def __init__(self, script: Script, name: str, sources: frozenset[str]) -> None:
+        self._script = script
+        self.name = name
         self._sources = sources
-        self._refused = refused
 
     def combined(self, pattern: str, other: Any) -> Quantity:
         """Write an operation with another number down."""
         sources = self._sources
         if type(other) is Quantity:
             sources |= other._sources
-            text = other.text
+            operand = other.name
         elif type(other) in (float, int) and isfinite(other):
-            text = f"({other!r})"
+            operand = f"({other!r})"
         else:
             self.refuse()
-        return Quantity(f"({pattern.format(self.text, text)})", sources, self._refused)
+        return self._script.write(pattern.format(self.name, operand), sources)
 
     def refuse(self, *_: Any) -> NoReturn:
         """Refuse to be anything but a quantity.
@@ -52,7 +87,7 @@ class Quantity:
         Raises:
             UndeterminedError: always.
         """
-        self._refused.update(self._sources)
+        self._script.refused.update(self._sources)
         raise UndeterminedError
 
     __add__, __radd__ = _with("{0} + {1}"), _with("{1} + {0}")
@@ -62,7 +97,7 @@ class Quantity:
     __pow__, __rpow__ = _with("{0} ** {1}"), _with("{1} ** {0}")
 
     def __neg__(self) -> Quantity:
-        return Quantity(f"(-{self.text})", self._sources, self._refused)
+        return self._script.write(f"-{self.name}", self._sources)
 
     @property  # type: ignore[misc]
     def __class__(self) -> type[float]:  # type: ignore[override]
