@@ -1,5 +1,6 @@
 """A rule that is read once gives the numbers that reading it at every step gives."""
 
+import functools
 import math
 from array import array
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from torch import Tensor
 import optimlab
 from optimlab.native import trust
 from optimlab.native.formulas import learn
-from optimlab.native.quantity import Quantity, UndeterminedError
+from optimlab.native.quantity import Script, UndeterminedError
 from optimlab.native.tape import read
 from optimlab.optimizer import pure
 from optimlab.parity import compare_tensors
@@ -66,6 +67,8 @@ KEPT: dict[str, Number] = {
     "another constant": lambda step, group: -0.125 if isinstance(step, float) else 0.5,
     "a chosen one": lambda step, group: -group["lr"] if group["shift"] == 0 else -2 * group["lr"],
     "one out of a table": lambda step, group: -group["lr"] * group["table"][1],
+    "a long sum": lambda step, group: -1e-3 * sum(group["beta"] ** k for k in range(250)),
+    "Newton's root": lambda step, group: -0.1 * newtons_root(group["lr"] + 0 * step),
 }
 READ: dict[str, Number] = {
     "a root of math": lambda step, group: -0.1 * math.sqrt(step),
@@ -83,6 +86,14 @@ READ: dict[str, Number] = {
     "an absolute": lambda step, group: -0.1 * abs(step - 4),
     "what is caught": lambda step, group: -0.1 * caught(step),
 }
+
+
+def newtons_root(x: Any) -> Any:
+    """Use each intermediate value three times, forty times over."""
+    root = x
+    for _ in range(40):
+        root = root - (root * root - x) / (2.0 * root)
+    return root
 
 
 def caught(step: Any) -> Any:
@@ -182,6 +193,74 @@ def test_a_rule_that_is_put_in_the_place_of_a_pure_one_is_read() -> None:
     assert param.tolist() == [7.0] * 3
 
 
+def changed(rule: Any, *changes: tuple[str, Any]) -> Tensor:
+    """Train with a rule and change hyperparameters on the way."""
+    param = torch.linspace(-1, 1, 5).requires_grad_()
+    optimizer = type("Rule", (optimlab.Optimizer,), {"update": rule, "counts_steps": False})(
+        [param], {"lr": 0.5, "decay": 0.0, "scale": 0.5}
+    )
+    for change in (None, *changes):
+        if change:
+            optimizer.param_groups[0][change[0]] = change[1]
+        for step in range(4):
+            param.grad = torch.cos(param.detach() * step)
+            optimizer.step()
+    return param.detach()
+
+
+def of_a_type(self: Any, param: Any, grad: Any, state: Any, step: Any, group: Any) -> None:
+    decay = group["decay"]
+    if type(decay) is float and decay != 0:  # a quantity is of another type
+        grad = grad.add(param, alpha=decay)
+    param.add_(grad, alpha=-group["lr"])
+
+
+def unless_it_divides_by_zero(
+    self: Any, param: Any, grad: Any, state: Any, step: Any, group: Any
+) -> None:
+    rate = group["lr"]
+    try:
+        1 / group["scale"]
+    except ZeroDivisionError:
+        rate = 1.0
+    param.add_(grad, alpha=-rate)
+
+
+@pytest.mark.parametrize(
+    ("rule", "changes"),
+    [
+        (of_a_type, [("decay", 0.25), ("decay", 0.0)]),
+        (unless_it_divides_by_zero, [("scale", 0.0), ("scale", 0.5)]),
+    ],
+    ids=["type", "division"],
+)
+def test_what_a_rule_decides_otherwise_is_noticed(
+    rule: Callable[..., None], changes: list[tuple[str, float]]
+) -> None:
+    expected = changed(rule, *changes)
+    assert compare_tensors(changed(pure(rule), *changes), expected) is None
+
+
+def test_a_rule_that_wraps_a_pure_one_is_not_pure() -> None:
+    @functools.wraps(optimlab.SGD.update)
+    def scaled(
+        self: Any, param: Any, grad: Any, state: Any, step: Any, group: dict[str, Any]
+    ) -> None:
+        lr = group["lr"] * self.factor
+        optimlab.SGD.update(self, param, grad, state, step, {**group, "lr": lr})
+
+    Scaled: Any = type("Scaled", (optimlab.SGD,), {"update": scaled})  # noqa: N806
+    ours, theirs = (torch.ones(5, requires_grad=True) for _ in range(2))
+    mine, other = Scaled([ours], lr=0.5), torch.optim.SGD([theirs], lr=0.5)
+    for step in range(6):
+        mine.factor = 1.0 / (step + 1)
+        other.param_groups[0]["lr"] = 0.5 * mine.factor
+        ours.grad = theirs.grad = torch.ones(5)
+        mine.step()
+        other.step()
+    assert compare_tensors(ours.detach(), theirs.detach()) is None
+
+
 def test_formulas_that_do_not_agree_with_what_was_read_are_not_kept() -> None:
     optimizer = optimlab.SGD([torch.zeros(2)], lr=0.5)
     group, names = optimizer.param_groups[0], ("param", "grad")
@@ -215,9 +294,9 @@ ANSWERS: list[Callable[[Any], Any]] = [
 
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_a_quantity_answers_nothing_that_depends_on_its_value(answer: Callable[[Any], Any]) -> None:
-    refused: set[str] = set()
-    quantity: Any = Quantity("x", frozenset({"x"}), refused) * 2
+    script = Script()
+    quantity: Any = script.quantity("x") * 2
     assert isinstance(quantity, float)
     with pytest.raises(UndeterminedError):
         answer(quantity)
-    assert refused == {"x"}
+    assert script.refused == {"x"}

@@ -1,9 +1,12 @@
 """The native machine, and blocks and bins: ATen's bits, and never an outdated address."""
 
+import copy
 import ctypes
 import itertools
 from array import array
+from collections import UserDict
 from collections.abc import Callable, Iterator
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -253,6 +256,39 @@ def lengthened_group(optimizer: Any, params: list[Tensor]) -> None:
     optimizer.param_groups[0]["params"].append(params[-1])
 
 
+def replaced_list(optimizer: Any, params: list[Tensor]) -> None:
+    optimizer.param_groups[0]["params"] = params[:3]
+
+
+def replaced_list_of_another_kind(optimizer: Any, params: list[Tensor]) -> None:
+    optimizer.param_groups[0]["params"] = tuple(params)
+
+
+def groups_in_a_tuple(optimizer: Any, params: list[Tensor]) -> None:
+    optimizer.param_groups = tuple(optimizer.param_groups)
+
+
+def state_in_another_kind_of_dict(optimizer: Any, params: list[Tensor]) -> None:
+    optimizer.state = UserDict(optimizer.state)
+
+
+def dicts_of_another_kind(optimizer: Any, params: list[Tensor]) -> None:
+    for param in params:
+        optimizer.state[param] = UserDict(optimizer.state[param])
+
+
+def proxies_of_dicts(optimizer: Any, params: list[Tensor]) -> None:
+    if isinstance(optimizer, (optimlab.SGD, torch.optim.SGD)):
+        return  # torch's writes into them at every step
+    for param in params:
+        optimizer.state[param] = MappingProxyType(dict(optimizer.state[param]))
+
+
+def betas_in_a_list(optimizer: Any, params: list[Tensor]) -> None:
+    if "betas" in optimizer.param_groups[0]:
+        optimizer.param_groups[0]["betas"] = [0.9, 0.99]
+
+
 def another_group(optimizer: Any, params: list[Tensor]) -> None:
     params.append(torch.full((9,), 0.5, requires_grad=True))
     optimizer.add_param_group({"params": params[-1], "lr": 0.5})
@@ -286,6 +322,13 @@ CHANGES = [
     reordered_group,
     shortened_group,
     lengthened_group,
+    replaced_list,
+    replaced_list_of_another_kind,
+    groups_in_a_tuple,
+    state_in_another_kind_of_dict,
+    dicts_of_another_kind,
+    proxies_of_dicts,
+    betas_in_a_list,
     another_group,
     moved_away_and_back,
 ]
@@ -301,6 +344,49 @@ def test_whatever_changes_between_two_steps_is_noticed(
     assert pair.is_kept
     pair.both(change)
     pair.step(3)
+
+
+def test_hyperparameters_that_change_by_themselves_are_noticed() -> None:
+    pair = Beside("Adam")
+    pair.both(betas_in_a_list)
+    pair.step(4)
+    pair.both(lambda optimizer, _: optimizer.param_groups[0]["betas"].__setitem__(0, 0.5))
+    pair.step(3)
+
+
+@names
+def test_an_entry_that_takes_the_place_of_another_is_no_error(name: str) -> None:
+    pair = Beside(name)
+    pair.both(lambda optimizer, _: optimizer.param_groups[0].update(mine=0.5))
+    pair.step(4)
+    pair.both(lambda optimizer, _: optimizer.param_groups[0].pop("mine"))
+    pair.both(lambda optimizer, _: optimizer.param_groups[0].update(other=0.5))
+    pair.step(3)
+
+
+@names
+@pytest.mark.parametrize(
+    "cut", [lambda t: t[:2], lambda t: t[:, :2], lambda t: t[0], lambda t: t[:2, :2]]
+)
+def test_a_tensor_cut_down_in_its_memory_leaves_the_rest_alone(
+    name: str, cut: Callable[[Tensor], Tensor]
+) -> None:
+    pair = Beside(name)
+    pair.step(3)
+    wholes: list[list[Tensor]] = []
+
+    def cut_down(optimizer: Any, params: list[Tensor]) -> None:
+        param = params[-1]
+        param.grad = None
+        held = [value for value in optimizer.state[param].values() if value.dim()]
+        wholes.append([tensor.data for tensor in (param, *held)])
+        for tensor in (param, *held):
+            tensor.data = cut(tensor.data)
+
+    pair.both(cut_down)
+    pair.step(3)
+    for ours, theirs in zip(*wholes, strict=True):
+        assert compare_tensors(ours, theirs) is None
 
 
 @names
@@ -401,6 +487,26 @@ def test_a_rule_that_begins_to_keep_state_is_noticed() -> None:
     pair.step(2)
     pair.both(lambda optimizer, _: optimizer.param_groups[0].update(momentum=0.9))
     pair.step(3)
+
+
+def test_an_optimizer_that_is_pickled_with_all_its_attributes_goes_on_stepping() -> None:
+    class Whole(optimlab.Adam):
+        """An optimizer whose copies take everything along."""
+
+        def __getstate__(self) -> dict[str, Any]:
+            return self.__dict__
+
+    param = torch.linspace(-1, 1, 6).requires_grad_()
+    optimizer = Whole([param])
+    for _ in range(3):
+        param.grad = torch.ones(6)
+        optimizer.step()
+    twin = copy.deepcopy(optimizer)
+    (other,) = twin.param_groups[0]["params"]
+    for one in (optimizer, twin):
+        one.param_groups[0]["params"][0].grad = torch.ones(6)
+        one.step()
+    assert compare_tensors(param.detach(), other.detach()) is None
 
 
 def test_a_rule_too_long_for_the_machine_runs_all_the_same() -> None:

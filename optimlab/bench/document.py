@@ -27,7 +27,8 @@ a turn is one untimed and four timed steps, so that each finds its own data ther
 
 The second table of each workload says where optimlab's time goes, measured apart with a clock at
 each part of the step, which itself takes a microsecond or two: **look**: at every tensor, whether
-it lies where and as it did; **rule**: reading the update rule for this step's numbers;
+it lies where and as it did (state that nobody else can reach is left out); **rule**: reading the
+update rule anew, where its numbers are not computed from formulas;
 **arithmetic**: the native machine's one call; **versions**: autograd's version counters;
 **checks**: all else, such as whether groups, parameters and state are still the same objects.
 

@@ -151,7 +151,9 @@ def _is_pure(rule: Any) -> bool:
 
     ``type`` tells a quantity from a number; a rule that asks it is read at every step.
     """
-    return getattr(rule, "declared_pure", None) is rule and "type" not in rule.__code__.co_names
+    code: Any = getattr(rule, "__code__", None)
+    is_declared = code is not None and getattr(rule, "declared_pure", None) is rule
+    return is_declared and "type" not in code.co_names
 
 
 def _is_settled(value: Any) -> bool:

@@ -198,14 +198,10 @@ class Part:
         self.table[count : 2 * count] = addresses
         return _are_apart(self.written, np.asarray(addresses), np.asarray(self.sizes) * _item(self))
 
-    def prepare(
+    def read(
         self, optimizer: Optimizer, carrier: Carrier, formulas: Formulas | None = None
     ) -> bool:
-        """Read the rule for a step and look at all tensors; tell whether the carrier takes it.
-
-        Nothing is changed yet but what the carrier's ``undo`` takes back. The rule is read first:
-        it is the last code of anybody else's before the arithmetic.
-        """
+        """Read the rule for the coming step; tell whether the carrier takes it."""
         if not (1 <= self.step <= MOST_STEPS and self.step.is_integer()):
             return False
         program = formulas.program(self.step) if formulas is not None else None
@@ -218,6 +214,14 @@ class Part:
                 return False
             program = array("d", tape.numbers)
         self.program = program
+        return True
+
+    def look(self, carrier: Carrier) -> bool:
+        """Look at all tensors; tell whether they are as they were, before the coming step.
+
+        Nothing is changed yet but what the carrier's ``undo`` takes back. From here to the
+        arithmetic no code of anybody else's is run, which could change them.
+        """
         return carrier.look(self) == self.step - 1
 
     def carry_out(self, optimizer: Optimizer, carrier: Carrier) -> None:
@@ -267,23 +271,20 @@ class KeptGroup:
         return (
             group["params"] is self.params
             and optimizer.state_names(group) == self.names
-            and all([param.grad is None for param in self.without_grad])  # noqa: C419 - as above
+            and all([param.grad is None for param in self.without_grad])  # noqa: C419 - twice as fast
         )
 
-    def prepare(self, optimizer: Optimizer, carrier: Carrier) -> bool:
-        """Prepare all parts."""
-        for part in self.parts:
-            if not part.prepare(optimizer, carrier, self.formulas):
-                return False
-        if self.formulas is None and self.parts and self.lessons < MOST_LESSONS:
-            self.learn(optimizer)
-        return True
+    def read(self, optimizer: Optimizer, carrier: Carrier) -> bool:
+        """Read the rule for all parts; tell whether the carrier takes it."""
+        return all([part.read(optimizer, carrier, self.formulas) for part in self.parts])  # noqa: C419
 
     def learn(self, optimizer: Optimizer) -> None:
-        """Learn formulas from the step that was read last."""
-        self.lessons += 1
-        part = self.parts[0]
-        self.formulas = learn(optimizer, self.group, part.names, part.step, part.program)
+        """Learn formulas from the step that was made last, if there is anything to learn."""
+        if self.formulas is None and self.parts and self.lessons < MOST_LESSONS:
+            self.lessons += 1
+            part = self.parts[0]
+            step = part.step - 1 if part.step_addresses else part.step
+            self.formulas = learn(optimizer, self.group, part.names, step, part.program)
 
 
 @dataclass(slots=True)
@@ -335,6 +336,8 @@ class Kept:
             return False
         for part in parts:
             part.carry_out(optimizer, carrier)
+        for kept in self.groups:
+            kept.learn(optimizer)
         if not (was_seen or privacy.holds):
             privacy.consider(self)
             _set_private(parts, privacy)
@@ -342,8 +345,11 @@ class Kept:
 
     def _prepared(self, optimizer: Optimizer) -> Iterator[bool]:
         for kept in self.groups:
-            yield kept.prepare(optimizer, self.carrier)
+            yield kept.read(optimizer, self.carrier)
         yield not (self.privacy.holds and self.state_was_seen)  # by the rule itself
+        for kept in self.groups:
+            for part in kept.parts:
+                yield part.look(self.carrier)
 
     def _stayed(self, optimizer: Optimizer) -> bool:
         attributes = optimizer.__dict__
@@ -356,7 +362,7 @@ class Kept:
             and optimizer.param_groups is self.param_groups
             and self.carrier.stayed(self.params)
             and (self.privacy.holds or self.carrier.stayed(self.all_state))
-            and all([kept.stayed(optimizer) for kept in self.groups])  # noqa: C419 - as above
+            and all([kept.stayed(optimizer) for kept in self.groups])  # noqa: C419
         )
 
 
@@ -437,7 +443,9 @@ def serve(optimizer: Optimizer, carriers: Sequence[Carrier], batch: Batch) -> Se
     if _overlap(written) or not _are_apart(written, begins, lengths):
         return None
     parts = [_part(optimizer, batch, same, written) for same in divided.values()]
-    if not _are_prepared(carrier, parts, (part.prepare(optimizer, carrier) for part in parts)):
+    reads = (part.read(optimizer, carrier) for part in parts)
+    looks = (part.look(carrier) for part in parts)
+    if not _are_prepared(carrier, parts, chain(reads, looks)):
         return None
     for part in parts:
         part.carry_out(optimizer, carrier)
