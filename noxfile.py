@@ -115,7 +115,8 @@ def sanitize(session: nox.Session) -> None:
         "OPTIMLAB_RANDOM_PROGRAMS": "2000",
         "OMP_NUM_THREADS": "1",
     }
-    tests = session.posargs or ("tests/test_native.py", "tests/test_random_programs.py")
+    chosen = ("native", "native_adversaries", "privacy", "random_programs")
+    tests = session.posargs or [f"tests/test_{name}.py" for name in chosen]
     python(session, "-m", "pytest", "-p", "no:cacheprovider", *tests, env=env)
 
 
