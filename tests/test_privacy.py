@@ -17,7 +17,7 @@ from beside import (
 from torch import Tensor
 
 import optimlab
-from optimlab.native import privacy, trust
+from optimlab.native import carrier, privacy, trust
 from optimlab.parity import compare_tensors
 from optimlab.values import T
 
@@ -36,6 +36,12 @@ SIZES = ((5,), (40,), (3, 4), ())
 PROGRAMS = min(int(os.environ.get("OPTIMLAB_RANDOM_PROGRAMS", "150")), 1000)
 
 
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let these few parameters be two blocks and a half."""
+    monkeypatch.setattr(carrier, "BLOCK", 8)
+
+
 class Run:
     """One library's optimizer over parameters of its own."""
 
@@ -43,7 +49,7 @@ class Run:
         generator = torch.Generator().manual_seed(4)
         self.params = [
             torch.randn(size, generator=generator).requires_grad_()
-            for size in (*SIZES, *[(7,)] * 130)  # two blocks and a part of one
+            for size in (*SIZES, *[(7,)] * 16)
         ]
         self.optimizer: Any = getattr(library, name)(self.params, **OPTIMIZERS[name])
         self.gradients = torch.Generator().manual_seed(6)
