@@ -139,6 +139,7 @@ class Collections:
 
     def __init__(self, collections: Sequence[list[Any] | dict[Any, Any]]) -> None:
         self._all = [(collection, _contents(collection)) for collection in collections]
+        self._addresses: list[array[int]] = []
 
     def stay(self) -> bool:
         """Tell whether they do; :func:`optimlab_stayed` in ``look.c`` does the same."""
@@ -154,14 +155,16 @@ class Collections:
         return (_Collection * len(self._all))(*(self._record(*each) for each in self._all))
 
     def _record(self, collection: object, contents: tuple[list[Any], list[Any]]) -> _Collection:
-        values, names = contents
-        self._addresses = [*getattr(self, "_addresses", []), array("q", map(id, values))]
-        record = _Collection(object=id(collection), count=len(values))
-        record.values = _start(self._addresses[-1])
-        if isinstance(collection, dict):
-            self._addresses.append(array("q", map(id, names)))
-            record.names, record.is_dict = _start(self._addresses[-1]), True
-        return record
+        arrays = [array("q", map(id, objects)) for objects in contents]
+        self._addresses += arrays
+        values, names = map(_start, arrays)
+        return _Collection(
+            object=id(collection),
+            names=names,
+            values=values,
+            count=len(arrays[0]),
+            is_dict=isinstance(collection, dict),
+        )
 
 
 def _contents(collection: list[Any] | dict[Any, Any]) -> tuple[list[Any], list[Any]]:
