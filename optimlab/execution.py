@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from optimlab.native import plan
-from optimlab.native.carrier import carriers
+from optimlab import native
+from optimlab.native.launch import Launch
+from optimlab.native.step_cache import CachedStep, cache_step, launch, no_modes_active
 from optimlab.values import OneByOne, TensorList
 
 if TYPE_CHECKING:
@@ -85,25 +86,26 @@ class FusedStep:
         return FusedStep(self.is_first_step, moved(self.grad_scale), moved(self.found_inf))
 
 
-def carry_out(optimizer: Optimizer, batches: Sequence[Batch]) -> plan.Kept | None:
+def carry_out(optimizer: Optimizer, batches: Sequence[Batch]) -> CachedStep | None:
     """Carry out a step.
 
     Returns:
-        What the next step can use again, if a carrier served every tensor.
+        What the next step can repeat, if the kernel served every tensor.
     """
-    # Not while something intercepts operations: the carriers' first use checks them with many.
-    chosen = () if torch.compiler.is_compiling() or not plan.is_undisturbed() else carriers()
-    served: list[tuple[Batch, plan.Served]] = []
-    for batch in batches:
+    # Not while something intercepts operations: the kernel's first use compares many with ATen.
+    is_quiet = not torch.compiler.is_compiling() and no_modes_active()
+    runner = native.runner() if is_quiet else None
+    served: dict[int, list[Launch]] = {}
+    for place, batch in enumerate(batches):
         if not batch.members:
             continue
         if batch.execution is not Execution.ONE_BY_ONE:
             _EXECUTIONS[batch.execution](optimizer, batch)
-        elif chosen and (done := plan.serve(optimizer, chosen, batch)):
-            served.append((batch, done))
+        elif runner is not None and (launches := launch(runner, optimizer, batch)):
+            served[place] = launches
         else:
             one_by_one(optimizer, batch, batch.members)
-    return plan.keep(optimizer, batches, served) if served else None
+    return None if runner is None else cache_step(runner, optimizer, batches, served)
 
 
 def one_by_one(optimizer: Optimizer, batch: Batch, members: Sequence[Member]) -> None:

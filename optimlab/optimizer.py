@@ -32,7 +32,7 @@ from optimlab import devices
 from optimlab.checkpoint import StateDict, complete_old_groups, pack, steps_to_tensors, unpack
 from optimlab.execution import Batch, Execution, FusedStep, Member, carry_out
 from optimlab.groups import ParamGroup, all_params, complete_group, zero
-from optimlab.native.plan import Kept
+from optimlab.native.step_cache import CachedStep
 from optimlab.program import Program, Recorder, Symbol, with_formulas
 from optimlab.values import L, T
 
@@ -114,16 +114,17 @@ class Optimizer(torch.optim.Optimizer):
     def state(self) -> defaultdict[Tensor, Any]:
         """The state of each parameter: a dict of tensors by name.
 
-        Whoever asks may change it: the next step looks at all of it (see ``native/privacy.py``).
+        Whoever asks may change it: the next step looks at all of it (``native/ownership.py``).
         """
-        kept = self.__dict__.get("_kept")
-        if kept is not None:
-            kept.state_was_seen = True
         try:
             state: defaultdict[Tensor, Any] = self.__dict__["state"]
         except KeyError:
             name = type(self).__name__
             raise AttributeError(f"{name!r} object has no attribute 'state'") from None
+        # In this order: who has the state before the flag is up shows in the counts of references.
+        cached = self.__dict__.get("_cached_step")
+        if cached is not None:
+            cached.escaped[0] = 1
         return state
 
     @state.setter
@@ -215,36 +216,34 @@ class Optimizer(torch.optim.Optimizer):
         """
         if "capturable" in self.defaults:
             self._check_graph_capture()
-        if closure is None and self._step_again():
+        if closure is None and self._replay():
             return None
         loss = None
         with torch.set_grad_enabled(self.defaults["differentiable"]):
             if closure is not None:
                 with torch.enable_grad():
                     loss = closure()
-                if self._step_again():
+                if self._replay():
                     return loss
             batches = [self._checked_batch(group) for group in self.param_groups]
             for batch in batches:
                 self._complete_state(batch)
-            kept = carry_out(self, batches)
-            if kept is not None:
-                self._kept = kept
+            cached = carry_out(self, batches)
+            if cached is not None:
+                self._cached_step = cached
         return loss
 
-    def _step_again(self) -> bool:
+    def _replay(self) -> bool:
         """Make the step in the way of the one before, if nothing but the gradients has changed."""
-        if torch.compiler.is_compiling():
-            return False
-        kept: Kept | None = self.__dict__.get("_kept")
-        if kept is None:
+        cached: CachedStep | None = self.__dict__.get("_cached_step")
+        if cached is None or torch.compiler.is_compiling():
             return False
         done = False
         try:
-            done = kept.step(self)
+            done = cached.replay(self)
         finally:
             if not done:
-                self.__dict__.pop("_kept", None)
+                self.__dict__.pop("_cached_step", None)
         return done
 
     @staticmethod
@@ -391,7 +390,7 @@ class Optimizer(torch.optim.Optimizer):
                 parameters or groups have names.
         """
         self.param_groups.append(complete_group(param_group, self.defaults, self.param_groups))
-        self.__dict__.pop("_kept", None)
+        self.__dict__.pop("_cached_step", None)
 
     @devices.outside_compile
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -472,7 +471,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.__dict__.pop("_kept", None)  # which would keep the old state alive
+        self.__dict__.pop("_cached_step", None)  # which would keep the old state alive
         complete_old_groups(self.param_groups, self.state_dict_defaults)
         if self.counts_steps:
             steps_to_tensors(self.state, self.param_groups)

@@ -2,7 +2,6 @@
 
 import functools
 import math
-from array import array
 from collections.abc import Callable
 from typing import Any
 
@@ -13,15 +12,15 @@ from beside import one_thread  # noqa: F401 - applies to every test here
 from torch import Tensor
 
 import optimlab
-from optimlab.native import trust
+from optimlab.native import self_check
 from optimlab.native.formulas import learn
 from optimlab.native.quantity import Script, UndeterminedError
-from optimlab.native.tape import read
+from optimlab.native.bytecode import NUMBERS
 from optimlab.optimizer import pure
 from optimlab.parity import compare_tensors
 from optimlab.values import T
 
-pytestmark = pytest.mark.skipif(trust.trust().machine is None, reason=trust.trust().reason)
+pytestmark = pytest.mark.skipif(self_check.capabilities().kernel is None, reason=self_check.capabilities().reason)
 
 Number = Callable[[Any, dict[str, Any]], Any]
 """Computes the number by which a rule scales gradients from step count and hyperparameters."""
@@ -107,16 +106,16 @@ def caught(step: Any) -> Any:
 @pytest.mark.parametrize("number", KEPT.values(), ids=KEPT)
 def test_what_is_computed_gives_the_bits_of_what_is_read(number: Number) -> None:
     computed, optimizer = run(number, pure)
-    assert optimizer._kept.groups[0].formulas is not None
+    assert optimizer._cached_step.groups[0].formulas is not None
     expected, other = run(number, unread)
-    assert other._kept.groups[0].formulas is None
+    assert other._cached_step.groups[0].formulas is None
     assert compare_tensors(computed, expected) is None
 
 
 @pytest.mark.parametrize("number", READ.values(), ids=READ)
 def test_what_a_step_count_chooses_is_read_at_every_step(number: Number) -> None:
     computed, optimizer = run(number, pure)
-    assert optimizer._kept.groups[0].formulas is None
+    assert optimizer._cached_step.groups[0].formulas is None
     assert compare_tensors(computed, run(number, unread)[0]) is None
 
 
@@ -146,7 +145,7 @@ def test_our_rules_are_kept_while_every_hyperparameter_changes(name: str) -> Non
             optimizer.step()
         ends.append([param.detach() for param in params])
         if library is optimlab:
-            assert all(kept.formulas is not None for kept in optimizer._kept.groups)
+            assert all(each.formulas is not None for each in optimizer._cached_step.groups)
     for ours, theirs in zip(*ends, strict=True):
         assert compare_tensors(ours, theirs) is None
 
@@ -158,7 +157,7 @@ def test_hyperparameters_that_change_at_every_step_are_not_learned_for_ever() ->
         optimizer.param_groups[0]["betas"] = (0.5 + step / 100, 0.9)
         param.grad = torch.ones(3)
         optimizer.step()
-    kept = optimizer.__dict__["_kept"].groups[0]
+    kept = optimizer.__dict__["_cached_step"].groups[0]
     assert kept.formulas is None
     assert kept.lessons < 10
 
@@ -261,13 +260,16 @@ def test_a_rule_that_wraps_a_pure_one_is_not_pure() -> None:
     assert compare_tensors(ours.detach(), theirs.detach()) is None
 
 
-def test_formulas_that_do_not_agree_with_what_was_read_are_not_kept() -> None:
-    optimizer = optimlab.SGD([torch.zeros(2)], lr=0.5)
-    group, names = optimizer.param_groups[0], ("param", "grad")
-    right = read(optimizer, names, 1.0, group).numbers
-    wrong = [*right[:-1], -0.25]
-    assert learn(optimizer, group, names, 1.0, array("d", right)) is not None
-    assert learn(optimizer, group, names, 1.0, array("d", wrong)) is None
+def test_formulas_that_do_not_agree_with_what_was_read_are_not_cached_step() -> None:
+    optimizer: Any = optimlab.SGD([torch.zeros(2)], lr=0.5)
+    (param,) = optimizer.param_groups[0]["params"]
+    for _ in range(2):
+        param.grad = torch.ones(2)
+        optimizer.step()
+    group, (launch,) = optimizer.param_groups[0], optimizer._cached_step.launches
+    assert learn(optimizer, group, launch) is not None
+    launch.code[1 + NUMBERS - 1] = -0.25
+    assert learn(optimizer, group, launch) is None
 
 
 ANSWERS: list[Callable[[Any], Any]] = [

@@ -11,24 +11,26 @@ the one that the rule does; those that it compares or converts have to stay as t
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
-from operator import is_, itemgetter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from optimlab.native.bytecode import NUMBERS, Tape
+from optimlab.native.guards import ANY_FLOAT, Identity
 from optimlab.native.quantity import Script
-from optimlab.native.tape import LARGEST_FLOAT, Tape
 
 if TYPE_CHECKING:
+    from optimlab.native.launch import Launch
+    from optimlab.native.library import Kernel
     from optimlab.optimizer import Optimizer
 
 # They choose who carries a rule out, also where the rule itself never asks.
-_FLAGS = frozenset({"params", "foreach", "fused", "capturable", "differentiable"})
+FLAGS = frozenset({"params", "foreach", "fused", "capturable", "differentiable"})
 
 _SETTLED = frozenset({bool, int, float, str, type(None)})
 
 
 class Formulas:
-    """The program of a rule, with its numbers as formulas.
+    """The scalars of a rule's program as formulas.
 
     Args:
         optimizer: whose rule it is.
@@ -48,62 +50,36 @@ class Formulas:
     ) -> None:
         self._rule = _rule_of(optimizer)
         self._group = group
-        self._size = len(group)
-        self._fixed = _several([name for name in group if name not in open_names])
-        self._fixed_values = self._fixed(group)
-        self._open = _several(open_names)
-        self._open_values = self._open(group)
-        self._places = [place for place, _ in tape.open]
-        self._compute = script.compiled([quantity for _, quantity in tape.open])
-        self._program = array("d", tape.numbers)
+        self._identity = Identity(
+            [(group, lambda name: ANY_FLOAT if name in open_names else None)]
+        )
+        places = {1 + place: quantity for place, quantity in tape.open}
+        self._compute = script.compiled(places)
+        self.program = tape.numbers
 
-    def hold(self, optimizer: Optimizer, group: dict[str, Any]) -> bool:
-        """Tell whether all is as it was read, but for the numbers that it was read for.
+    def hold(self, kernel: Kernel, optimizer: Optimizer) -> bool:
+        """Tell whether all is as it was read, but for the numbers that it was read for."""
+        return kernel.stayed(self._identity) and _rule_of(optimizer) is self._rule
 
-        Those are taken up for the coming step.
+    def compute(self, code: array[float], step: float) -> bool:
+        """Write the numbers of a step into a launch's code; tell whether that is all it takes.
+
+        Where it is not, the rule has to be read: it may be an error, which the rule will raise.
         """
         try:
-            self._open_values = self._open(group)
-            return (
-                group is self._group
-                and len(group) == self._size
-                and all(map(is_, self._fixed(group), self._fixed_values))
-                and all([type(value) is float for value in self._open_values])  # noqa: C419
-                and _rule_of(optimizer) is self._rule
-            )
-        except KeyError:
+            self._compute(code, step, self._group)
+        except (ArithmeticError, TypeError, KeyError):
             return False
-
-    def program(self, step: float) -> array[float] | None:
-        """Compute the numbers of a step; ``None`` if the rule has to be read for it."""
-        try:
-            found = self._compute(step, *self._open_values)
-            # Not for infinity and NaN either, about which reading decides.
-            if found and not (max(found) <= LARGEST_FLOAT and min(found) >= -LARGEST_FLOAT):
-                return None
-        except (ArithmeticError, TypeError):  # the rule will raise the error, if it is one
-            return None
-        program = self._program[:]
-        for place, number in zip(self._places, found, strict=True):
-            program[place] = number
-        return program
+        return True
 
 
-def learn(
-    optimizer: Optimizer,
-    group: dict[str, Any],
-    names: tuple[str, ...],
-    step: float,
-    program: array[float],
-) -> Formulas | None:
+def learn(optimizer: Optimizer, group: dict[str, Any], launch: Launch) -> Formulas | None:
     """Read a rule on quantities.
 
     Args:
         optimizer: whose rule it is.
         group: the hyperparameters.
-        names: the registers: ``param``, ``grad`` and state names.
-        step: a step count.
-        program: what reading the rule for that step gives, with which the formulas must agree.
+        launch: what was run last, with whose numbers the formulas must agree.
 
     Returns:
         ``None`` if the rule has to be read at every step: it is not declared pure, the step count
@@ -112,12 +88,12 @@ def learn(
     settled = all(_is_settled(value) for name, value in group.items() if name != "params")
     if not (settled and _is_pure(_rule_of(optimizer))):
         return None
-    open_names = [n for n, value in group.items() if type(value) is float and n not in _FLAGS]
+    open_names = [n for n, value in group.items() if type(value) is float and n not in FLAGS]
     while True:
         script = Script()
-        step_count: Any = script.quantity("step")
+        step_count: Any = script.step_count()
         quantities = {name: script.quantity(name) for name in open_names}
-        tape = _read(optimizer, names, step_count, {**group, **quantities})
+        tape = _read(optimizer, launch.names, step_count, {**group, **quantities})
         if not script.refused:
             break
         if "step" in script.refused:
@@ -126,8 +102,9 @@ def learn(
     if tape is None:
         return None
     formulas = Formulas(optimizer, group, open_names, tape, script)
-    computed = formulas.program(step)
-    agree = computed is not None and computed.tobytes() == program.tobytes()
+    run = launch.code[: 1 + NUMBERS * launch.record.length]
+    code = array("d", [0.0, *tape.numbers])
+    agree = formulas.compute(code, run[0]) and code.tobytes() == run.tobytes()
     return formulas if agree else None
 
 
@@ -136,14 +113,15 @@ def _read(
 ) -> Tape | None:
     tape = Tape(names)
     try:
+        kept = ("param", "grad", *optimizer.state_names(hyperparameters))
         tape.read(optimizer, step, hyperparameters)
     except Exception:  # noqa: BLE001 - whatever it is, reading at every step meets it where it counts
         return None
-    return tape
+    return tape if kept == names else None
 
 
 def _rule_of(optimizer: Optimizer) -> Any:
-    return getattr(optimizer.update, "__func__", None)
+    return None if "update" in optimizer.__dict__ else type(optimizer).update
 
 
 def _is_pure(rule: Any) -> bool:
@@ -161,10 +139,3 @@ def _is_settled(value: Any) -> bool:
     if type(value) is tuple:
         return all(map(_is_settled, value))
     return type(value) in _SETTLED
-
-
-def _several(names: Sequence[str]) -> Callable[[dict[str, Any]], Sequence[Any]]:
-    """Return a function that takes several values out of a dict, in a tuple also if it is one."""
-    if len(names) > 1:
-        return itemgetter(*names)
-    return lambda group: tuple(group[name] for name in names)

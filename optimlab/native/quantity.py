@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from math import isfinite
 from typing import Any, NoReturn, cast
 
@@ -22,28 +22,36 @@ class Script:
 
     def __init__(self) -> None:
         self.refused: set[str] = set()
-        self._names: list[str] = []
         self._lines: list[str] = []
 
+    def step_count(self) -> Quantity:
+        """Make the quantity of the step count, which the function takes as an argument."""
+        return Quantity(self, "step", frozenset({"step"}))
+
     def quantity(self, name: str) -> Quantity:
-        """Make a quantity that the script takes as an argument."""
-        self._names.append(name)
-        return Quantity(self, f"argument{len(self._names)}", frozenset({name}))
+        """Make the quantity of a hyperparameter, which the function takes from the group."""
+        return self._define(f"group[{name!r}]", frozenset({name}))
 
     def write(self, expression: str, sources: frozenset[str]) -> Quantity:
         """Write an operation down."""
+        return self._define(expression, sources)
+
+    def _define(self, expression: str, sources: frozenset[str]) -> Quantity:
         result = Quantity(self, f"value{len(self._lines)}", sources)
         self._lines.append(f"{result.name} = {expression}")
         return result
 
-    def compiled(self, results: Sequence[Quantity]) -> Callable[..., Sequence[float]]:
-        """Return a function that computes results from numbers, given in the quantities' order."""
-        arguments = ", ".join(f"argument{place + 1}" for place in range(len(self._names)))
-        returned = "".join(f"{result.name}, " for result in results)
-        lines = [f"def compute({arguments}):", *self._lines, f"return ({returned})"]
+    def compiled(self, results: Mapping[int, Quantity]) -> Callable[[Any, float, Any], None]:
+        """Return a function that writes results, and the step, into an array.
+
+        Args:
+            results: each with its place in the array.
+        """
+        stores = [f"code[{place}] = {result.name}" for place, result in results.items()]
+        lines = ["def compute(code, step, group):", "code[0] = step", *self._lines, *stores]
         defined: dict[str, Any] = {}
         exec("\n    ".join(lines), defined)
-        return cast(Callable[..., Sequence[float]], defined["compute"])
+        return cast(Callable[[Any, float, Any], None], defined.pop("compute"))
 
 
 def _with(pattern: str) -> Callable[[Quantity, Any], Quantity]:

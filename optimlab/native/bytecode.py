@@ -1,4 +1,4 @@
-"""The fourth reading of a rule: encoded for the native machine, again at every step.
+"""The fourth reading of a rule: encoded for the kernel, again at every step.
 
 A :class:`Tape` records like :class:`optimlab.program.Recorder`, but writes six numbers for each
 instruction (operation, result, three operands, one scalar) and nothing else. The rule is read anew
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Operation(enum.IntEnum):
-    """The instructions of the machine; the numbers are those of ``machine.c``."""
+    """The instructions of the kernel; the numbers are those of ``program.h``."""
 
     COPY = 0
     NEGATE = 1
@@ -46,6 +46,9 @@ NUMBERS = 6
 
 LARGEST_FLOAT = 3.4028234663852886e38
 
+LARGEST_EXACT = 1 << 53
+"""Up to here every integer is a float64."""
+
 WEIGHT_OF_ONE = 1e-7
 """Within this of 1, a weight of ``lerp`` may be 1 in float32: ``end - (end - start) * (1 - 1)``."""
 
@@ -55,7 +58,7 @@ MOST_INSTRUCTIONS = 64
 
 
 class NotServedError(Exception):
-    """A rule does something that the machine has no instruction for."""
+    """A rule does something that the kernel has no instruction for."""
 
 
 class Slot(Symbol):
@@ -95,7 +98,7 @@ class Tape(Recorder):
         return self.numbers[::NUMBERS]
 
     def fits(self) -> bool:
-        """Tell whether the machine has the room for the program and its registers."""
+        """Tell whether the kernel has the room for the program and its registers."""
         return (
             len(self.numbers) <= MOST_INSTRUCTIONS * NUMBERS
             and self._registers - self._inputs <= TEMPORARIES
@@ -108,7 +111,7 @@ class Tape(Recorder):
         Raises:
             NotServedError: always.
         """
-        raise NotServedError(f"the machine has no {operation}")
+        raise NotServedError(f"the kernel has no {operation}")
 
     def encode(self, code: int, in_place: bool, a: Slot, b: int, c: int, scalar: Any) -> Slot:
         """Encode an instruction and return the slot of its result.
@@ -127,9 +130,7 @@ class Tape(Recorder):
         if type(scalar) is Quantity:
             self.open.append((len(self.numbers) + NUMBERS - 1, scalar))
             scalar = 0.0
-        elif not isinstance(scalar, float | int) or isinstance(scalar, bool):
-            raise NotServedError("a hyperparameter is a tensor, or no number")
-        elif abs(scalar) > LARGEST_FLOAT and not isinf(scalar):
+        elif abs(_number(scalar)) > LARGEST_FLOAT and not isinf(scalar):
             raise NotServedError("torch refuses some numbers that float32 cannot hold")
         result = a
         if not in_place:
@@ -156,11 +157,24 @@ def read(optimizer: Optimizer, names: tuple[str, ...], step: float, group: dict[
         group: the hyperparameters.
 
     Raises:
-        NotServedError: if the machine does not know an operation, or a scalar is a tensor.
+        NotServedError: if the kernel does not know an operation, or a scalar is a tensor.
     """
     tape = Tape(names)
     tape.read(optimizer, step, group)
     return tape
+
+
+def _number(scalar: Any) -> Any:
+    """Return a scalar, if the kernel has the number that torch would make of it.
+
+    Raises:
+        NotServedError: for anything but a number, and for integers that a float64 cannot hold.
+    """
+    if not isinstance(scalar, float | int) or isinstance(scalar, bool):
+        raise NotServedError("a hyperparameter is a tensor, or no number")
+    if isinstance(scalar, int) and abs(scalar) > LARGEST_EXACT:
+        raise NotServedError("torch rounds an integer to the dtype of the tensor, and once only")
+    return scalar
 
 
 def _of_one(operation: Operation, *, in_place: bool) -> Callable[..., Slot]:
@@ -182,9 +196,10 @@ def _of_two(
     def method(self: Slot, other: Any, *, alpha: Any = 1) -> Slot:
         number = self.number
         if type(other) is not Slot:
-            return self.tape.encode(code_with_scalar, in_place, self, number, number, sign * other)
+            scalar = other if sign > 0 else -_number(other)
+            return self.tape.encode(code_with_scalar, in_place, self, number, number, scalar)
         if code is None:
-            raise NotServedError("the machine subtracts scalars only")
+            raise NotServedError("the kernel subtracts scalars only")
         return self.tape.encode(code, in_place, self, other.number, number, alpha)
 
     return method

@@ -1,0 +1,390 @@
+"""A step, and how it is cached.
+
+The first steps of an optimizer are planned: every property of every tensor is looked at, the rule
+is read, and what the kernel needs is written down in launches. The second step and all after it
+repeat that plan, in four short functions of :class:`CachedStep`, as long as nothing but the numbers
+in the tensors, the gradients and the hyperparameters has changed:
+
+1. **guard**: the optimizer, its groups and its lists of parameters are the same objects;
+2. **compute numbers**: the scalars of the rule, for this step and these hyperparameters;
+3. **run**: one call of the kernel, which looks at every tensor and then changes them, or nothing;
+4. **move versions**: autograd must notice that what it saved is no longer there.
+
+A step that cannot be repeated has changed nothing; the optimizer plans anew, or takes ATen's way.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from array import array
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.autograd.graph import increment_version
+
+from optimlab.native import library
+from optimlab.native.bytecode import NotServedError, Tape, read
+from optimlab.native.formulas import FLAGS, Formulas, learn
+from optimlab.native.guards import ANYTHING, Identity, nothing_open, start
+from optimlab.native.launch import DTYPES, Launch, launches_of
+from optimlab.native.ownership import Ownership
+from optimlab.native.self_check import Capabilities
+
+if TYPE_CHECKING:
+    from optimlab.execution import Batch
+    from optimlab.optimizer import Optimizer
+
+ALONE = 1 << 15
+"""Up to so many elements one thread is faster than waking the others."""
+
+MOST_STEPS = 1 << 24
+"""From here on a step count in float32 stays where it is when 1 is added."""
+
+MOST_LESSONS = 8
+"""So often formulas are learned anew; where hyperparameters change at every step, never again."""
+
+_forked = False
+
+
+def no_modes_active() -> bool:
+    """Tell whether tensors are plain memory now: nothing intercepts or records operations."""
+    return (
+        not torch._C._len_torch_dispatch_stack()
+        and not torch._C._len_torch_function_stack()
+        and torch._C._functorch.maybe_current_level() is None
+        and forward_ad._current_level < 0
+    )
+
+
+def may_be_served(group: dict[str, Any]) -> bool:
+    """Tell whether the flags of a group leave its tensors to the kernel."""
+    return not (
+        group.get("differentiable")
+        or group.get("capturable")
+        or group.get("foreach")
+        or group.get("fused")
+    )
+
+
+class Runner:
+    """Carries launches out with the kernel.
+
+    Args:
+        found: the kernel, and which of its instructions give ATen's bits here.
+    """
+
+    def __init__(self, found: Capabilities) -> None:
+        assert found.kernel is not None
+        self.kernel = found.kernel
+        self._found = found
+        self._alike = 1  # of how many threads it is known that they round and flush alike
+
+    def serves(self, tape: Tape, dtype: torch.dtype) -> bool:
+        """Tell whether a rule comes out with ATen's bits."""
+        return tape.fits() and self._found.serves(tape.used, dtype)
+
+    def records(self, launches: Sequence[Launch]) -> Any:
+        """Lay launches out for the kernel; they are written to where they lie."""
+        made = (library.Launch * len(launches))(*(launch.record for launch in launches))
+        for launch, record in zip(launches, made, strict=True):
+            record.joined = launch.dtype in self._found.joins
+            launch.record = record
+        return made
+
+    def run(
+        self, launches: Sequence[Launch], records: Any, others: array[int], escaped: int | None
+    ) -> int:
+        """Make a step, or change nothing; return how it ended, as the kernel says it."""
+        for launch in launches:
+            if launch.total > ALONE:
+                launch.record.threads = threads = self._threads()
+                if not threads:
+                    return library.CHANGED
+        ended = self.kernel.step(records, others, escaped)
+        if ended == library.DONE_BY_FEWER:
+            self._alike = 1
+            ended = library.DONE
+        if ended == library.DONE:
+            for launch in launches:
+                if launch.counts_steps:
+                    launch.step += 1
+        return ended
+
+    def _threads(self) -> int:
+        """Return how many threads to use; 0 if some of torch's would calculate otherwise."""
+        threads = 1 if _forked else torch.get_num_threads()
+        if threads > self._alike:
+            if not self.kernel.threads_are_alike(threads):
+                return 0
+            self._alike = threads
+        return threads
+
+
+class CachedGroup:
+    """The launches of a parameter group, and where the numbers of its rule come from.
+
+    Args:
+        optimizer: whose group it is.
+        group: the group.
+        names: what the rule's state is called.
+        launches: of all parameters that take part.
+
+    Attributes:
+        formulas: what the rule's numbers are computed from, if it need not be read anew.
+        lessons: how often formulas were learned.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        group: dict[str, Any],
+        names: tuple[str, ...],
+        launches: Sequence[Launch],
+    ) -> None:
+        self.group = group
+        self.params: list[Tensor] = group["params"]
+        self.names = names
+        self.launches = launches
+        self.formulas: Formulas | None = None
+        self.lessons = 0
+        self._flags = Identity([(group, lambda name: None if name in FLAGS else ANYTHING)])
+        self._names_are_ours = is_of_this_package(type(optimizer).state_names)
+
+    def holds(self, runner: Runner, optimizer: Optimizer) -> bool:
+        """Tell whether the same parameters take part, with the same flags and kinds of state."""
+        if self.formulas is not None and not self.formulas.hold(runner.kernel, optimizer):
+            self.formulas = None
+        if self.formulas is not None and self._names_are_ours:
+            return True
+        return (
+            runner.kernel.stayed(self._flags) and optimizer.state_names(self.group) == self.names
+        )
+
+    def compute(self, runner: Runner, optimizer: Optimizer) -> bool:
+        """Write the numbers of the coming step; tell whether the kernel takes the rule."""
+        for launch in self.launches:
+            if launch.step > MOST_STEPS or launch.step % 1:
+                return False
+            if self.formulas is not None and self.formulas.compute(launch.code, launch.step):
+                continue
+            if not read_rule(runner, optimizer, launch):
+                return False
+        return True
+
+    def learn(self, optimizer: Optimizer) -> None:
+        """Learn formulas from the step that was made last, if there is anything to learn."""
+        if self.formulas is None and self.launches and self.lessons < MOST_LESSONS:
+            self.lessons += 1
+            self.formulas = learn(optimizer, self.group, self.launches[0])
+
+
+class CachedStep:
+    """What one step of an optimizer leaves for the next.
+
+    Args:
+        runner: what carries the launches out.
+        optimizer: whose step it is.
+        groups: its groups.
+        others: parameters that took no part.
+
+    Attributes:
+        launches: all of them, group by group.
+        state: the optimizer's.
+        escaped: a byte that is not 0 once somebody has asked for the state.
+        ownership: whether nobody else can reach the state.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        optimizer: Optimizer,
+        groups: Sequence[CachedGroup],
+        others: Sequence[Tensor],
+    ) -> None:
+        self.runner = runner
+        self.groups = groups
+        self.launches = [launch for group in groups for launch in group.launches]
+        self.state: dict[Tensor, Any] = optimizer.state
+        self.escaped = array("b", [0])
+        self.ownership = Ownership()
+        self._param_groups = optimizer.param_groups
+        lists = [self._param_groups, *(group.params for group in groups)]
+        self._identity = Identity([(collection, nothing_open) for collection in lists])
+        self._all_state = Identity([(self.state, nothing_open)])
+        self._records = runner.records(self.launches)
+        self._others, self._held_others = array("q", map(id, others)), others
+        self._params = list(chain.from_iterable(launch.params for launch in self.launches))
+        self._written = list(chain.from_iterable(launch.written for launch in self.launches))
+        self._turn = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        return type(None), ()  # a copy of an optimizer caches nothing: here are addresses
+
+    def replay(self, optimizer: Optimizer) -> bool:
+        """Make a step, if everything but numbers and gradients is as it was.
+
+        Returns:
+            Whether it was made; if not, nothing was changed. Neither is it made where another
+            thread, or the very step that is interrupted now, is at it.
+        """
+        if not self._turn.acquire(blocking=False):
+            return False
+        try:
+            if not (self._guard(optimizer) and self._compute(optimizer)):
+                return False
+            changed = self._run()
+            self._move_versions(changed)
+            for group in self.groups:
+                if group.formulas is None:
+                    group.learn(optimizer)
+            return bool(changed)
+        finally:
+            self._turn.release()
+
+    def _guard(self, optimizer: Optimizer) -> bool:
+        attributes, kernel = optimizer.__dict__, self.runner.kernel
+        if self.escaped[0]:
+            self.escaped[0] = 0
+            self.ownership.end()
+        return (
+            no_modes_active()
+            and optimizer.defaults.get("differentiable") is False
+            and "grad_scale" not in attributes
+            and "found_inf" not in attributes
+            and attributes.get("state") is self.state
+            and optimizer.param_groups is self._param_groups
+            and kernel.stayed(self._identity)
+            and (self.ownership.holds or kernel.stayed(self._all_state))
+            and all([group.holds(self.runner, optimizer) for group in self.groups])  # noqa: C419
+        )
+
+    def _compute(self, optimizer: Optimizer) -> bool:
+        return all([group.compute(self.runner, optimizer) for group in self.groups])  # noqa: C419
+
+    def _run(self) -> list[Tensor]:
+        """Make the step; return the tensors whose counters have to move, none if it was not made.
+
+        The counters of state rest while nobody else has it.
+        """
+        run, ownership = self.runner.run, self.ownership
+        if ownership.holds:
+            ended = run(self.launches, self._records, self._others, start(self.escaped))
+            return self._params if ended == library.DONE else []
+        will_hold = not self.escaped[0] and ownership.recheck(self)
+        ended = run(self.launches, self._records, self._others, None)
+        ownership.holds = will_hold and ended == library.DONE and not self.escaped[0]
+        return self._written if ended == library.DONE else []
+
+    def _move_versions(self, changed: list[Tensor]) -> None:
+        increment_version(changed)
+
+
+def launch(runner: Runner, optimizer: Optimizer, batch: Batch) -> list[Launch] | None:
+    """Carry a batch out, if the kernel can.
+
+    Returns:
+        How it was carried out, or ``None`` if nothing was done.
+    """
+    if torch.is_grad_enabled() or not (may_be_served(batch.group) and no_modes_active()):
+        return None
+    if not _takes(runner, optimizer, batch):
+        return None
+    launches = launches_of(optimizer, batch)
+    if launches is None or not all(read_rule(runner, optimizer, each) for each in launches):
+        return None
+    if runner.run(launches, runner.records(launches), array("q"), None) != library.DONE:
+        return None
+    increment_version(list(chain.from_iterable(each.written for each in launches)))
+    return launches
+
+
+def _takes(runner: Runner, optimizer: Optimizer, batch: Batch) -> bool:
+    """Tell whether the kernel takes the rule, before the tensors are looked at."""
+    first = batch.members[0]
+    dtypes = {member.param.dtype for member in batch.members}
+    if not (dtypes.issubset(DTYPES) and first.param.is_cpu and runner.kernel.has_usual_mode()):
+        return False
+    try:
+        coming = 1.0 if first.step is None else float(first.step.item()) + 1
+        tape = read(optimizer, ("param", "grad", *batch.names), coming, batch.group)
+    except (NotServedError, AttributeError, RuntimeError, TypeError):
+        return False  # the plain path finds out whether it is an error
+    return all(runner.serves(tape, dtype) for dtype in dtypes)
+
+
+def read_rule(runner: Runner, optimizer: Optimizer, launch: Launch) -> bool:
+    """Read the rule for the coming step; tell whether the kernel takes it."""
+    if not (1 <= launch.step <= MOST_STEPS and launch.step.is_integer()):
+        return False
+    try:
+        tape = read(optimizer, launch.names, launch.step, launch.group)
+    except (NotServedError, AttributeError, TypeError):
+        return False
+    if not runner.serves(tape, launch.dtype):
+        return False
+    launch.write(tape.numbers)
+    return True
+
+
+def cache_step(
+    runner: Runner,
+    optimizer: Optimizer,
+    batches: Sequence[Batch],
+    launches: Mapping[int, list[Launch]],
+) -> CachedStep | None:
+    """Cache a step, if the kernel has carried all of it out.
+
+    Args:
+        runner: what carried it out.
+        optimizer: whose step it was.
+        batches: one for each of its groups.
+        launches: by place, how each of them was carried out.
+    """
+    made = [each for served in launches.values() for each in served]
+    counts = [address for each in made for address in each.step_addresses]
+    if (
+        not made
+        or any(batch.members and place not in launches for place, batch in enumerate(batches))
+        or len(set(counts)) < len(counts)  # groups that share a count change it for one another
+        or not is_of_this_package(type(optimizer).check)  # which a step from the cache skips
+        or not _is_made_of_lists_and_dicts(optimizer)
+    ):
+        return None
+    groups = [
+        CachedGroup(optimizer, batch.group, batch.names, launches.get(place, []))
+        for place, batch in enumerate(batches)
+    ]
+    taking_part = {id(param) for each in made for param in each.params}
+    others = [p for group in groups for p in group.params if id(p) not in taking_part]
+    return CachedStep(runner, optimizer, groups, others)
+
+
+def is_of_this_package(function: Any) -> bool:
+    """Tell whether a method is one of this package's own."""
+    return str(function.__module__).startswith(f"{__name__.partition('.')[0]}.")
+
+
+def _is_made_of_lists_and_dicts(optimizer: Optimizer) -> bool:
+    """Tell whether whatever may change between steps is of the kinds that are guarded."""
+    groups = optimizer.param_groups
+    return (
+        type(optimizer.state) in (dict, defaultdict)
+        and type(groups) is list
+        and all(type(group) is dict and type(group["params"]) is list for group in groups)
+    )
+
+
+def _note_fork() -> None:
+    """Go on with one thread: a pool does not survive a fork, and would be waited for."""
+    global _forked  # noqa: PLW0603 - there is one process
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
