@@ -86,6 +86,7 @@ class Kernel:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        _check_whole(path)
         with _arithmetic_unchanged(path):
             try:
                 library = ctypes.PyDLL(str(path))
@@ -93,19 +94,27 @@ class Kernel:
                 raise UnusableError(f"{path} could not be loaded: {error}") from error
         try:
             version = library.optimlab_version()
-        except AttributeError:
-            version = "unknown"
+            if version == VERSION:
+                self._take_functions(library)
+        except AttributeError as error:
+            raise UnusableError(f"{path} is no library of this package: {error}") from error
         if version != VERSION:
             raise UnusableError(
                 f"{path} is of version {version}, this package needs {VERSION}: build it again"
             )
+        self.has_mkl = self._find_mkl()
+
+    def _take_functions(self, library: ctypes.PyDLL) -> None:
         self._library = library
         self._python = ctypes.byref(guards.python())
         self._run, self._step = library.optimlab_run, library.optimlab_step
         self._stayed = library.optimlab_stayed
         self._odd_threads = library.optimlab_odd_threads
         self._odd_threads.restype = ctypes.c_long
-        self.has_mkl = self._find_mkl()
+        self._joined_length = library.optimlab_joined_length
+        self._joined_length.restype = ctypes.c_long
+        for name in ("has_usual_mode", "processor", "set_roots", "limit_instruction_set"):
+            getattr(library, f"optimlab_{name}")
 
     def _find_mkl(self) -> bool:
         loaded = _libtorch_cpu()
@@ -138,9 +147,8 @@ class Kernel:
 
     def joined_length(self, program: array[float], inputs: int) -> int:
         """Return how many instructions are left of a program once they are joined."""
-        length = self._library.optimlab_joined_length
-        length.restype = ctypes.c_long
-        return int(length(ctypes.c_void_p(guards.start(program)), len(program) // NUMBERS, inputs))
+        start = ctypes.c_void_p(guards.start(program))
+        return int(self._joined_length(start, ctypes.c_long(len(program) // NUMBERS), inputs))
 
     def run(
         self,
@@ -249,6 +257,29 @@ def candidates() -> Sequence[Path]:
     return [p for suffix in suffixes for p in folder.glob(f"_kernel{suffix}")]
 
 
+def _check_whole(path: Path) -> None:
+    """Refuse a file that an interrupted copy has cut off: loading it would end the process.
+
+    Raises:
+        UnusableError: if an ELF file ends before what its header speaks of.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            header = file.read(64)
+    except OSError:
+        return  # about which loading it will tell
+    if header[:5] == b"\x7fELF\x02" and len(header) == 64:
+        order: Any = "little" if header[5] == 1 else "big"
+
+        def number(place: int, length: int) -> int:
+            return int.from_bytes(header[place : place + length], order)
+
+        sections = number(0x28, 8) + number(0x3A, 2) * number(0x3C, 2)
+        if size < sections:
+            raise UnusableError(f"{path} is cut off: {size} bytes of at least {sections}")
+
+
 @contextmanager
 def _arithmetic_unchanged(path: Path) -> Iterator[None]:
     """Notice a library that changes how this thread calculates when it is loaded, and undo it.
@@ -268,11 +299,11 @@ def _arithmetic_unchanged(path: Path) -> Iterator[None]:
         )
 
 
-def _samples() -> list[float]:
+def _samples() -> list[str]:
     """Calculate what comes out otherwise where denormals are flushed or rounding is another."""
-    tiny, one = float("4e-320"), float("1")
-    small = float("1e-30")
-    return [tiny * one, tiny / 2 + tiny, one + small, one - small, -one - small, one / 3, -one / 3]
+    tiny, small, one = map(float, ("4e-320", "1e-30", "1"))
+    numbers = (tiny * one, tiny / 2 + tiny, one + small, one - small, -one - small, one / 3)
+    return [number.hex() for number in numbers]  # a denormal would compare equal to zero
 
 
 @functools.cache

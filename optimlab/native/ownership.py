@@ -54,9 +54,9 @@ class Ownership:
         self._waited, self._pause = 0, 1
 
     def end(self) -> None:
-        """Somebody has asked for the state."""
+        """Somebody has asked for the state, and may do so at every step: let one pass."""
         self.holds = False
-        self._waited = 0
+        self._waited = -1
 
     def recheck(self, cached: CachedStep) -> bool:
         """Find out before a step that looks at everything, unless that was in vain lately."""

@@ -38,7 +38,8 @@
 
 /* Flags of the user's environment must not change arithmetic. Where they do so in spite of the
  * build's own flags, there is no kernel, and every step takes ATen's way. */
-#if defined(__FAST_MATH__) || (defined(__FLT_EVAL_METHOD__) && __FLT_EVAL_METHOD__ != 0)
+#include <float.h>
+#if defined(__FAST_MATH__) || (FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16) /* 16: as 0 here */
 #error "the kernel cannot be built with fast-math, or with intermediate results of extra precision"
 #endif
 
