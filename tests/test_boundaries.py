@@ -1,8 +1,8 @@
 """Whatever runs between two instructions of a step, it ends as with torch.
 
-A signal handler runs between any two bytecodes of Python's, and so may another thread. Each test here
-lets something happen at such boundaries of a step that is repeated from the cache, one boundary in each
-step.
+A signal handler runs between any two bytecodes of Python's, and so may another thread. Each test
+here lets something happen at such boundaries of a step that is repeated from the cache, at one in
+each step.
 """
 
 import gc
@@ -88,7 +88,7 @@ def move_held_state_and_let_go(run: Run) -> None:
 
 def share_memory(run: Run) -> None:
     for tensor in (*run.params, *run.held):
-        tensor.share_memory_()  # type: ignore[no-untyped-call]
+        tensor.share_memory_()
     run.held.clear()
 
 

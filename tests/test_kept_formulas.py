@@ -13,14 +13,16 @@ from torch import Tensor
 
 import optimlab
 from optimlab.native import self_check
+from optimlab.native.bytecode import NUMBERS
 from optimlab.native.formulas import learn
 from optimlab.native.quantity import Script, UndeterminedError
-from optimlab.native.bytecode import NUMBERS
 from optimlab.optimizer import pure
 from optimlab.parity import compare_tensors
 from optimlab.values import T
 
-pytestmark = pytest.mark.skipif(self_check.capabilities().kernel is None, reason=self_check.capabilities().reason)
+pytestmark = pytest.mark.skipif(
+    self_check.capabilities().kernel is None, reason=self_check.capabilities().reason
+)
 
 Number = Callable[[Any, dict[str, Any]], Any]
 """Computes the number by which a rule scales gradients from step count and hyperparameters."""

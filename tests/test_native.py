@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import optimlab
 from optimlab import native
-from optimlab.native import library, self_check
+from optimlab.native import self_check
 from optimlab.native.bytecode import Operation
 from optimlab.native.launch import DTYPES
 from optimlab.native.library import Kernel
@@ -874,7 +874,10 @@ SHORT = (*range(34), 63, 64, 65, 127, 129, 255, 256, 257, 511, 513, 0, 1023, 102
 
 def values_for(dtype: torch.dtype, total: int) -> list[list[Tensor]]:
     """Make operands that are full of special values, without any, and with few."""
-    special = [operand.repeat(total // self_check.SIZE + 1)[:total] for operand in self_check.operands(dtype)]
+    special = [
+        operand.repeat(total // self_check.SIZE + 1)[:total]
+        for operand in self_check.operands(dtype)
+    ]
     special.append(special[0].flip(0))
     generator = torch.Generator().manual_seed(5)
     tame = [torch.rand(total, generator=generator, dtype=dtype) * 3 + 1e-6 for _ in special]
@@ -970,7 +973,7 @@ def compare_joined(program: list[Instruction], dtype: torch.dtype, each_set: Eac
                 assert compare_tensors(separate, together) is None, (program, most)
 
 
-PIECE = 16384  # that of machine.c
+PIECE = 16384  # that of program.h
 DIVISIONS = {
     "one tensor": (2 * PIECE + 77,),
     "shares of one piece and a little": (2 * PIECE + 130, 1, 63),
@@ -988,7 +991,10 @@ def test_every_division_among_threads_gives_the_same_bits(
     dtype: torch.dtype, sizes: tuple[int, ...]
 ) -> None:
     several = [step for program, _ in in_place()[:6] for step in program]
-    for program in (superinstructions(0, 1, 2, 0)["scaled, plus quotient by divided root"], several):
+    for program in (
+        superinstructions(0, 1, 2, 0)["scaled, plus quotient by divided root"],
+        several,
+    ):
         for values in values_for(dtype, sum(sizes)):
             expected = run_of(program, values, (sum(sizes),), joined=False)
             for threads in (1, 2, 3, 9):

@@ -1,4 +1,4 @@
-"""Programs that try to make the native machine differ from torch, crash, or hold on to memory."""
+"""Programs that try to make the native kernel differ from torch, crash, or hold on to memory."""
 
 import gc
 import os
@@ -319,7 +319,7 @@ def test_the_first_step_of_a_process_may_be_one_on_fake_tensors() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-@pytest.mark.skipif(capabilities().kernel is None, reason="there is no native machine here")
+@pytest.mark.skipif(capabilities().kernel is None, reason="there is no native kernel here")
 def test_a_forked_process_goes_on_stepping() -> None:
     program = (
         "import os, signal, torch, optimlab\n"

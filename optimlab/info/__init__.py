@@ -72,7 +72,8 @@ def info(*optimizers: type[Optimizer]) -> Info:
     for optimizer_class in (SGD, Adam, AdamW, RMSprop, *optimizers):
         optimizer = optimizer_class([torch.zeros(1, device="cpu")])
         served[optimizer_class.__name__] = {
-            str(dtype).removeprefix("torch."): _carried_out_by(found, optimizer, dtype) for dtype in DTYPES
+            str(dtype).removeprefix("torch."): _carried_out_by(found, optimizer, dtype)
+            for dtype in DTYPES
         }
     used = "" if kernel is None else _INSTRUCTION_SETS[kernel.limit_instruction_set(2)]
     return Info(kernel is not None, found.reason, used, served)

@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from optimlab import native
 from optimlab.instruments.extent import Extent
 from optimlab.instruments.registers import Register, Registers
 from optimlab.instruments.writing import Operation, Value, is_listed, split, written_arguments
-from optimlab import native
 
 if TYPE_CHECKING:
     from collections import OrderedDict

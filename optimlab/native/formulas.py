@@ -50,9 +50,7 @@ class Formulas:
     ) -> None:
         self._rule = _rule_of(optimizer)
         self._group = group
-        self._identity = Identity(
-            [(group, lambda name: ANY_FLOAT if name in open_names else None)]
-        )
+        self._identity = Identity([(group, lambda name: ANY_FLOAT if name in open_names else None)])
         places = {1 + place: quantity for place, quantity in tape.open}
         self._compute = script.compiled(places)
         self.program = tape.numbers

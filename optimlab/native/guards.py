@@ -132,7 +132,9 @@ class Identity:
         # Not the values that may change: they would be kept alive for nothing.
         fixed = [value for value, place in zip(values, kept, strict=True) if place == id(value)]
         self._held.append((collection, arrays, names, fixed))
-        return _Collection(id(collection), *map(start, arrays), len(values), isinstance(collection, dict))
+        return _Collection(
+            id(collection), *map(start, arrays), len(values), isinstance(collection, dict)
+        )
 
 
 def nothing_open(name: object) -> None:

@@ -79,7 +79,7 @@ class Launch:
         registers = [self.params, [member.grad for member in members]]
         registers += [[member.state[name] for member in members] for name in batch.names]
         keys = [*batch.names, *(("step",) if steps else ())]
-        arrays = {
+        arrays: dict[str, array[Any]] = {
             "tensors": array("q", map(id, chain.from_iterable(of_each))),
             "state_dicts": array("q", map(id, self.state_dicts)),
             "names": array("q", map(id, keys)),

@@ -228,11 +228,26 @@ class Kernel:
 
 
 def load() -> Kernel:
-    """Load the library.
+    """Load the library, once in a process.
 
     Raises:
         UnusableError: if there is none, it is disabled, or it cannot be used.
     """
+    found = _found()
+    if isinstance(found, UnusableError):
+        raise found
+    return found
+
+
+@functools.cache
+def _found() -> Kernel | UnusableError:
+    try:
+        return _load()
+    except UnusableError as error:
+        return error
+
+
+def _load() -> Kernel:
     chosen = os.environ.get(VARIABLE)
     if chosen == "0":
         raise UnusableError(f"disabled by {VARIABLE}=0")
@@ -240,14 +255,13 @@ def load() -> Kernel:
         raise UnusableError("this Python runs threads at once; the kernel relies on Python's lock")
     if guards.describer() is None:
         raise UnusableError("this torch does not describe tensors through DLPack's table")
-    reason = "not built: pip found no C compiler, or one that cannot build it"
+    failed = UnusableError("not built: pip found no C compiler, or none that can build it")
     for path in [Path(chosen)] if chosen else candidates():
-        if path.exists() or chosen:
-            try:
-                return Kernel(path)
-            except UnusableError as error:
-                reason = str(error)
-    raise UnusableError(reason)
+        try:
+            return Kernel(path)
+        except UnusableError as error:
+            failed = error
+    raise failed
 
 
 def candidates() -> Sequence[Path]:

@@ -146,24 +146,21 @@ class Capabilities:
 
 def capabilities() -> Capabilities:
     """Load the kernel and check it, once in a process."""
-    found = _loaded()
-    if isinstance(found, str):
-        return Capabilities(None, reason=f"the native library is not used: {found}")
-    if not found.has_usual_mode():  # what is found out now would not hold later
-        return Capabilities(None, reason="the native library rests: this thread flushes or rounds")
-    return check(found)
-
-
-@functools.cache
-def _loaded() -> Kernel | str:
-    """Load the library, or say why it is not used."""
     try:
-        kernel = load()
+        kernel = _loaded()
+        if not kernel.has_usual_mode():  # what is found out now would not hold later
+            raise UnusableError("this thread flushes denormals, or does not round to nearest")
     except UnusableError as error:
-        return str(error)
+        return Capabilities(None, reason=f"the native kernel is not used: {error}")
+    return check(kernel)
+
+
+def _loaded() -> Kernel:
+    """Load the library once, for a processor that can do what torch asks of it."""
+    kernel = load()
     asked = torch.backends.cpu.get_cpu_capability()
     if _INSTRUCTION_SETS.get(asked, 0) > kernel.processor():
-        return f"ATEN_CPU_CAPABILITY asks for {asked}, which this processor lacks"
+        raise UnusableError(f"ATEN_CPU_CAPABILITY asks for {asked}, which this processor lacks")
     return kernel
 
 
@@ -181,16 +178,13 @@ def check(kernel: Kernel) -> Capabilities:
         joins = frozenset(
             dtype
             for dtype in _INTEGERS
-            if all(
-                _joins_rightly(kernel, program, dtype)
-                for program in _checkable(trusted[dtype])
-            )
+            if all(_joins_rightly(kernel, program, dtype) for program in _checkable(trusted[dtype]))
         )
     off = {op.name for op in REFERENCES for dtype in _INTEGERS if op not in trusted[dtype]}
-    reasons = [f"not ATen's bits here: {', '.join(sorted(off))}"] if off else []
     if len(joins) < len(_INTEGERS):
-        reasons.append("superinstructions do not give ATen's bits here")
-    return Capabilities(kernel, trusted, joins, "; ".join(reasons))
+        off.add("superinstructions")
+    reason = f"not ATen's bits here: {', '.join(sorted(off))}" if off else ""
+    return Capabilities(kernel, trusted, joins, reason)
 
 
 def _checkable(trusted: Iterable[float]) -> Iterator[list[Instruction]]:
@@ -287,9 +281,7 @@ def operands(dtype: torch.dtype) -> list[Tensor]:
     return made
 
 
-def _run(
-    kernel: Kernel, operation: Operation, operands: Sequence[Tensor], scalar: float
-) -> Tensor:
+def _run(kernel: Kernel, operation: Operation, operands: Sequence[Tensor], scalar: float) -> Tensor:
     result = torch.empty_like(operands[0])
     run_program(kernel, [(operation, 0, 1, 2, 3, scalar)], [result, *operands])
     return result

@@ -162,9 +162,7 @@ class CachedGroup:
             self.formulas = None
         if self.formulas is not None and self._names_are_ours:
             return True
-        return (
-            runner.kernel.stayed(self._flags) and optimizer.state_names(self.group) == self.names
-        )
+        return runner.kernel.stayed(self._flags) and optimizer.state_names(self.group) == self.names
 
     def compute(self, runner: Runner, optimizer: Optimizer) -> bool:
         """Write the numbers of the coming step; tell whether the kernel takes the rule."""
