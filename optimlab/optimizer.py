@@ -33,7 +33,7 @@ from optimlab.checkpoint import StateDict, complete_old_groups, pack, steps_to_t
 from optimlab.execution import Batch, Execution, FusedStep, Member, carry_out
 from optimlab.groups import ParamGroup, all_params, complete_group, zero
 from optimlab.native.step_cache import CachedStep
-from optimlab.program import Program, Recorder, Symbol, with_formulas
+from optimlab.program import Program, Recorder, Symbol
 from optimlab.values import L, T
 
 Step: TypeAlias = float | T
@@ -523,8 +523,8 @@ class Optimizer(torch.optim.Optimizer):
         state = {n: x.as_real() if n in views_first else x for n, x in inputs.items()}
         param, grad = state.pop("param"), state.pop("grad")
 
-        counted = with_formulas({**group, "step": float(step)})
-        number = counted.pop("step")
+        counted = recorder.scalars.group(group)
+        number: Any = recorder.scalars.step_count(float(step))
         if execution is Execution.FUSED:
             steps = recorder.input("step") if self.counts_steps else Symbol(recorder)
             self.fused_update(param, grad, state, steps, counted, FusedStep(step == 1))

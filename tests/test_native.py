@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import optimlab
 from optimlab import native
 from optimlab.native import self_check
-from optimlab.native.bytecode import Operation
+from optimlab.native.bytecode import Opcode
 from optimlab.native.launch import DTYPES
 from optimlab.native.library import Kernel
 from optimlab.native.self_check import (
@@ -766,13 +766,13 @@ def test_a_users_rule_is_served_without_a_line_of_c() -> None:
 def test_all_instructions_give_atens_bits_here(dtype: torch.dtype) -> None:
     if FOUND.reason:
         pytest.skip(FOUND.reason)
-    assert FOUND.trusted[dtype] == {int(operation) for operation in Operation}
+    assert FOUND.trusted[dtype] == {int(operation) for operation in Opcode}
 
 
 @pytest.mark.parametrize("most", [0, 1, 2])
 def test_every_instruction_set_gives_the_same_bits(kernel: Kernel, most: int) -> None:
     kernel.limit_instruction_set(most)
-    for operation, dtype in itertools.product(Operation, DTYPES):
+    for operation, dtype in itertools.product(Opcode, DTYPES):
         expected = int(operation) in FOUND.trusted[dtype]
         assert self_check._is_right(kernel, operation, dtype) == expected, operation
 
@@ -789,7 +789,7 @@ ALIASES = [
 
 def in_place() -> list[tuple[list[Instruction], int]]:
     """Write down what is joined, or is not, by reason of other uses, and how much is left."""
-    op = Operation
+    op = Opcode
     scale = (op.MULTIPLY_SCALAR, 0, 0, 0, 0, 0.9)
     add = (op.ADD_SCALED, 0, 0, 1, 0, 0.3)
     add_eps = (op.ADD_SCALAR, T1, 1, 1, 1, 1e-8)
@@ -846,26 +846,26 @@ def in_place() -> list[tuple[list[Instruction], int]]:
 
 def lerp_and_square(a: int, b: int, c: int, weight: float) -> list[Instruction]:
     return [
-        (Operation.LERP, a, a, b, a, weight),
-        (Operation.MULTIPLY_SCALAR, c, c, c, c, 0.99),
-        (Operation.ADD_PRODUCT, c, c, b, b, 0.01),
+        (Opcode.LERP, a, a, b, a, weight),
+        (Opcode.MULTIPLY_SCALAR, c, c, c, c, 0.99),
+        (Opcode.ADD_PRODUCT, c, c, b, b, 0.01),
     ]
 
 
 def two_results() -> Iterator[list[Instruction]]:
     """Write down an average and a sum of squares, or two sums of which one takes up the other."""
     for result, a, b, c in itertools.product(range(3), repeat=4):
-        scaled_a = (Operation.MULTIPLY_SCALAR, T1, a, a, a, 0.9)
-        scaled_c = (Operation.MULTIPLY_SCALAR, T2, c, c, c, 1.1)
-        first = (Operation.ADD_SCALED, result, a, b, b, 0.7)
-        second = (Operation.ADD_SCALED, c, c, result, c, -0.3)
-        scaled_first = [scaled_a, (Operation.ADD_SCALED, result, T1, b, b, 0.7)]
-        scaled_second = [scaled_c, (Operation.ADD_SCALED, c, T2, result, c, -0.3)]
+        scaled_a = (Opcode.MULTIPLY_SCALAR, T1, a, a, a, 0.9)
+        scaled_c = (Opcode.MULTIPLY_SCALAR, T2, c, c, c, 1.1)
+        first = (Opcode.ADD_SCALED, result, a, b, b, 0.7)
+        second = (Opcode.ADD_SCALED, c, c, result, c, -0.3)
+        scaled_first = [scaled_a, (Opcode.ADD_SCALED, result, T1, b, b, 0.7)]
+        scaled_second = [scaled_c, (Opcode.ADD_SCALED, c, T2, result, c, -0.3)]
         for begin, end in itertools.product(([first], scaled_first), ([second], scaled_second)):
             yield [*begin, *end]
         for weight in (0.1, 0.7):
-            average = (Operation.LERP, result, a, b, a, weight)
-            yield [average, scaled_c, (Operation.ADD_PRODUCT, c, T2, b, b, 0.01)]
+            average = (Opcode.LERP, result, a, b, a, weight)
+            yield [average, scaled_c, (Opcode.ADD_PRODUCT, c, T2, b, b, 0.01)]
 
 
 # Around the lengths of vectors, of pairs of vectors and of chunks; many, and empty ones in between.
@@ -1020,7 +1020,7 @@ def test_fewer_threads_than_asked_for_leave_nothing_out(kernel: Kernel) -> None:
 
 
 def test_roots_of_few_numbers_are_those_of_torch(every_instruction_set: EachSet) -> None:
-    root = [(Operation.SQUARE_ROOT, 0, 0, 0, 0, 0.0)]
+    root = [(Opcode.SQUARE_ROOT, 0, 0, 0, 0, 0.0)]
     generator = torch.Generator().manual_seed(9)
     bits = torch.randint(0, 0x7F7FFFFF, (8000,), generator=generator, dtype=torch.int32)
     for most, size in itertools.product(every_instruction_set(), (1, 3, 7, 8, 9, 15, 31)):
@@ -1049,12 +1049,12 @@ def test_what_is_not_a_program_is_refused(kernel: Kernel) -> None:
 def test_an_instruction_that_is_wrong_is_not_used(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wrong = {**self_check.REFERENCES, Operation.LERP: lambda a, b, c, s: a + s * (b - a)}
+    wrong = {**self_check.REFERENCES, Opcode.LERP: lambda a, b, c, s: a + s * (b - a)}
     monkeypatch.setattr(self_check, "REFERENCES", wrong)
     found = self_check.check.__wrapped__(kernel)
     assert "LERP" in found.reason
-    assert not found.serves(frozenset({int(Operation.LERP)}), torch.float32)
-    assert found.serves(frozenset({int(Operation.MULTIPLY)}), torch.float32)
+    assert not found.serves(frozenset({int(Opcode.LERP)}), torch.float32)
+    assert found.serves(frozenset({int(Opcode.MULTIPLY)}), torch.float32)
 
 
 @pytest.mark.parametrize("name", [*superinstructions(0, 1, 2, 3), *with_two_results()])

@@ -82,7 +82,7 @@ def info(*optimizers: type[Optimizer]) -> Info:
 def _carried_out_by(found: Capabilities, optimizer: Optimizer, dtype: torch.dtype) -> str:
     group = optimizer.param_groups[0]
     try:
-        tape = read(optimizer, ("param", "grad", *optimizer.state_names(group)), 2.0, group)
+        bytecode = read(optimizer, ("param", "grad", *optimizer.state_names(group)), 2.0, group)
     except (NotServedError, AttributeError, TypeError):
         return "ATen"
-    return "native kernel" if tape.fits() and found.serves(tape.used, dtype) else "ATen"
+    return "native kernel" if bytecode.fits() and found.serves(bytecode.opcodes, dtype) else "ATen"

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from optimlab.native import library
-from optimlab.native.bytecode import MOST_INSTRUCTIONS, NUMBERS
+from optimlab.native.bytecode import INSTRUCTION_SIZE, MOST_INSTRUCTIONS
 from optimlab.native.guards import layout, start
 
 if TYPE_CHECKING:
     from optimlab.execution import Batch, Member
+    from optimlab.native.traced import Traced
     from optimlab.optimizer import Optimizer
 
 Ranges: TypeAlias = "tuple[array[int], array[int]]"
@@ -52,13 +53,14 @@ class Launch:
         states: their state tensors, ``step`` last, parameter by parameter.
         step: which step is coming, counted from 1, and 1 where steps are not counted.
         code: the step, then six numbers for each instruction of the rule.
+        trace: whose instructions the code has, if it is one that computes their scalars.
         total: how many elements there are.
         record: the same for the kernel.
     """
 
     __slots__ = (
         *("_arrays", "code", "counts_steps", "dtype", "group", "names", "params", "record"),
-        *("state_dicts", "states", "step", "total"),
+        *("state_dicts", "states", "step", "total", "trace"),
     )
 
     def __init__(
@@ -71,10 +73,11 @@ class Launch:
         self.dtype = self.params[0].dtype
         self.states = [tensor for member in members for tensor in _state_of(member, batch.names)]
         self.state_dicts = [optimizer.state[p] for p in self.params] if self.states else []
+        self.trace: Traced | None = None
         self.counts_steps = bool(steps)
         self.step = float(steps[0].item()) + 1 if steps else 1.0
         self.total = sum(map(Tensor.numel, self.params))
-        self.code = array("d", bytes(8 * (1 + MOST_INSTRUCTIONS * NUMBERS)))
+        self.code = array("d", bytes(8 * (1 + MOST_INSTRUCTIONS * INSTRUCTION_SIZE)))
         of_each = ((member.param, *_state_of(member, batch.names)) for member in members)
         registers = [self.params, [member.grad for member in members]]
         registers += [[member.state[name] for member in members] for name in batch.names]
@@ -116,11 +119,17 @@ class Launch:
         """Where the step counts lie; empty if steps are not counted."""
         return self._arrays[1]["steps"]
 
+    def take(self, trace: Traced) -> None:
+        """Take the instructions of a trace, which is about to write their scalars."""
+        self.write(trace.numbers)
+        self.trace = trace
+
     def write(self, program: Sequence[float]) -> None:
         """Take a program for the coming step: six numbers for each instruction."""
+        self.trace = None
         self.code[0] = self.step
         self.code[1 : 1 + len(program)] = array("d", program)
-        self.record.length = len(program) // NUMBERS
+        self.record.length = len(program) // INSTRUCTION_SIZE
 
 
 def launches_of(optimizer: Optimizer, batch: Batch) -> list[Launch] | None:

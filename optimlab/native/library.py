@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from optimlab.native import guards
-from optimlab.native.bytecode import NUMBERS
+from optimlab.native.bytecode import INSTRUCTION_SIZE
 
 VARIABLE = "OPTIMLAB_NATIVE"
 """Set this environment variable to ``0`` to leave the kernel unused, or to another library."""
@@ -148,7 +148,9 @@ class Kernel:
     def joined_length(self, program: array[float], inputs: int) -> int:
         """Return how many instructions are left of a program once they are joined."""
         start = ctypes.c_void_p(guards.start(program))
-        return int(self._joined_length(start, ctypes.c_long(len(program) // NUMBERS), inputs))
+        return int(
+            self._joined_length(start, ctypes.c_long(len(program) // INSTRUCTION_SIZE), inputs)
+        )
 
     def run(
         self,
@@ -182,7 +184,7 @@ class Kernel:
             pointers=guards.start(pointers),
             sizes=guards.start(sizes),
             code=guards.start(code),
-            length=len(program) // NUMBERS,
+            length=len(program) // INSTRUCTION_SIZE,
             inputs=inputs,
             count=len(sizes),
             total=total,

@@ -18,7 +18,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from optimlab.native.bytecode import Operation
+from optimlab.native.bytecode import Opcode
 from optimlab.native.library import (
     ROOT_LIKE_MKL,
     ROOT_OF_MKL,
@@ -38,40 +38,40 @@ Reference = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
 # What each instruction must give: the ATen operation that it stands for. Each is in place or not as
 # rules use it, because ATen may take another path; every scalar is one that rules could pass.
-REFERENCES: Mapping[Operation, Reference] = {
-    Operation.COPY: lambda a, b, c, s: a.clone(),
-    Operation.NEGATE: lambda a, b, c, s: -a,
-    Operation.ABSOLUTE: lambda a, b, c, s: a.abs(),
-    Operation.SIGN: lambda a, b, c, s: a.sign(),
-    Operation.SQUARE_ROOT: lambda a, b, c, s: a.sqrt(),
-    Operation.RECIPROCAL: lambda a, b, c, s: a.clone().reciprocal_(),
-    Operation.ADD_SCALED: lambda a, b, c, s: a.add(b, alpha=s),
-    Operation.ADD_SCALAR: lambda a, b, c, s: a.clone().add_(s),
-    Operation.MULTIPLY_SCALAR: lambda a, b, c, s: a.clone().mul_(s),
-    Operation.MULTIPLY: lambda a, b, c, s: a.mul(b),
-    Operation.DIVIDE_SCALAR: lambda a, b, c, s: a.clone().div_(s),
-    Operation.DIVIDE: lambda a, b, c, s: a.div(b),
-    Operation.LERP: lambda a, b, c, s: a.clone().lerp_(b, s),
-    Operation.ADD_PRODUCT: lambda a, b, c, s: a.addcmul(b, c, value=s),
-    Operation.ADD_QUOTIENT: lambda a, b, c, s: a.addcdiv(b, c, value=s),
-    Operation.MAXIMUM: lambda a, b, c, s: torch.maximum(a, b),
+REFERENCES: Mapping[Opcode, Reference] = {
+    Opcode.COPY: lambda a, b, c, s: a.clone(),
+    Opcode.NEGATE: lambda a, b, c, s: -a,
+    Opcode.ABSOLUTE: lambda a, b, c, s: a.abs(),
+    Opcode.SIGN: lambda a, b, c, s: a.sign(),
+    Opcode.SQUARE_ROOT: lambda a, b, c, s: a.sqrt(),
+    Opcode.RECIPROCAL: lambda a, b, c, s: a.clone().reciprocal_(),
+    Opcode.ADD_SCALED: lambda a, b, c, s: a.add(b, alpha=s),
+    Opcode.ADD_SCALAR: lambda a, b, c, s: a.clone().add_(s),
+    Opcode.MULTIPLY_SCALAR: lambda a, b, c, s: a.clone().mul_(s),
+    Opcode.MULTIPLY: lambda a, b, c, s: a.mul(b),
+    Opcode.DIVIDE_SCALAR: lambda a, b, c, s: a.clone().div_(s),
+    Opcode.DIVIDE: lambda a, b, c, s: a.div(b),
+    Opcode.LERP: lambda a, b, c, s: a.clone().lerp_(b, s),
+    Opcode.ADD_PRODUCT: lambda a, b, c, s: a.addcmul(b, c, value=s),
+    Opcode.ADD_QUOTIENT: lambda a, b, c, s: a.addcdiv(b, c, value=s),
+    Opcode.MAXIMUM: lambda a, b, c, s: torch.maximum(a, b),
 }
 _WITHOUT_SCALAR = {
-    *(Operation.COPY, Operation.NEGATE, Operation.ABSOLUTE, Operation.SIGN),
-    *(Operation.SQUARE_ROOT, Operation.RECIPROCAL, Operation.MULTIPLY, Operation.DIVIDE),
-    Operation.MAXIMUM,
+    *(Opcode.COPY, Opcode.NEGATE, Opcode.ABSOLUTE, Opcode.SIGN),
+    *(Opcode.SQUARE_ROOT, Opcode.RECIPROCAL, Opcode.MULTIPLY, Opcode.DIVIDE),
+    Opcode.MAXIMUM,
 }
 
 
-Instruction = tuple[Operation, int, int, int, int, float]
-"""Operation, result, three operands and a scalar; results and operands are numbers of registers."""
+Instruction = tuple[Opcode, int, int, int, int, float]
+"""Opcode, result, three operands and a scalar; results and operands are numbers of registers."""
 
 _T1, _T2 = 4, 5  # temporaries; 0 to 3 are tensors
 
 
 def superinstructions(a: int, b: int, c: int, result: int) -> dict[str, list[Instruction]]:
     """Write down what is joined to a single instruction, on given registers."""
-    op = Operation
+    op = Opcode
     scale = (op.MULTIPLY_SCALAR, _T1, a, a, a, 0.9)
     sign = (op.SIGN, _T2, b, b, b, 0.0)
     add = (op.ADD_SCALED, _T2, b, c, c, 0.7)
@@ -109,7 +109,7 @@ def superinstructions(a: int, b: int, c: int, result: int) -> dict[str, list[Ins
 
 def with_two_results() -> dict[str, list[Instruction]]:
     """Write down what is joined to one instruction that has two results."""
-    op = Operation
+    op = Opcode
     squares = [(op.MULTIPLY_SCALAR, 2, 2, 2, 2, 0.99), (op.ADD_PRODUCT, 2, 2, 1, 1, 0.01)]
     first: Instruction = (op.ADD_SCALED, 0, 0, 1, 1, 0.7)
     second: Instruction = (op.ADD_SCALED, 2, 2, 0, 2, -0.3)
@@ -218,7 +218,7 @@ def _choose_roots(kernel: Kernel) -> None:
         chosen[dtype] = modes[-1]
         for mode in modes:
             kernel.set_roots(mode, mode)
-            if _is_right(kernel, Operation.SQUARE_ROOT, dtype) and _root_is_right(kernel, dtype):
+            if _is_right(kernel, Opcode.SQUARE_ROOT, dtype) and _root_is_right(kernel, dtype):
                 chosen[dtype] = mode
                 break
     kernel.set_roots(chosen[torch.float32], chosen[torch.float64])
@@ -234,18 +234,18 @@ def _root_is_right(kernel: Kernel, dtype: torch.dtype) -> bool:
     )
     pieces = values.view(dtype).split(1 << 14)  # too few each for ATen to wake other threads
     return all(
-        same_bits(piece.sqrt(), _run(kernel, Operation.SQUARE_ROOT, [piece] * 3, 0.0))
+        same_bits(piece.sqrt(), _run(kernel, Opcode.SQUARE_ROOT, [piece] * 3, 0.0))
         for piece in pieces
     )
 
 
-def _is_right(kernel: Kernel, operation: Operation, dtype: torch.dtype) -> bool:
+def _is_right(kernel: Kernel, operation: Opcode, dtype: torch.dtype) -> bool:
     scalars = (0.0,) if operation in _WITHOUT_SCALAR else SCALARS
     for scalar in scalars:
-        if operation is Operation.LERP and scalar == 1:
+        if operation is Opcode.LERP and scalar == 1:
             continue  # never encoded: see bytecode.py
         for given in (operands(dtype), *_tails(dtype)):
-            if operation is Operation.MAXIMUM:
+            if operation is Opcode.MAXIMUM:
                 # Which zero is the larger one differs within ATen, between vectors and tails.
                 given = [operand + 0.0 for operand in given]  # noqa: PLW2901
             a, b, c = given
@@ -281,7 +281,7 @@ def operands(dtype: torch.dtype) -> list[Tensor]:
     return made
 
 
-def _run(kernel: Kernel, operation: Operation, operands: Sequence[Tensor], scalar: float) -> Tensor:
+def _run(kernel: Kernel, operation: Opcode, operands: Sequence[Tensor], scalar: float) -> Tensor:
     result = torch.empty_like(operands[0])
     run_program(kernel, [(operation, 0, 1, 2, 3, scalar)], [result, *operands])
     return result

@@ -29,12 +29,12 @@ from torch.autograd import forward_ad
 from torch.autograd.graph import increment_version
 
 from optimlab.native import library
-from optimlab.native.bytecode import NotServedError, Tape, read
-from optimlab.native.formulas import FLAGS, Formulas, learn
+from optimlab.native.bytecode import Bytecode, NotServedError, read
 from optimlab.native.guards import ANYTHING, Identity, nothing_open, start
 from optimlab.native.launch import DTYPES, Launch, launches_of
 from optimlab.native.ownership import Ownership
 from optimlab.native.self_check import Capabilities
+from optimlab.native.traced import FLAGS, Traced, traced
 
 if TYPE_CHECKING:
     from optimlab.execution import Batch
@@ -46,8 +46,8 @@ ALONE = 1 << 15
 MOST_STEPS = 1 << 24
 """From here on a step count in float32 stays where it is when 1 is added."""
 
-MOST_LESSONS = 8
-"""So often formulas are learned anew; where hyperparameters change at every step, never again."""
+MOST_TRACES = 8
+"""So many traces a group has at most; where another way is taken at every step, the rule is run."""
 
 _forked = False
 
@@ -85,9 +85,9 @@ class Runner:
         self._found = found
         self._alike = 1  # of how many threads it is known that they round and flush alike
 
-    def serves(self, tape: Tape, dtype: torch.dtype) -> bool:
+    def serves(self, bytecode: Bytecode, dtype: torch.dtype) -> bool:
         """Tell whether a rule comes out with ATen's bits."""
-        return tape.fits() and self._found.serves(tape.used, dtype)
+        return bytecode.fits() and self._found.serves(bytecode.opcodes, dtype)
 
     def records(self, launches: Sequence[Launch]) -> Any:
         """Lay launches out for the kernel; they are written to where they lie."""
@@ -136,8 +136,8 @@ class CachedGroup:
         launches: of all parameters that take part.
 
     Attributes:
-        formulas: what the rule's numbers are computed from, if it need not be read anew.
-        lessons: how often formulas were learned.
+        traces: of the rule, for the ways that it has gone; empty if it has to be run at every step.
+        was_run: whether the rule itself was run in the last step.
     """
 
     def __init__(
@@ -151,35 +151,47 @@ class CachedGroup:
         self.params: list[Tensor] = group["params"]
         self.names = names
         self.launches = launches
-        self.formulas: Formulas | None = None
-        self.lessons = 0
+        self.traces: list[Traced] = []
+        self._attempts = 0
+        self.was_run = True  # in the last step
         self._flags = Identity([(group, lambda name: None if name in FLAGS else ANYTHING)])
         self._names_are_ours = is_of_this_package(type(optimizer).state_names)
 
     def holds(self, runner: Runner, optimizer: Optimizer) -> bool:
         """Tell whether the same parameters take part, with the same flags and kinds of state."""
-        if self.formulas is not None and not self.formulas.hold(runner.kernel, optimizer):
-            self.formulas = None
-        if self.formulas is not None and self._names_are_ours:
-            return True
-        return runner.kernel.stayed(self._flags) and optimizer.state_names(self.group) == self.names
+        kernel = runner.kernel
+        if self.traces:
+            self.traces = [each for each in self.traces if each.hold(kernel, optimizer)]
+        if not self.traces and not kernel.stayed(self._flags):
+            return False
+        return self._names_are_ours or optimizer.state_names(self.group) == self.names
 
     def compute(self, runner: Runner, optimizer: Optimizer) -> bool:
         """Write the numbers of the coming step; tell whether the kernel takes the rule."""
+        self.was_run = False
         for launch in self.launches:
             if launch.step > MOST_STEPS or launch.step % 1:
                 return False
-            if self.formulas is not None and self.formulas.compute(launch.code, launch.step):
-                continue
-            if not read_rule(runner, optimizer, launch):
-                return False
+            for trace in self.traces:
+                if launch.trace is not trace:
+                    launch.take(trace)
+                if trace.compute(launch.code, launch.step):
+                    break
+            else:
+                self.was_run = True
+                if optimizer.state_names(self.group) != self.names:
+                    return False
+                if not read_rule(runner, optimizer, launch):
+                    return False
         return True
 
-    def learn(self, optimizer: Optimizer) -> None:
-        """Learn formulas from the step that was made last, if there is anything to learn."""
-        if self.formulas is None and self.launches and self.lessons < MOST_LESSONS:
-            self.lessons += 1
-            self.formulas = learn(optimizer, self.group, self.launches[0])
+    def trace(self, optimizer: Optimizer) -> None:
+        """Trace the way that the rule went in the last step, if it had to be run."""
+        if self.launches and self._attempts < MOST_TRACES:
+            self._attempts += 1
+            trace = traced(optimizer, self.launches[0])
+            if trace is not None:
+                self.traces.insert(0, trace)
 
 
 class CachedStep:
@@ -239,8 +251,8 @@ class CachedStep:
             changed = self._run()
             self._move_versions(changed)
             for group in self.groups:
-                if group.formulas is None:
-                    group.learn(optimizer)
+                if group.was_run:
+                    group.trace(optimizer)
             return bool(changed)
         finally:
             self._turn.release()
@@ -310,10 +322,10 @@ def _takes(runner: Runner, optimizer: Optimizer, batch: Batch) -> bool:
         return False
     try:
         coming = 1.0 if first.step is None else float(first.step.item()) + 1
-        tape = read(optimizer, ("param", "grad", *batch.names), coming, batch.group)
+        bytecode = read(optimizer, ("param", "grad", *batch.names), coming, batch.group)
     except (NotServedError, AttributeError, RuntimeError, TypeError):
         return False  # the plain path finds out whether it is an error
-    return all(runner.serves(tape, dtype) for dtype in dtypes)
+    return all(runner.serves(bytecode, dtype) for dtype in dtypes)
 
 
 def read_rule(runner: Runner, optimizer: Optimizer, launch: Launch) -> bool:
@@ -321,12 +333,12 @@ def read_rule(runner: Runner, optimizer: Optimizer, launch: Launch) -> bool:
     if not (1 <= launch.step <= MOST_STEPS and launch.step.is_integer()):
         return False
     try:
-        tape = read(optimizer, launch.names, launch.step, launch.group)
+        bytecode = read(optimizer, launch.names, launch.step, launch.group)
     except (NotServedError, AttributeError, TypeError):
         return False
-    if not runner.serves(tape, launch.dtype):
+    if not runner.serves(bytecode, launch.dtype):
         return False
-    launch.write(tape.numbers)
+    launch.write(bytecode.numbers)
     return True
 
 
