@@ -32,7 +32,6 @@ from optimlab import devices
 from optimlab.checkpoint import StateDict, complete_old_groups, pack, steps_to_tensors, unpack
 from optimlab.execution import Batch, Execution, FusedStep, Member, carry_out
 from optimlab.groups import ParamGroup, all_params, complete_group, zero
-from optimlab.native.step_cache import CachedStep
 from optimlab.program import Program, Recorder, Symbol
 from optimlab.values import L, T
 
@@ -214,16 +213,19 @@ class Optimizer(torch.optim.Optimizer):
         Returns:
             The closure's loss, or ``None``.
         """
-        if "capturable" in self.defaults:
+        if devices.HAS_GRAPHS and "capturable" in self.defaults:
             self._check_graph_capture()
-        if closure is None and self._replay():
+        cached: Any = self.__dict__.get("_cached_step")
+        can_replay = closure is None and cached is not None and not torch.compiler.is_compiling()
+        if can_replay and cached.replay(self):
             return None
         loss = None
         with torch.set_grad_enabled(self.defaults["differentiable"]):
             if closure is not None:
                 with torch.enable_grad():
                     loss = closure()
-                if self._replay():
+                cached = self.__dict__.get("_cached_step")  # which the closure may have dropped
+                if cached is not None and not torch.compiler.is_compiling() and cached.replay(self):
                     return loss
             batches = [self._checked_batch(group) for group in self.param_groups]
             for batch in batches:
@@ -233,37 +235,21 @@ class Optimizer(torch.optim.Optimizer):
                 self._cached_step = cached
         return loss
 
-    def _replay(self) -> bool:
-        """Make the step in the way of the one before, if nothing but the gradients has changed."""
-        cached: CachedStep | None = self.__dict__.get("_cached_step")
-        if cached is None or torch.compiler.is_compiling():
-            return False
-        done = False
-        try:
-            done = cached.replay(self)
-        finally:
-            if not done:
-                self.__dict__.pop("_cached_step", None)
-        return done
-
     @staticmethod
     def profile_hook_step(func: Callable[_P, _R]) -> Callable[_P, _R]:
         """Wrap a step in torch's profiling and hooks, which cost nothing while nobody watches."""
         watched = torch.optim.Optimizer.profile_hook_step(func)
 
         @functools.wraps(func)
-        def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
             # A closure may register a hook.
-            has_closure = len(args) > 1 or bool(kwargs)
-            if has_closure or torch.compiler.is_compiling() or _is_watched(cast(Any, args[0])):
+            if len(args) != 1 or kwargs or torch.compiler.is_compiling() or _is_watched(args[0]):
                 return watched(*args, **kwargs)
-            return func(*args, **kwargs)
+            return func(*args)  # type: ignore[call-arg]
 
         return wrapper
 
     def _check_graph_capture(self) -> None:
-        if not devices.HAS_GRAPHS:
-            return
         # torch 2.11 knows it by its old name.
         check = getattr(self, "_accelerator_graph_capture_health_check", None)
         (check or self._cuda_graph_capture_health_check)()

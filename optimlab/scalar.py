@@ -2,8 +2,8 @@
 
 An update rule computes two kinds of things: tensors, and the numbers in between, such as
 ``lr / (1 - beta1**step)``. While a rule is traced, tensors are :class:`~optimlab.program.Symbol`
-values, and hyperparameters and the step count are :class:`SymbolicScalar` values: they have the value
-that they have, and write down what is done with them.
+values, and hyperparameters and the step count are :class:`SymbolicScalar` values: they have the
+value that they have, and write down what is done with them.
 
 * **Arithmetic** gives another symbolic scalar: an expression of hyperparameters and step count.
 * **A comparison** gives its answer, and leaves a *guard*: the trace is right as long as the answer
@@ -12,21 +12,21 @@ that they have, and write down what is done with them.
   says that it has to stay.
 
 What was traced once is then good for all steps and hyperparameters for which the guards hold, and
-:meth:`Scalars.compiled` computes its numbers for them: by the very operations of Python that the rule
-did, in their order, those whose result was not used among them, because they may be errors.
+:meth:`Scalars.compiled` computes its numbers for them: by the very operations of Python that the
+rule did, in their order, those whose result was not used among them, because they may be errors.
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias, cast
 
 from torch import Tensor
 
 Compute: TypeAlias = Callable[[Any, float, Mapping[str, Any]], bool]
-"""Writes a step and the numbers of its program into an array; ``False`` if a guard does not hold."""
+"""Writes a step and the numbers of a program into an array; ``False`` if a guard does not hold."""
 
 LONGEST_TEXT = 400
 """In characters; an expression whose text is longer is shown as the number that it is."""
@@ -40,6 +40,7 @@ class Scalars:
     def __init__(self) -> None:
         self._lines: list[str] = []
         self._inputs: dict[str, str] = {}  # by register: how it is had from the group
+        self._tuples: dict[str, list[str]] = {}  # by name: the registers of their members
         self._used: set[str] = set()
 
     def group(self, group: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,10 +61,19 @@ class Scalars:
         access = f"group[{name!r}]"
         if type(value) is not tuple:
             return self._input(name, value, access)
-        stem, whole = name.removesuffix("s"), len(value)
+        stem = name.removesuffix("s")
+        members = [f"h{len(self._inputs) + i}" for i in range(len(value))]
+        if not all(type(member) is float for member in value):
+            return tuple(
+                self._input(f"{stem}{i + 1}", member, f"{access}[{i}]")
+                for i, member in enumerate(value)
+            )
+        self._tuples[name] = members
+        for member in members:
+            self._inputs[member] = ""
         return tuple(
-            self._input(f"{stem}{i + 1}", member, f"member({access}, {whole}, {i})")
-            for i, member in enumerate(value)
+            SymbolicScalar(self, number, member, f"{stem}{i + 1}", _ATOM)
+            for i, (member, number) in enumerate(zip(members, value, strict=True))
         )
 
     def _input(self, name: str, value: Any, access: str) -> Any:
@@ -86,6 +96,20 @@ class Scalars:
         self._lines.append(f"{register} = {expression}")
         return SymbolicScalar(self, value, register, text, precedence)
 
+    def _loads(self) -> Iterator[str]:
+        """Yield the lines that take hyperparameters from the group."""
+        for register, access in self._inputs.items():
+            if access and register in self._used:
+                yield f"{register} = {access}"
+        for name, members in self._tuples.items():
+            if self._used.isdisjoint(members):
+                continue
+            yield f"values = group[{name!r}]"
+            yield f"if type(values) is not tuple or len(values) != {len(members)}: return False"
+            yield f"{', '.join(members)}, = values"
+            kinds = " and ".join(f"type({member}) is float" for member in members)
+            yield f"if not ({kinds}): return False"
+
     def guard(self, condition: str) -> None:
         """Write down what has to be true for the trace to be right."""
         line = f"if not ({condition}): return False"
@@ -96,11 +120,8 @@ class Scalars:
     def guards(self) -> list[str]:
         """The conditions, as they stand in the compiled function."""
         start, end = "if not (", "): return False"
-        return [
-            line.removeprefix(start).removesuffix(end)
-            for line in self._lines
-            if line.startswith(start)
-        ]
+        found = (line for line in self._lines if line.startswith(start))
+        return [line.removeprefix(start).removesuffix(end) for line in found]
 
     def compiled(self, numbers: Iterable[tuple[int, SymbolicScalar]]) -> Compute:
         """Compile a function that writes numbers into an array, the step at its beginning.
@@ -114,24 +135,10 @@ class Scalars:
             tuple it takes for the kind of number that it was.
         """
         stores = [f"code[{place}] = {self.register(number)}" for place, number in numbers]
-        loads = [
-            f"{name} = {access}" for name, access in self._inputs.items() if name in self._used
-        ]
-        lines = [*loads, *self._lines, "code[0] = step", *stores, "return True"]
-        defined: dict[str, Any] = {"inf": math.inf, "nan": math.nan, "member": _member}
+        lines = [*self._loads(), *self._lines, "code[0] = step", *stores, "return True"]
+        defined: dict[str, Any] = {"inf": math.inf, "nan": math.nan}
         exec("\n    ".join(["def compute(code, step, group):", *lines]), defined)
         return cast(Compute, defined.pop("compute"))
-
-
-def _member(values: Any, count: int, place: int) -> float:
-    """Return a float out of a tuple.
-
-    Raises:
-        TypeError: if it is no tuple of so many floats.
-    """
-    if type(values) is not tuple or len(values) != count or type(values[place]) is not float:
-        raise TypeError("not the tuple of floats that was traced")
-    return cast(float, values[place])
 
 
 class SymbolicScalar:
@@ -157,7 +164,7 @@ class SymbolicScalar:
         self.precedence = precedence
 
     @property  # type: ignore[misc]
-    def __class__(self) -> type:  # type: ignore[override]
+    def __class__(self) -> type:
         return type(self.value)
 
     def pinned(self) -> Any:

@@ -109,7 +109,7 @@ class Identity:
             :data:`ANY_FLOAT`. For a list the function is never asked.
 
     Attributes:
-        records: the same for the kernel.
+        records: the same for the kernel; they keep alive whatever they have the address of.
     """
 
     def __init__(self, collections: Collection[tuple[Any, Callable[[Any], int | None]]]) -> None:
@@ -117,6 +117,7 @@ class Identity:
         self.records = (_Collection * len(collections))(
             *(self._record(collection, open_) for collection, open_ in collections)
         )
+        self.records.held = self._held  # type: ignore[attr-defined]
 
     def _record(
         self, collection: list[Any] | dict[Any, Any], open_: Callable[[Any], int | None]

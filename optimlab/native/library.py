@@ -16,8 +16,9 @@ import importlib.machinery
 import os
 import sys
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -196,12 +197,9 @@ class Kernel:
             raise ValueError("not a program of this kernel")
 
     def step(
-        self,
-        launches: ctypes.Array[Launch],
-        others: array[int],
-        escaped: int | None,
-    ) -> int:
-        """Look at everything that a step touches, and then run it, or change nothing.
+        self, launches: ctypes.Array[Launch], others: array[int], escaped: int | None
+    ) -> Callable[[], int]:
+        """Return the call that looks at everything a step touches, and runs it or changes nothing.
 
         Args:
             launches: what is to be run.
@@ -210,23 +208,23 @@ class Kernel:
                 otherwise not looked at; ``None`` to look at it.
 
         Returns:
-            :data:`DONE` or another of the constants beside it.
+            What is given must be kept for as long as this is called. It returns :data:`DONE` or
+            another of the constants beside it.
         """
-        return int(
-            self._step(
-                self._python,
-                launches,
-                ctypes.c_long(len(launches)),
-                ctypes.c_void_p(guards.start(others)),
-                ctypes.c_long(len(others)),
-                ctypes.c_void_p(escaped),
-            )
+        return partial(
+            self._step,
+            self._python,
+            launches,
+            ctypes.c_long(len(launches)),
+            ctypes.c_void_p(guards.start(others)),
+            ctypes.c_long(len(others)),
+            ctypes.c_void_p(escaped),
         )
 
-    def stayed(self, identity: guards.Identity) -> bool:
-        """Tell whether collections still hold the same objects, in the same order."""
+    def stayed(self, identity: guards.Identity) -> Callable[[], int]:
+        """Return the call that tells whether collections hold the same objects as before."""
         records = identity.records
-        return bool(self._stayed(self._python, records, ctypes.c_long(len(records))))
+        return partial(self._stayed, self._python, records, ctypes.c_long(len(records)))
 
 
 def load() -> Kernel:

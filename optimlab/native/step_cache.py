@@ -15,6 +15,7 @@ A step that cannot be repeated has changed nothing; the optimizer plans anew, or
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from array import array
@@ -73,7 +74,7 @@ def may_be_served(group: dict[str, Any]) -> bool:
 
 
 class Runner:
-    """Carries launches out with the kernel.
+    """The kernel, with what it may be used for.
 
     Args:
         found: the kernel, and which of its instructions give ATen's bits here.
@@ -89,47 +90,38 @@ class Runner:
         """Tell whether a rule comes out with ATen's bits."""
         return bytecode.fits() and self._found.serves(bytecode.opcodes, dtype)
 
-    def records(self, launches: Sequence[Launch]) -> Any:
-        """Lay launches out for the kernel; they are written to where they lie."""
+    def records(self, launches: Sequence[Launch]) -> ctypes.Array[library.Launch]:
+        """Lay launches out for the kernel; from now on they are written to where they lie."""
         made = (library.Launch * len(launches))(*(launch.record for launch in launches))
         for launch, record in zip(launches, made, strict=True):
             record.joined = launch.dtype in self._found.joins
             launch.record = record
         return made
 
-    def run(
-        self, launches: Sequence[Launch], records: Any, others: array[int], escaped: int | None
-    ) -> int:
-        """Make a step, or change nothing; return how it ended, as the kernel says it."""
-        for launch in launches:
-            if launch.total > ALONE:
-                launch.record.threads = threads = self._threads()
-                if not threads:
-                    return library.CHANGED
-        ended = self.kernel.step(records, others, escaped)
-        if ended == library.DONE_BY_FEWER:
-            self._alike = 1
-            ended = library.DONE
-        if ended == library.DONE:
-            for launch in launches:
-                if launch.counts_steps:
-                    launch.step += 1
-        return ended
-
-    def _threads(self) -> int:
-        """Return how many threads to use; 0 if some of torch's would calculate otherwise."""
+    def share(self, launches: Sequence[Launch]) -> bool:
+        """Divide large launches among torch's threads; tell whether all calculate alike."""
         threads = 1 if _forked else torch.get_num_threads()
         if threads > self._alike:
             if not self.kernel.threads_are_alike(threads):
-                return 0
+                return False
             self._alike = threads
-        return threads
+        for launch in launches:
+            launch.record.threads = threads
+        return True
+
+    def ended(self, status: int) -> bool:
+        """Tell whether a step was made; if some threads had no part in it, look at them again."""
+        if status == library.DONE_BY_FEWER:
+            self._alike = 1
+            return True
+        return status == library.DONE
 
 
 class CachedGroup:
     """The launches of a parameter group, and where the numbers of its rule come from.
 
     Args:
+        runner: what carries the launches out.
         optimizer: whose group it is.
         group: the group.
         names: what the rule's state is called.
@@ -142,6 +134,7 @@ class CachedGroup:
 
     def __init__(
         self,
+        runner: Runner,
         optimizer: Optimizer,
         group: dict[str, Any],
         names: tuple[str, ...],
@@ -152,44 +145,51 @@ class CachedGroup:
         self.names = names
         self.launches = launches
         self.traces: list[Traced] = []
+        self.was_run = True
+        self._runner = runner
         self._attempts = 0
-        self.was_run = True  # in the last step
-        self._flags = Identity([(group, lambda name: None if name in FLAGS else ANYTHING)])
+        flags = Identity([(group, lambda name: None if name in FLAGS else ANYTHING)])
+        self._flags_stayed = runner.kernel.stayed(flags)
         self._names_are_ours = is_of_this_package(type(optimizer).state_names)
 
-    def holds(self, runner: Runner, optimizer: Optimizer) -> bool:
+    def holds(self, optimizer: Optimizer, rule: Any) -> bool:
         """Tell whether the same parameters take part, with the same flags and kinds of state."""
-        kernel = runner.kernel
-        if self.traces:
-            self.traces = [each for each in self.traces if each.hold(kernel, optimizer)]
-        if not self.traces and not kernel.stayed(self._flags):
+        for trace in self.traces:
+            if rule is not trace.rule or not trace.stayed():
+                self.traces = [t for t in self.traces if rule is t.rule and t.stayed()]
+                break
+        if not self.traces and not self._flags_stayed():
             return False
         return self._names_are_ours or optimizer.state_names(self.group) == self.names
 
-    def compute(self, runner: Runner, optimizer: Optimizer) -> bool:
+    def compute(self, optimizer: Optimizer) -> bool:
         """Write the numbers of the coming step; tell whether the kernel takes the rule."""
         self.was_run = False
+        group = self.group
         for launch in self.launches:
             if launch.step > MOST_STEPS or launch.step % 1:
                 return False
             for trace in self.traces:
                 if launch.trace is not trace:
                     launch.take(trace)
-                if trace.compute(launch.code, launch.step):
-                    break
+                try:
+                    if trace.compute(launch.code, launch.step, group):
+                        break
+                except (ArithmeticError, TypeError, KeyError):
+                    pass  # the rule has to be run: it may be an error, which the rule will raise
             else:
                 self.was_run = True
-                if optimizer.state_names(self.group) != self.names:
+                if optimizer.state_names(group) != self.names:
                     return False
-                if not read_rule(runner, optimizer, launch):
+                if not read_rule(self._runner, optimizer, launch):
                     return False
         return True
 
     def trace(self, optimizer: Optimizer) -> None:
-        """Trace the way that the rule went in the last step, if it had to be run."""
+        """Trace the way that the rule went in the last step, when it had to be run."""
         if self.launches and self._attempts < MOST_TRACES:
             self._attempts += 1
-            trace = traced(optimizer, self.launches[0])
+            trace = traced(self._runner.kernel, optimizer, self.launches[0])
             if trace is not None:
                 self.traces.insert(0, trace)
 
@@ -217,21 +217,26 @@ class CachedStep:
         groups: Sequence[CachedGroup],
         others: Sequence[Tensor],
     ) -> None:
-        self.runner = runner
         self.groups = groups
         self.launches = [launch for group in groups for launch in group.launches]
         self.state: dict[Tensor, Any] = optimizer.state
         self.escaped = array("b", [0])
         self.ownership = Ownership()
+        self._runner = runner
         self._param_groups = optimizer.param_groups
-        lists = [self._param_groups, *(group.params for group in groups)]
-        self._identity = Identity([(collection, nothing_open) for collection in lists])
-        self._all_state = Identity([(self.state, nothing_open)])
-        self._records = runner.records(self.launches)
-        self._others, self._held_others = array("q", map(id, others)), others
+        self._turn = threading.Lock()
         self._params = list(chain.from_iterable(launch.params for launch in self.launches))
         self._written = list(chain.from_iterable(launch.written for launch in self.launches))
-        self._turn = threading.Lock()
+        self._counting = [launch for launch in self.launches if launch.counts_steps]
+        self._large = [launch for launch in self.launches if launch.total > ALONE]
+        lists = [self._param_groups, *(group.params for group in groups)]
+        stayed = runner.kernel.stayed
+        self._lists_stayed = stayed(Identity([(each, nothing_open) for each in lists]))
+        self._state_stayed = stayed(Identity([(self.state, nothing_open)]))
+        self._held = others, array("q", map(id, others))
+        records = runner.records(self.launches)
+        self._step_owned = runner.kernel.step(records, self._held[1], start(self.escaped))
+        self._step = runner.kernel.step(records, self._held[1], None)
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         return type(None), ()  # a copy of an optimizer caches nothing: here are addresses
@@ -240,58 +245,78 @@ class CachedStep:
         """Make a step, if everything but numbers and gradients is as it was.
 
         Returns:
-            Whether it was made; if not, nothing was changed. Neither is it made where another
-            thread, or the very step that is interrupted now, is at it.
+            Whether it was made. If not, nothing was changed, and the optimizer has forgotten the
+            cached step. Neither is it made where another thread, or the very step that is
+            interrupted now, is at it.
         """
+        changed: list[Tensor] = []
         if not self._turn.acquire(blocking=False):
             return False
         try:
-            if not (self._guard(optimizer) and self._compute(optimizer)):
-                return False
-            changed = self._run()
-            self._move_versions(changed)
-            for group in self.groups:
-                if group.was_run:
-                    group.trace(optimizer)
-            return bool(changed)
+            if self._guard(optimizer) and self._compute(optimizer):
+                changed = self._run()
+                self._move_versions(changed)
+                for group in self.groups:
+                    if group.was_run:
+                        group.trace(optimizer)
         finally:
+            if not changed:
+                optimizer.__dict__.pop("_cached_step", None)
             self._turn.release()
+        return bool(changed)
 
     def _guard(self, optimizer: Optimizer) -> bool:
-        attributes, kernel = optimizer.__dict__, self.runner.kernel
+        """Tell whether optimizer, groups and lists of parameters are the same objects."""
+        attributes = optimizer.__dict__
         if self.escaped[0]:
             self.escaped[0] = 0
             self.ownership.end()
-        return (
-            no_modes_active()
-            and optimizer.defaults.get("differentiable") is False
-            and "grad_scale" not in attributes
-            and "found_inf" not in attributes
-            and attributes.get("state") is self.state
-            and optimizer.param_groups is self._param_groups
-            and kernel.stayed(self._identity)
-            and (self.ownership.holds or kernel.stayed(self._all_state))
-            and all([group.holds(self.runner, optimizer) for group in self.groups])  # noqa: C419
-        )
+        if (
+            not no_modes_active()
+            or optimizer.defaults.get("differentiable") is not False
+            or "grad_scale" in attributes
+            or "found_inf" in attributes
+            or attributes.get("state") is not self.state
+            or optimizer.param_groups is not self._param_groups
+            or not self._lists_stayed()
+            or not (self.ownership.holds or self._state_stayed())
+        ):
+            return False
+        rule = None if "update" in attributes else type(optimizer).update
+        for group in self.groups:  # noqa: SIM110 - all() would cost a frame for each
+            if not group.holds(optimizer, rule):
+                return False
+        return True
 
     def _compute(self, optimizer: Optimizer) -> bool:
-        return all([group.compute(self.runner, optimizer) for group in self.groups])  # noqa: C419
+        """Write the scalars of the rule for this step; tell whether the kernel takes it."""
+        for group in self.groups:  # noqa: SIM110 - as above
+            if not group.compute(optimizer):
+                return False
+        return True
 
     def _run(self) -> list[Tensor]:
         """Make the step; return the tensors whose counters have to move, none if it was not made.
 
         The counters of state rest while nobody else has it.
         """
-        run, ownership = self.runner.run, self.ownership
+        if self._large and not self._runner.share(self._large):
+            return []
+        ownership = self.ownership
         if ownership.holds:
-            ended = run(self.launches, self._records, self._others, start(self.escaped))
-            return self._params if ended == library.DONE else []
-        will_hold = not self.escaped[0] and ownership.recheck(self)
-        ended = run(self.launches, self._records, self._others, None)
-        ownership.holds = will_hold and ended == library.DONE and not self.escaped[0]
-        return self._written if ended == library.DONE else []
+            changed, will_hold, status = self._params, True, self._step_owned()
+        else:
+            will_hold = not self.escaped[0] and ownership.recheck(self)
+            changed, status = self._written, self._step()
+        if status != library.DONE and not self._runner.ended(status):
+            return []
+        ownership.holds = will_hold and not self.escaped[0]
+        for launch in self._counting:
+            launch.step += 1
+        return changed
 
     def _move_versions(self, changed: list[Tensor]) -> None:
+        """Let autograd notice that what it saved is no longer there."""
         increment_version(changed)
 
 
@@ -308,9 +333,14 @@ def launch(runner: Runner, optimizer: Optimizer, batch: Batch) -> list[Launch] |
     launches = launches_of(optimizer, batch)
     if launches is None or not all(read_rule(runner, optimizer, each) for each in launches):
         return None
-    if runner.run(launches, runner.records(launches), array("q"), None) != library.DONE:
+    large = [each for each in launches if each.total > ALONE]
+    if large and not runner.share(large):
+        return None
+    if not runner.ended(runner.kernel.step(runner.records(launches), array("q"), None)()):
         return None
     increment_version(list(chain.from_iterable(each.written for each in launches)))
+    for each in launches:
+        each.step += each.counts_steps
     return launches
 
 
@@ -367,7 +397,7 @@ def cache_step(
     ):
         return None
     groups = [
-        CachedGroup(optimizer, batch.group, batch.names, launches.get(place, []))
+        CachedGroup(runner, optimizer, batch.group, batch.names, launches.get(place, []))
         for place, batch in enumerate(batches)
     ]
     taking_part = {id(param) for each in made for param in each.params}

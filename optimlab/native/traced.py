@@ -1,11 +1,11 @@
 """A rule that was traced once, and whose numbers are computed for other steps without running it.
 
 What a rule does depends on hyperparameters and step count in two ways: they choose which operations
-there are (``if weight_decay != 0``), and they are the numbers in them (``-lr``). Running the rule on
-symbols anew at every step is always right, and takes some ten microseconds. A rule that is declared
-:func:`~optimlab.optimizer.pure` is traced with symbolic scalars as well (``scalar.py``): its numbers
-become a compiled function, in which every operation of Python is the one that the rule does, and
-which notices where the rule would go another way.
+there are (``if weight_decay != 0``), and they are the numbers in them (``-lr``). Running the rule
+on symbols anew at every step is always right, and takes some ten microseconds. A rule that is
+declared :func:`~optimlab.optimizer.pure` is traced with symbolic scalars as well (``scalar.py``):
+its numbers become a compiled function, in which every operation of Python is the one that the rule
+does, and which notices where the rule would go another way.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from optimlab.native.launch import Launch
     from optimlab.native.library import Kernel
     from optimlab.optimizer import Optimizer
+    from optimlab.program import Recorder
 
 # They choose who carries a rule out, also where the rule itself never asks.
 FLAGS = frozenset({"params", "foreach", "fused", "capturable", "differentiable"})
@@ -31,58 +32,49 @@ class Traced:
     """The trace of a rule, as bytecode and a function that computes its scalars.
 
     Args:
-        optimizer: whose rule it is.
+        kernel: which asks whether the group has stayed.
+        rule: what was traced.
         launch: what it was run on last; the numbers of that step must come out.
+        recorder: the trace.
 
     Raises:
         ValueError: if they do not.
 
     Attributes:
+        rule: the function that was traced.
         numbers: the bytecode.
+        stayed: tells whether the group is as it was, but for floats in it.
+        compute: writes the numbers of a step into a launch's code; tells whether the guards hold.
     """
 
-    def __init__(self, optimizer: Optimizer, launch: Launch) -> None:
-        group = launch.group
-        run = launch.code[: 1 + INSTRUCTION_SIZE * launch.record.length]
-        recorder = trace(optimizer, launch.names, run[0], group, symbolic=True)
-        bytecode = assemble(recorder)
+    def __init__(self, kernel: Kernel, rule: Any, launch: Launch, recorder: Recorder) -> None:
+        group, bytecode = launch.group, assemble(recorder)
+        self.rule = rule
         self.numbers = bytecode.numbers
-        self._rule = _rule_of(optimizer)
-        self._group = group
-        self._identity = Identity([(group, lambda name: _instead_of(name, group[name]))])
+        identity = Identity([(group, lambda name: _instead_of(name, group[name]))])
+        self.stayed = kernel.stayed(identity)
         places = [(1 + place, number) for place, number in bytecode.symbolic]
-        self._compute = recorder.scalars.compiled(places)
+        self.compute = recorder.scalars.compiled(places)
+        run = launch.code[: 1 + INSTRUCTION_SIZE * launch.record.length]
         code = array("d", [0.0, *self.numbers])
-        if not (self.compute(code, run[0]) and code.tobytes() == run.tobytes()):
+        if not (self.compute(code, run[0], group) and code.tobytes() == run.tobytes()):
             raise ValueError("the trace does not give the numbers of the step that was made")
 
-    def hold(self, kernel: Kernel, optimizer: Optimizer) -> bool:
-        """Tell whether the rule and the group are as they were, but for floats in the group."""
-        return kernel.stayed(self._identity) and _rule_of(optimizer) is self._rule
 
-    def compute(self, code: array[float], step: float) -> bool:
-        """Write the numbers of a step into a launch's code; tell whether the guards hold.
-
-        Where they do not, the rule has to be traced: it may be an error, which the rule will raise.
-        """
-        try:
-            return self._compute(code, step, self._group)
-        except (ArithmeticError, TypeError, KeyError):
-            return False
-
-
-def traced(optimizer: Optimizer, launch: Launch) -> Traced | None:
+def traced(kernel: Kernel, optimizer: Optimizer, launch: Launch) -> Traced | None:
     """Trace a rule for all steps, after one that was made.
 
     Returns:
         ``None`` if the rule has to be traced at every step: it is not declared pure, or a
         hyperparameter is of a kind that can change by itself.
     """
+    rule = None if "update" in optimizer.__dict__ else type(optimizer).update
     values = (value for name, value in launch.group.items() if name != "params")
-    if not (_is_pure(_rule_of(optimizer)) and all(map(_is_settled, values))):
+    if not (_is_pure(rule) and all(map(_is_settled, values))):
         return None
     try:
-        return Traced(optimizer, launch)
+        recorder = trace(optimizer, launch.names, launch.code[0], launch.group, symbolic=True)
+        return Traced(kernel, rule, launch, recorder)
     except Exception:  # noqa: BLE001 - whatever it is, tracing at every step meets it where it counts
         return None
 
@@ -94,10 +86,6 @@ def _instead_of(name: str, value: Any) -> int | None:
     if type(value) is tuple and value and all(type(member) is float for member in value):
         return ANYTHING
     return ANY_FLOAT if type(value) is float else None
-
-
-def _rule_of(optimizer: Optimizer) -> Any:
-    return None if "update" in optimizer.__dict__ else type(optimizer).update
 
 
 def _is_pure(rule: Any) -> bool:
