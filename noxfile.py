@@ -43,8 +43,11 @@ def typecheck(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests and the examples in docstrings, with and without the native machine."""
-    install(session, "-e", ".[test,integrations]")
+    """Run the tests and the examples in docstrings, with and without the native machine.
+
+    One test builds the site's pages without running their programs, warnings being errors.
+    """
+    install(session, "-e", ".[test,integrations,pages]")
     if not session.posargs:
         session.log("without the native machine: what depends on how a rule is carried out")
         python(session, *PYTEST, *CARRIED_OUT, *parallel(session), env={"OPTIMLAB_NATIVE": "0"})
