@@ -124,6 +124,14 @@ def sanitize(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def stress(session: nox.Session) -> None:
+    """Let threads and a signal handler act on optimizers that step, for ten minutes."""
+    install(session, "-e", ".")
+    options = ("--seconds", "600", *session.posargs)
+    python(session, "tests/stress.py", *options, env={"PYTHONPATH": "."})
+
+
+@nox.session(default=False)
 def upstream(session: nox.Session) -> None:
     """Run PyTorch's own optimizer tests with optimlab's classes in place of torch's."""
     install(session, "-e", ".[test]")
