@@ -43,8 +43,11 @@ def typecheck(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests and the examples in docstrings, with and without the native kernel."""
-    install(session, "-e", ".[test,integrations]")
+    """Run the tests and the examples in docstrings, with and without the native kernel.
+
+    One test builds the site's pages without running their programs, warnings being errors.
+    """
+    install(session, "-e", ".[test,integrations,pages]")
     if not session.posargs:
         session.log("without the native kernel: what depends on how a rule is carried out")
         python(session, *PYTEST, *CARRIED_OUT, *parallel(session), env={"OPTIMLAB_NATIVE": "0"})
@@ -118,6 +121,14 @@ def sanitize(session: nox.Session) -> None:
     chosen = ("native", "native_adversaries", "boundaries", "ownership", "random_programs")
     tests = session.posargs or [f"tests/test_{name}.py" for name in chosen]
     python(session, "-m", "pytest", "-p", "no:cacheprovider", *tests, env=env)
+
+
+@nox.session(default=False)
+def stress(session: nox.Session) -> None:
+    """Let threads and a signal handler act on optimizers that step, for ten minutes."""
+    install(session, "-e", ".")
+    options = ("--seconds", "600", *session.posargs)
+    python(session, "tests/stress.py", *options, env={"PYTHONPATH": "."})
 
 
 @nox.session(default=False)

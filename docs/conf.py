@@ -4,9 +4,7 @@ Nothing on the site is fetched when it is read: mathematics, search and the step
 folder of files. What a page shows as output was printed while it was built (``_extensions``).
 """
 
-import importlib.metadata
 import sys
-import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -14,10 +12,12 @@ sys.path[:0] = [str(ROOT / "docs" / "_extensions"), str(ROOT / "examples")]
 
 import gallery  # noqa: E402 - found by the line above
 
+import optimlab  # noqa: E402
+
 project = "optimlab"
 author = "The optimlab authors"
 project_copyright = author
-version = release = importlib.metadata.version("optimlab")
+version = release = optimlab.__version__
 
 extensions = [
     "myst_parser",
@@ -33,6 +33,7 @@ extensions = [
     "directives",
     "docstrings",
     "gallery",
+    "references",
     "step_viewer",
 ]
 exclude_patterns = ["_build", "**/README.md", "gallery_source", "gallery/*.py"]
@@ -55,36 +56,18 @@ autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 
-# Other projects' references. Their lists of names are fetched at build; where one cannot be
-# reached, its names stand without a link, which is no error of these pages.
-REFERENCES = {
+# Other projects' references, whose lists of names are fetched at build.
+references = {
     "python": "https://docs.python.org/3",
     "torch": "https://docs.pytorch.org/docs/stable",
     "numpy": "https://numpy.org/doc/stable",
 }
 
-
-def reachable(address: str) -> bool:
-    """Say whether a reference's list of names can be fetched."""
-    try:
-        with urllib.request.urlopen(f"{address}/objects.inv", timeout=5):
-            return True
-    except OSError as error:
-        print(f"no links to {address}: {error}")
-        return False
-
-
-intersphinx_mapping = {
-    name: (address, None) for name, address in REFERENCES.items() if reachable(address)
-}
-
 # A name that is meant to be linked has to be there. What other projects document can be linked only
-# where their lists of names can be fetched; types that annotations name are no pages of ours.
+# where their lists of names can be fetched.
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|numpy|np|collections|typing|types|pathlib|os|fractions|nn)\..*"),
-    ("py:class", r"(Tensor|PathLike|Source|TensorList|Symbol)"),
-    ("py:class", r"optimlab\.(values|execution|instruments|parity\.configurations)\..*"),
 ]
 
 # The gallery.

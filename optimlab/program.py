@@ -119,8 +119,9 @@ class Program:
         """Carry the program out with torch's operations: the reference interpreter.
 
         Args:
-            inputs: a tensor for each name in :attr:`inputs`, or a :class:`TensorList` for each
-                if the program is :attr:`listed`. ``param`` and state are updated in place.
+            inputs: a tensor for each name in :attr:`inputs`, or a
+                :class:`~optimlab.values.TensorList` for each if the program is :attr:`listed`.
+                ``param`` and state are updated in place.
 
         Returns:
             dict: the tensors of :attr:`outputs` after the step.

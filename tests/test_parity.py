@@ -48,7 +48,7 @@ def check(case: Case) -> None:
     if in_grid(case):  # two equal errors must not pass for two equal optimizers
         assert isinstance(outcome, EqualError if refused(case) else Equal), outcome
     if in_grid(case) and isinstance(outcome, Equal):
-        assert outcome.compared.steps == 20
+        assert outcome.compared.steps == 12
         assert outcome.changed > 1 / 3
         assert outcome.finite > 9 / 10
 

@@ -68,6 +68,8 @@ class Run(SphinxDirective):
             self.env.note_dependency(str(path))
             if "code" in self.options:
                 blocks.append(literal(path.read_text(encoding="utf-8"), "python", words[0]))
+        if not self.config.run_programs:
+            return blocks
         output = printed(words, self.options.get("status", 0))
         if "tail" in self.options:
             output = "\n".join(output.splitlines()[-self.options["tail"] :])
@@ -329,6 +331,7 @@ def literal(text: str, language: str, caption: str = "") -> nodes.Node:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directives with Sphinx."""
+    app.add_config_value("run_programs", True, "env", types=[bool])
     app.add_directive("run", Run)
     app.add_directive("rule", Rule)
     app.add_directive("recorded", Program)

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from matplotlib.figure import Figure
 from sphinx.application import Sphinx
+from sphinx.config import Config
 from sphinx_gallery.scrapers import figure_rst
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -164,7 +165,13 @@ def scrape(_block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any]
 _SEEN: dict[Path, int] = {}
 
 
+def _prepare(_app: Sphinx, config: Config) -> None:
+    prepare()
+    if not config.run_programs:
+        config.sphinx_gallery_conf["plot_gallery"] = False
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Copy the programs before the gallery looks for them."""
-    app.connect("config-inited", lambda _app, _config: prepare(), priority=1)
+    app.connect("config-inited", _prepare, priority=1)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

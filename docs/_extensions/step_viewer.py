@@ -9,7 +9,7 @@ from sphinx.application import Sphinx
 
 
 def _write(app: Sphinx, exception: Exception | None) -> None:
-    if exception is None and app.builder.format == "html":
+    if exception is None and app.builder.format == "html" and app.config.run_programs:
         path = Path(app.srcdir) / "viewer" / "export.py"
         spec = importlib.util.spec_from_file_location("export", path)
         assert spec is not None

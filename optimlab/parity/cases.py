@@ -32,7 +32,8 @@ from optimlab.parity.table import (
 T = TypeVar("T")
 
 #: How much is compared: a few options in two dtypes; every combination of options with each
-#: implementation and dtype; the same over more tensors, with further settings in every dtype too.
+#: implementation and dtype, in fewer steps; the same over more tensors, with further settings in
+#: every dtype too.
 Extent: TypeAlias = Literal["quick", "tests", "full"]
 
 
@@ -65,6 +66,11 @@ CIRCUMSTANCES: Mapping[str, Circumstance] = MappingProxyType(
 
 # Around the widths of vector registers.
 EDGE_SIZES = (0, 1, 7, 8, 15, 16, 17, 31, 33, 1023)
+
+# The tests' share of the 20 steps: every event, and some steps after the last of them.
+_FEWER_STEPS: Mapping[str, int] = MappingProxyType(
+    {"steps": 12, "group_added_at": 4, "lr_changed_at": 6, "resumed_at": 9}
+)
 
 _QUICK_DTYPES = ("bfloat16", "float32")
 _TESTED_DTYPES = ("bfloat16", "float32", "complex64")
@@ -216,9 +222,11 @@ def _scenario(case: Case, extent: Extent, device: str, seed: int) -> Scenario:
         resume="no" if differentiable else _RESUMPTIONS[variant % 3],
         named=variant % 5 == 0,
         differentiable=differentiable,
-        backward_after=(1, 20) if variant % 4 == 0 else (1,),
         device=device,
     )
+    if extent == "tests":
+        plain = replace(plain, **_FEWER_STEPS)
+    plain = replace(plain, backward_after=(1, plain.steps) if variant % 4 == 0 else (1,))
     return (
         replace(plain, **CIRCUMSTANCES[case.circumstance].changes) if case.circumstance else plain
     )
