@@ -225,6 +225,15 @@ class TensorList:
     def __rpow__(self, base: Scalar) -> TensorList:
         return self._new(torch._foreach_pow(cast(float, base), self.tensors))
 
+    def divide_(self, divisor: Scalar | Numbers) -> TensorList:
+        # One number per tensor: with a single number, foreach on CUDA multiplies by 1 / divisor.
+        each = divisor if isinstance(divisor, Numbers) else Numbers([divisor] * len(self.tensors))
+        return self.div_(each)
+
+    def maximum_(self, other: TensorList) -> TensorList:
+        torch._foreach_maximum_(self.tensors, other.tensors)
+        return self
+
     # Three operands.
 
     def lerp_(self, end: TensorList, weight: Scalar) -> TensorList:
@@ -407,8 +416,8 @@ def add_scaled(value: T, other: T, scale: Any, *, derive: bool = True) -> T:
         scale: by what.
         derive: whether autograd may ask for the derivative with respect to ``scale``.
     """
-    if isinstance(value, TensorList):
-        return (value.add_ if value.is_temporary else value.add)(other, alpha=scale)
+    if isinstance(value, TensorList) and value.is_temporary:
+        return value.add_(other, alpha=scale)
     if derive and isinstance(value, Tensor) and wants_gradient(scale):
         # A copy, because other changes in place before the backward pass reads it.
         return value.addcmul(other.clone(), scale)
@@ -450,9 +459,6 @@ def maximum_(value: T, other: T, *, derive: bool | None = None) -> T:
         other: the other operand.
         derive: whether autograd may ask for derivatives; by default, while it records.
     """
-    if isinstance(value, TensorList):
-        torch._foreach_maximum_(value.tensors, other.tensors)
-        return value
     if not isinstance(other, Tensor):
         return value.maximum_(other)
     derive = torch.is_grad_enabled() if derive is None else derive
@@ -464,10 +470,6 @@ def maximum_(value: T, other: T, *, derive: bool | None = None) -> T:
 
 def divide_(value: T, divisor: Any) -> T:
     """Divide a temporary by a scalar, in its own memory where that keeps torch's bits."""
-    if isinstance(value, TensorList):
-        # One number per tensor: with a single number, foreach on CUDA multiplies by 1 / divisor.
-        each = divisor if isinstance(divisor, Numbers) else Numbers([divisor] * len(value.tensors))
-        return value.div_(each)
     if not isinstance(value, Tensor):
         return value.divide_(divisor)
     # A zero-dimensional half-precision value is promoted by a float32 divisor, and any real one by
