@@ -69,6 +69,19 @@ from optimlab.values import (
 )
 
 
+def second_moment(state: dict[str, T], group: ParamGroup, *, derive: bool) -> T:
+    r"""Return what the root is taken of: :math:`v_t`, with AMSGrad the largest one so far.
+
+    Args:
+        state: of the parameter; the largest one is brought up to date.
+        group: the hyperparameters.
+        derive: whether autograd may ask for derivatives.
+    """
+    if group["amsgrad"]:
+        return maximum_(state["max_exp_avg_sq"], state["exp_avg_sq"], derive=derive)
+    return state["exp_avg_sq"]
+
+
 class Adam(Optimizer):
     r"""Adaptive moment estimation.
 
@@ -223,32 +236,27 @@ class Adam(Optimizer):
         else:
             exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
 
-        by_number = is_number(step)
-
-        def second_moment() -> T:
-            if group["amsgrad"]:
-                return maximum_(state["max_exp_avg_sq"], exp_avg_sq, derive=not by_number)
-            return exp_avg_sq
-
         # One formula, three roundings: torch spells it differently where the step count is a tensor
         # whose value must not be read, and there once more for lists.
-        if by_number:
+        if is_number(step):
             count = read_step(step)
             bias_correction1, bias_correction2 = 1 - beta1**count, 1 - beta2**count
             step_size, root = lr / bias_correction1, bias_correction2**0.5
-            denom = divide_(second_moment().sqrt(), root).add_(eps)
+            denom = divide_(second_moment(state, group, derive=False).sqrt(), root).add_(eps)
             param.addcdiv_(exp_avg, denom, value=-step_size)
         elif is_many(param):
             # Lists have no 1 - x and no lr / x, so the minus sign is carried through.
             negative_step_size = (beta1**step).sub_(1).div_(lr).reciprocal_()
             root = (beta2**step).sub_(1).neg_().sqrt_()
-            denom = second_moment().sqrt().div_(root).add_(eps).div_(negative_step_size)
-            param.addcdiv_(exp_avg, denom)
+            denom = second_moment(state, group, derive=True).sqrt().div_(root)
+            param.addcdiv_(exp_avg, denom.add_(eps).div_(negative_step_size))
         else:
             # The step size goes into the denominator, because addcdiv takes no tensor as its value.
             bias_correction1, bias_correction2 = 1 - beta1**step, 1 - beta2**step
             negative_step_size, root = -(lr / bias_correction1), bias_correction2.sqrt()
-            scaled_root = second_moment().sqrt() / (root * negative_step_size)
+            scaled_root = second_moment(state, group, derive=True).sqrt() / (
+                root * negative_step_size
+            )
             denom = scaled_root.add_(eps / negative_step_size)
             # The next step changes exp_avg in place; autograd needs what it was.
             param.addcdiv_(exp_avg.clone() if group["differentiable"] else exp_avg, denom)
