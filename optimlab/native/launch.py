@@ -2,7 +2,8 @@
 
 Making one means looking at every property of every tensor. The kernel compares with what was
 written down here each time it runs, the first time too: while Python looks at thousands of tensors
-other threads may move those that it looked at first.
+other threads may move those that it looked at first. Where tensors lie, and that nothing which is
+written overlaps, only the kernel finds out.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from optimlab.native.traced import Traced
     from optimlab.optimizer import Optimizer
 
-Ranges: TypeAlias = "tuple[array[int], array[int]]"
-"""Where ranges of memory begin and where they end, in ascending order."""
+Ranges: TypeAlias = "array[int]"
+"""Where a range of memory begins and where it ends, then the next one, in ascending order."""
 
 DTYPES = (torch.float32, torch.float64)
 
@@ -86,10 +86,9 @@ class Launch:
             "tensors": array("q", map(id, chain.from_iterable(of_each))),
             "state_dicts": array("q", map(id, self.state_dicts)),
             "names": array("q", map(id, keys)),
-            "gradients": array("q", bytes(8 * len(members))),
+            "gradients": array("q", [id(member.grad) for member in members]),
             "layouts": array("q", chain.from_iterable(map(layout, self.params))),
-            "begins": written[0],
-            "ends": written[1],
+            "written": written,
             "pointers": array("q", map(Tensor.data_ptr, chain.from_iterable(registers))),
             "sizes": array("q", map(Tensor.numel, self.params)),
             "steps": array("q", map(Tensor.data_ptr, steps)),
@@ -102,11 +101,12 @@ class Launch:
             count=len(members),
             total=self.total,
             step_count=len(steps),
-            written=len(written[0]),
+            written_count=len(written) // 2,
             is_double=self.dtype == torch.float64,
             steps_are_double=bool(steps) and steps[0].dtype == torch.float64,
             threads=1,
             joined=True,
+            is_given=True,
         )
 
     @property
@@ -118,6 +118,12 @@ class Launch:
     def step_addresses(self) -> array[int]:
         """Where the step counts lie; empty if steps are not counted."""
         return self._arrays[1]["steps"]
+
+    def leave(self) -> None:
+        """From now on ask parameters for gradients, and dicts for state."""
+        gradients = self._arrays[1]["gradients"]
+        gradients[:] = array("q", bytes(8 * len(gradients)))
+        self.record.is_given = False
 
     def take(self, trace: Traced) -> None:
         """Take the instructions of a trace, which is about to write their scalars."""
@@ -148,10 +154,6 @@ def launches_of(optimizer: Optimizer, batch: Batch) -> list[Launch] | None:
         step = None if member.step is None else (member.step.item(), member.step.dtype)
         divided[member.param.dtype, step].append(member)
     written = _ranges(members)
-    begins = np.array([member.grad.data_ptr() for member in members], dtype=np.int64)
-    lengths = np.array([member.grad.nbytes for member in members], dtype=np.int64)
-    if _overlap(written) or not _are_apart(written, begins, lengths):
-        return None
     return [Launch(optimizer, batch, same, written) for same in divided.values()]
 
 
@@ -202,24 +204,11 @@ def _is_plain_count(step: Tensor) -> bool:
 
 
 def _ranges(members: Iterable[Member]) -> Ranges:
-    """Return where memory that a step writes begins and ends, in ascending order."""
+    """Return the memory that a step writes."""
     tensors = chain.from_iterable((m.param, *m.state.values(), m.step) for m in members)
     ranges = sorted(
         (tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes)
         for tensor in tensors
         if tensor is not None and tensor.numel()
     )
-    return array("q", [begin for begin, _ in ranges]), array("q", [end for _, end in ranges])
-
-
-def _overlap(written: Ranges) -> bool:
-    starts, ends = map(np.asarray, written)
-    return bool((ends[:-1] > starts[1:]).any())
-
-
-def _are_apart(written: Ranges, begins: Any, lengths: Any) -> bool:
-    """Tell whether tensors share no memory with what is written."""
-    starts, ends = map(np.asarray, written)
-    following = np.searchsorted(ends, begins, side="right")  # the first that ends behind each
-    inside = (following < len(starts)) & (lengths > 0)
-    return not (starts[following[inside]] < (begins + lengths)[inside]).any()
+    return array("q", chain.from_iterable(ranges))

@@ -30,7 +30,7 @@ from optimlab.native.bytecode import INSTRUCTION_SIZE
 VARIABLE = "OPTIMLAB_NATIVE"
 """Set this environment variable to ``0`` to leave the kernel unused, or to another library."""
 
-VERSION = 2
+VERSION = 3
 """Of all that Python and the library tell each other; that of program.h."""
 
 # How the kernel can take a square root; the numbers are those of roots.h.
@@ -55,8 +55,7 @@ class Launch(ctypes.Structure):
         ("names", ctypes.c_void_p),
         ("gradients", ctypes.c_void_p),
         ("layouts", ctypes.c_void_p),
-        ("begins", ctypes.c_void_p),
-        ("ends", ctypes.c_void_p),
+        ("written", ctypes.c_void_p),
         ("pointers", ctypes.c_void_p),
         ("sizes", ctypes.c_void_p),
         ("steps", ctypes.c_void_p),
@@ -66,11 +65,12 @@ class Launch(ctypes.Structure):
         ("count", ctypes.c_long),
         ("total", ctypes.c_long),
         ("step_count", ctypes.c_long),
-        ("written", ctypes.c_long),
+        ("written_count", ctypes.c_long),
         ("is_double", ctypes.c_int),
         ("steps_are_double", ctypes.c_int),
         ("threads", ctypes.c_int),
         ("joined", ctypes.c_int),
+        ("is_given", ctypes.c_int),
     ]
 
 

@@ -341,6 +341,7 @@ def launch(runner: Runner, optimizer: Optimizer, batch: Batch) -> list[Launch] |
     increment_version(list(chain.from_iterable(each.written for each in launches)))
     for each in launches:
         each.step += each.counts_steps
+        each.leave()
     return launches
 
 

@@ -1,8 +1,8 @@
 /* Guards: what is asked of everything that a step touches, before the step changes any of it.
  *
  * Between two steps anything may have happened to a tensor. What was written down when the step was
- * cached is compared with what stands there now, tensor after tensor, so that no outdated address is
- * ever used. optimlab_step asks about all of a step and then runs all of it, in one call, during
+ * cached is compared with what stands there now, tensor after tensor, and where each of them lies is
+ * taken up anew, so that no outdated address is ever used. optimlab_step asks about all of a step and then runs all of it, in one call, during
  * which Python's lock is never given up: from the last answer to the last element no code of anybody
  * else's runs, neither another thread nor a signal handler, which could move what was looked at. The
  * price is that other threads of Python wait as long as the arithmetic takes.
@@ -11,6 +11,8 @@
  * tensors through DLPack's table of functions, and Python is asked through functions of its stable
  * ABI, whose addresses the caller hands over. So the library fits every Python and every torch.
  */
+
+#include <stdlib.h>
 
 #include "float_mode.h"
 #include "program.h"
@@ -138,15 +140,66 @@ static int64_t address_of(const Python *python, void *object, long bits, Describ
 /* Whether memory that is read shares nothing with memory that is written. */
 static int is_apart(const Launch *launch, int64_t begin, int64_t end)
 {
-    long low = 0, high = launch->written;
+    long low = 0, high = launch->written_count;
     while (low < high) { /* the first range that ends behind begin */
         const long middle = (low + high) / 2;
-        if (launch->ends[middle] > begin)
+        if (launch->written[middle].end > begin)
             high = middle;
         else
             low = middle + 1;
     }
-    return begin == end || low == launch->written || launch->begins[low] >= end;
+    return begin == end || low == launch->written_count || launch->written[low].begin >= end;
+}
+
+static long bytes_of(int is_double)
+{
+    return is_double ? 8 : 4;
+}
+
+static Range *add_range(Range *next, int64_t begin, int64_t bytes)
+{
+    if (bytes)
+        *next++ = (Range){begin, begin + bytes};
+    return next;
+}
+
+static int compare_ranges(const void *a, const void *b)
+{
+    const int64_t first = ((const Range *)a)->begin, second = ((const Range *)b)->begin;
+    return (first > second) - (first < second);
+}
+
+/* List anew what a batch writes, after something of it has moved; return whether nothing of that
+ * overlaps. A batch is a series of launches with one list. */
+static int list_written(const Launch *launches, long count)
+{
+    Range *next = launches->written;
+    for (const Launch *launch = launches; launch < launches + count; launch++) {
+        const long bytes = bytes_of(launch->is_double);
+        for (long r = 0; r < launch->inputs; r++)
+            for (long t = 0; t < launch->count && r != 1; t++) /* all but gradients */
+                next = add_range(next, launch->pointers[r * launch->count + t],
+                                 launch->sizes[t] * bytes);
+        for (long t = 0; t < launch->step_count; t++)
+            next = add_range(next, launch->steps[t], bytes_of(launch->steps_are_double));
+    }
+    const long ranges = next - launches->written;
+    qsort(launches->written, (size_t)ranges, sizeof *next, compare_ranges);
+    for (long k = 1; k < ranges; k++)
+        if (launches->written[k - 1].end > launches->written[k].begin)
+            return 0;
+    return ranges == launches->written_count;
+}
+
+/* Whether no gradient lies where something is written. */
+static int gradients_are_apart(const Launch *launch)
+{
+    const int64_t *gradients = launch->pointers + launch->count;
+    for (long t = 0; t < launch->count; t++)
+        if (!is_apart(launch, gradients[t],
+                      gradients[t] + launch->sizes[t] * bytes_of(launch->is_double)))
+            return 0;
+    return 1;
 }
 
 /* Whether a tensor is of a type that overrides nothing, and no lazy negation of its memory. */
@@ -165,52 +218,53 @@ static int is_plain(const Python *python, void *object, int is_parameter)
     return answer == python->false_object;
 }
 
-/* Whether a tensor lies where and as it did; a gradient may lie where nothing is written. */
-static int lies_well(const Python *python, const Launch *launch, void *object,
-                     const int64_t *layout, int64_t *pointer, int is_gradient)
+/* Take up where a tensor lies, and note when it has moved; return whether it lies as it did. */
+static int lies_alike(const Python *python, const Launch *launch, void *object,
+                      const int64_t *layout, int64_t *pointer, int *has_moved)
 {
-    const long bits = launch->is_double ? 64 : 32;
     Described tensor;
-    const int64_t address = address_of(python, object, bits, &tensor);
+    const int64_t address = address_of(python, object, launch->is_double ? 64 : 32, &tensor);
     if (address == -1 || !is_laid_out(&tensor, layout))
         return 0;
     if (!tensor.data && size_of(layout))
         return 0; /* zeros that are nowhere, or memory that was taken away */
-    if (address == *pointer)
-        return 1;
-    if (!is_gradient || !is_apart(launch, address, address + size_of(layout) * (bits / 8)))
-        return 0;
+    *has_moved |= address != *pointer;
     *pointer = address;
     return 1;
 }
 
-/* Whether a step count lies where it did. */
-static int is_counted(const Python *python, const Launch *launch, void *object, int64_t pointer)
+/* The same for a step count. */
+static int is_counted(const Python *python, const Launch *launch, void *object, int64_t *pointer,
+                      int *has_moved)
 {
     Described tensor;
-    if (!is_plain(python, object, 0) ||
-        address_of(python, object, launch->steps_are_double ? 64 : 32, &tensor) != pointer)
+    if (!is_plain(python, object, 0))
+        return 0;
+    const int64_t address = address_of(python, object, launch->steps_are_double ? 64 : 32, &tensor);
+    if (address == -1 || !tensor.data)
         return 0;
     for (int32_t k = 0; k < tensor.ndim; k++)
         if (tensor.shape[k] != 1)
             return 0;
+    *has_moved |= address != *pointer;
+    *pointer = address;
     return 1;
 }
 
-/* Whether state tensors and step count are the objects that they were, and lie where they did. */
+/* Whether state tensors and step count are the objects that they were, and lie as they did. */
 static int state_stayed(const Python *python, const Launch *launch, long t, void *const *state,
-                        const int64_t *layout)
+                        const int64_t *layout, int *has_moved)
 {
     const long states = launch->inputs - 2, counts = launch->step_count > 0;
     int64_t *pointer = launch->pointers + t + 2 * launch->count;
-    for (long k = 0; k < states + counts; k++)
+    for (long k = 0; k < states + counts && !launch->is_given; k++)
         if (python->entry_of(launch->state_dicts[t], launch->names[k]) != state[k])
             return 0;
     for (long k = 0; k < states; k++, pointer += launch->count)
         if (!is_plain(python, state[k], 0) ||
-            !lies_well(python, launch, state[k], layout, pointer, 0))
+            !lies_alike(python, launch, state[k], layout, pointer, has_moved))
             return 0;
-    return !counts || is_counted(python, launch, state[states], launch->steps[t]);
+    return !counts || is_counted(python, launch, state[states], &launch->steps[t], has_moved);
 }
 
 /* Whether a parameter has made as many steps as the program was written for. */
@@ -221,20 +275,46 @@ static int counts_alike(const Launch *launch, long t)
     return made == launch->code[0] - 1;
 }
 
-static int holds(const Python *python, const Launch *launch, int is_owned)
+/* Whether all that a launch touches is as it was written down, but for where it lies. */
+static int holds(const Python *python, const Launch *launch, int is_owned, int *has_moved)
 {
     const long each = 1 + launch->inputs - 2 + (launch->step_count > 0);
     const int64_t *layout = launch->layouts;
     for (long t = 0; t < launch->count; t++, layout += 1 + 2 * layout[0]) {
         void *const *tensors = launch->tensors + t * each;
-        int64_t *pointers = launch->pointers + t;
+        int64_t *pointers = launch->pointers + t, *gradient = pointers + launch->count;
+        int is_elsewhere = 0;
         if (!is_plain(python, tensors[0], 1) ||
-            !lies_well(python, launch, tensors[0], layout, pointers, 0) ||
+            !lies_alike(python, launch, tensors[0], layout, pointers, has_moved) ||
             !is_plain(python, launch->gradients[t], 0) ||
-            !lies_well(python, launch, launch->gradients[t], layout, pointers + launch->count, 1) ||
-            (!is_owned && !state_stayed(python, launch, t, tensors + 1, layout)) ||
+            !lies_alike(python, launch, launch->gradients[t], layout, gradient, &is_elsewhere) ||
+            (!is_owned && !state_stayed(python, launch, t, tensors + 1, layout, has_moved)) ||
             (launch->step_count && !counts_alike(launch, t)))
             return 0;
+        /* If something has moved that is written, all gradients are compared later. */
+        if (is_elsewhere && !*has_moved &&
+            !is_apart(launch, *gradient,
+                      *gradient + launch->sizes[t] * bytes_of(launch->is_double)))
+            return 0;
+    }
+    return 1;
+}
+
+/* Whether all launches hold. Some may lie elsewhere than before, as long as nothing overlaps. */
+static int all_hold(const Python *python, const Launch *launches, long count, int is_owned)
+{
+    for (long first = 0, next; first < count; first = next) {
+        int has_moved = launches[first].is_given;
+        for (next = first; next < count && launches[next].written == launches[first].written; next++)
+            if (!holds(python, &launches[next], is_owned, &has_moved))
+                return 0;
+        if (!has_moved)
+            continue;
+        if (!list_written(&launches[first], next - first))
+            return 0;
+        for (long k = first; k < next; k++)
+            if (!gradients_are_apart(&launches[k]))
+                return 0;
     }
     return 1;
 }
@@ -244,7 +324,7 @@ static int holds(const Python *python, const Launch *launch, int is_owned)
 static int take_gradients(const Python *python, const Launch *launch)
 {
     const long each = 1 + launch->inputs - 2 + (launch->step_count > 0);
-    for (long t = 0; t < launch->count; t++) {
+    for (long t = 0; t < launch->count && !launch->is_given; t++) {
         launch->gradients[t] = python->get_attribute(launch->tensors[t * each], python->grad);
         if (!launch->gradients[t]) {
             python->forget_error();
@@ -256,7 +336,7 @@ static int take_gradients(const Python *python, const Launch *launch)
 
 static void let_go_of_gradients(const Python *python, const Launch *launch)
 {
-    for (long t = 0; t < launch->count; t++) {
+    for (long t = 0; t < launch->count && !launch->is_given; t++) {
         void *gradient = launch->gradients[t];
         launch->gradients[t] = NULL;
         if (gradient)
@@ -300,9 +380,8 @@ int optimlab_step(const Python *python, const Launch *launches, long count, void
         status = ESCAPED;
     if (status == DONE && float_mode() != USUAL_MODE)
         status = CHANGED;
-    for (long k = 0; k < count && status == DONE; k++)
-        if (!holds(python, &launches[k], escaped != NULL))
-            status = CHANGED;
+    if (status == DONE && !all_hold(python, launches, count, escaped != NULL))
+        status = CHANGED;
     for (long k = 0; k < count && status == DONE; k++)
         if (!optimlab_can_run(&launches[k]))
             status = NO_PROGRAM;

@@ -25,7 +25,7 @@
 #define MOST_SHARES 256
 
 /* The version of all that Python and this library tell each other: that of library.py. */
-#define VERSION 2
+#define VERSION 3
 
 /* Bytes for the temporaries of a chunk, and its roots. */
 #define SCRATCH ((TEMPORARIES + 1) * CHUNK * sizeof(double))
@@ -90,6 +90,10 @@ typedef struct {
     long tensor, start;
 } Place;
 
+typedef struct {
+    int64_t begin, end;
+} Range;
+
 /* One call of the kernel: tensors of one dtype with one step count, what was written down about them
  * when the step was cached, and the program to run on them. The fields are those of library.py.
  *
@@ -101,14 +105,15 @@ typedef struct {
     void *const *names;         /* what state tensors and step count are called there */
     void **gradients;           /* room for count references, held during the call */
     const int64_t *layouts;     /* for each parameter: ndim, its shape, its strides */
-    const int64_t *begins, *ends; /* memory that is written, in ascending order */
+    Range *written;             /* memory that its batch writes, in ascending order */
     /* What is run. */
     int64_t *pointers;          /* inputs x count addresses, register by register */
     const int64_t *sizes;       /* count numbers of elements */
-    const int64_t *steps;       /* step_count addresses of step counts */
+    int64_t *steps;             /* step_count addresses of step counts */
     const double *code;         /* the step that is coming, then six numbers for each instruction */
-    long length, inputs, count, total, step_count, written;
+    long length, inputs, count, total, step_count, written_count;
     int is_double, steps_are_double, threads, joined;
+    int is_given; /* whether the gradients are there, and states of what dict is not asked */
 } Launch;
 
 /* How a call ended. Nothing was changed unless it is DONE. */
