@@ -20,7 +20,7 @@ by steps of their own. What comes out depends on chance; nothing may crash.
 `freed`: as `shared`, with one thread that steps, and moves that free the memory that they move
 from. torch gives no such promise: an operation of ATen goes on to use the addresses it began with,
 which is why `shared` keeps that memory and shares none with other processes. So this scene is
-played where the native machine serves, and with nothing that makes it leave a step to ATen.
+played where the native kernel serves, and with nothing that makes it leave a step to ATen.
 
 `counted`: two threads step one SGD whose gradients are all one. In turns, every step counts; at the
 same time, one thread may write over what another wrote, as in torch, and nothing else.
@@ -69,7 +69,7 @@ SERVED: tuple[Rule, ...] = (
     ("AdamW", {"lr": 0.01, "amsgrad": True}),
     ("RMSprop", {"lr": 0.01, "momentum": 0.5, "centered": True}),
 )
-"""What the native machine carries out."""
+"""What the native kernel carries out."""
 RULES: tuple[Rule, ...] = (*SERVED, ("Adam", {"lr": 0.01, "foreach": True}))
 SMALL = ((), (3,), (40,), (7, 5), (3,), (2000,))
 LARGE = (40_000,)
@@ -481,7 +481,7 @@ def shared(library: Any, seed: int) -> None:
 
 
 def freed(library: Any, seed: int) -> None:
-    """Let the machine's memory be freed while it uses it."""
+    """Let the kernel's memory be freed while it uses it."""
     disturb(Trained(library, str(seed), SERVED), seed, FREEING, THREADS - 1, keeps=False)
 
 

@@ -21,11 +21,11 @@ modes that intercept operations, autograd,     ``step_cache.no_modes_active`` an
 scaling, hooks, profilers                      own attributes
 =============================================  ====================================================
 
-**Why no address is ever out of date.** Guards and arithmetic are one call into C, which keeps
-Python's lock from the first question to the last element. No other thread of Python and no signal
-handler runs in between; all gradients are held meanwhile. Whatever happens before the call is seen
-by the guards, whatever comes after it finds the step made. (An operation of torch that another
-thread is in the middle of, without the lock, can race with a step, as it can with torch's.)
+**Why no address is ever out of date.** Where tensors lie is asked, and the arithmetic done, in one
+call into C, which keeps Python's lock from the first address to the last element. No other thread
+of Python and no signal handler runs in between; all gradients are held meanwhile. Whatever happens
+before is seen by the guards, whatever comes after finds the step made. (An operation of torch that
+another thread is in the middle of, without the lock, can race with a step, as it can with torch's.)
 
 **What is not asked.** State that its optimizer alone can reach; numbers of a rule that is declared
 pure, which are computed from formulas (``formulas.py``) as long as what the rule compares or
@@ -38,22 +38,26 @@ Read it in this order: ``step_cache.py``, ``launch.py``, ``guards.py`` with ``ke
 
 from __future__ import annotations
 
-import functools
 import threading
 
 from optimlab.native.self_check import capabilities
 from optimlab.native.step_cache import Runner
 
-_FIRST_USE = threading.Lock()
+_first_use = threading.Lock()
+_found: list[Runner] = []
 
 
 def runner() -> Runner | None:
-    """Return what carries out launches, or ``None`` where the kernel is not to be used."""
-    with _FIRST_USE:  # threads that make their first step together would check with one another
-        found = capabilities()
-        return None if found.kernel is None else _runner()
+    """Return what carries out launches, or ``None`` where the kernel is not to be used.
 
-
-@functools.cache
-def _runner() -> Runner:
-    return Runner(capabilities())
+    At first use, that is also while another thread, or the very code that a signal handler has
+    interrupted, compares the kernel with ATen.
+    """
+    if not _found and _first_use.acquire(blocking=False):
+        try:
+            capable = capabilities()
+            if capable.kernel is not None:
+                _found.append(Runner(capable))
+        finally:
+            _first_use.release()
+    return _found[0] if _found else None

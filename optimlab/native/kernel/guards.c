@@ -2,10 +2,12 @@
  *
  * Between two steps anything may have happened to a tensor. What was written down when the step was
  * cached is compared with what stands there now, tensor after tensor, and where each of them lies is
- * taken up anew, so that no outdated address is ever used. optimlab_step asks about all of a step and then runs all of it, in one call, during
- * which Python's lock is never given up: from the last answer to the last element no code of anybody
- * else's runs, neither another thread nor a signal handler, which could move what was looked at. The
- * price is that other threads of Python wait as long as the arithmetic takes.
+ * taken up anew, so that no outdated address is ever used. optimlab_step asks about all of a step
+ * and then runs all of it, in one call. First comes what may run other people's code, or give up
+ * Python's lock for a moment, as many functions of torch do: asking for gradients, and whether a
+ * tensor is a lazy negation. Then it asks where everything lies, and runs; from the first of these
+ * answers to the last element the lock is kept, and neither another thread nor a signal handler can
+ * move what was looked at. The price is that other threads of Python wait for the arithmetic.
  *
  * The layout of a tensor or of any other object of Python is not known here: torch describes its
  * tensors through DLPack's table of functions, and Python is asked through functions of its stable
@@ -202,16 +204,21 @@ static int gradients_are_apart(const Launch *launch)
     return 1;
 }
 
-/* Whether a tensor is of a type that overrides nothing, and no lazy negation of its memory. */
+/* Whether an object is a tensor of a type that overrides nothing. */
 static int is_plain(const Python *python, void *object, int is_parameter)
 {
     void *type = python->type_of(object);
     python->let_go(type);
-    if (type != python->tensor_type && !(is_parameter && type == python->parameter_type))
-        return 0;
+    return type == python->tensor_type || (is_parameter && type == python->parameter_type);
+}
+
+/* Whether a tensor is its memory as it stands there, and no lazy negation of it. Meanwhile other
+ * threads may run. */
+static int is_not_negated(const Python *python, void *object)
+{
     void *answer = python->call(python->is_neg, object, NULL);
     if (!answer) {
-        python->forget_error();
+        python->forget_error(); /* no tensor, such as a gradient that is None */
         return 0;
     }
     python->let_go(answer); /* False is never freed */
@@ -320,7 +327,7 @@ static int all_hold(const Python *python, const Launch *launches, long count, in
 }
 
 /* Hold the gradients of a step, which nobody else may do while it is computed. Asking a parameter
- * may run anybody's code, so that all are asked before anything else is looked at. */
+ * may run anybody's code. */
 static int take_gradients(const Python *python, const Launch *launch)
 {
     const long each = 1 + launch->inputs - 2 + (launch->step_count > 0);
@@ -330,6 +337,20 @@ static int take_gradients(const Python *python, const Launch *launch)
             python->forget_error();
             return 0;
         }
+    }
+    return 1;
+}
+
+/* Whether all tensors of a launch are what stands in their memory. */
+static int none_is_negated(const Python *python, const Launch *launch, int is_owned)
+{
+    const long each = 1 + launch->inputs - 2 + (launch->step_count > 0);
+    for (long t = 0; t < launch->count; t++) {
+        if (!is_not_negated(python, launch->gradients[t]))
+            return 0;
+        for (long k = 0; k < (is_owned ? 1 : each); k++)
+            if (!is_not_negated(python, launch->tensors[t * each + k]))
+                return 0;
     }
     return 1;
 }
@@ -375,7 +396,10 @@ int optimlab_step(const Python *python, const Launch *launches, long count, void
             status = CHANGED;
     if (status == DONE && !have_no_gradient(python, others, other_count))
         status = CHANGED;
-    /* From here on no code of anybody else's runs until all is done. */
+    for (long k = 0; k < count && status == DONE; k++)
+        if (!none_is_negated(python, &launches[k], escaped != NULL))
+            status = CHANGED;
+    /* From here on Python's lock is kept, and no code of anybody else's runs. */
     if (status == DONE && escaped && *escaped)
         status = ESCAPED;
     if (status == DONE && float_mode() != USUAL_MODE)
