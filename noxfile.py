@@ -43,13 +43,13 @@ def typecheck(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests and the examples in docstrings, with and without the native machine.
+    """Run the tests and the examples in docstrings, with and without the native kernel.
 
     One test builds the site's pages without running their programs, warnings being errors.
     """
     install(session, "-e", ".[test,integrations,pages]")
     if not session.posargs:
-        session.log("without the native machine: what depends on how a rule is carried out")
+        session.log("without the native kernel: what depends on how a rule is carried out")
         python(session, *PYTEST, *CARRIED_OUT, *parallel(session), env={"OPTIMLAB_NATIVE": "0"})
         session.log("with it, where it was built: everything")
     # One thread each: two processes with two threads on two cores wait for one another.
@@ -102,10 +102,10 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def sanitize(session: nox.Session) -> None:
-    """Run the native machine's tests with the C library under AddressSanitizer (needs gcc)."""
+    """Run the native kernel's tests with the C library under AddressSanitizer (needs gcc)."""
     install(session, "-e", ".[test]")
-    library = str(Path(session.create_tmp()).resolve() / "machine.so")
-    sources = [str(path) for path in sorted(Path("optimlab/native").glob("*.c"))]
+    library = str(Path(session.create_tmp()).resolve() / "kernel.so")
+    sources = [str(path) for path in sorted(Path("optimlab/native/kernel").glob("*.c"))]
     session.run("gcc", *SANITIZED, *sources, "-o", library, external=True)
     runtimes = [
         str(session.run("gcc", f"-print-file-name={name}.so", silent=True, external=True)).strip()
@@ -118,7 +118,7 @@ def sanitize(session: nox.Session) -> None:
         "OPTIMLAB_RANDOM_PROGRAMS": "2000",
         "OMP_NUM_THREADS": "1",
     }
-    chosen = ("native", "native_adversaries", "privacy", "random_programs")
+    chosen = ("native", "native_adversaries", "boundaries", "ownership", "random_programs")
     tests = session.posargs or [f"tests/test_{name}.py" for name in chosen]
     python(session, "-m", "pytest", "-p", "no:cacheprovider", *tests, env=env)
 

@@ -1,4 +1,4 @@
-"""Builds the native machine, a C library without Python in it, where a C compiler is at hand.
+"""Builds the native kernel, a C library without Python in it, where a C compiler is at hand.
 
 Everything else about the package stands in pyproject.toml. Without a compiler the package installs
 all the same and carries out every rule with torch's operations, to the same bits.
@@ -12,12 +12,16 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import BaseError, CCompilerError
 
-# No contraction that the source does not ask for, no error flags: what ATen is compiled with.
-FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-falign-loops=32"]
+# What ATen is compiled with: no contraction that the source does not ask for, no error flags. They
+# come last on the command line and so win over CFLAGS of the user's, which can change arithmetic:
+# of the kernel when it is compiled, and of the whole process when it is linked with start-up code.
+FLAGS = ["-O3", "-fno-fast-math", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+LINK_FLAGS = ["-O3", "-fno-fast-math", "-fno-unsafe-math-optimizations"]
+NICETIES = ["-falign-loops=32"]  # so that speed does not depend on where a loop happens to begin
 THREADS = ["-fopenmp"]
 
 
-class BuildMachine(build_ext):
+class BuildKernel(build_ext):
     """Compiles the library, with threads where the compiler has OpenMP."""
 
     def get_ext_filename(self, fullname: str) -> str:
@@ -30,8 +34,9 @@ class BuildMachine(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         """Compile the library; say so where that fails, and go on without it."""
-        for threads in (THREADS, []):
-            ext.extra_compile_args, ext.extra_link_args = FLAGS + threads, threads
+        for more in ([*NICETIES, *THREADS], THREADS, []):
+            ext.extra_compile_args = [*more, *FLAGS]
+            ext.extra_link_args = [*(flag for flag in more if flag in THREADS), *LINK_FLAGS]
             try:
                 super().build_extension(ext)
             except (BaseError, CCompilerError, OSError) as error:
@@ -39,13 +44,13 @@ class BuildMachine(build_ext):
             else:
                 return
         print(
-            f"optimlab: the native machine was not built ({reason}); every step gives the same "
+            f"optimlab: the native kernel was not built ({reason}); every step gives the same "
             "bits without it, more slowly",
             file=sys.stderr,
         )
 
 
-class MachineWheel(bdist_wheel):
+class KernelWheel(bdist_wheel):
     """Marks the wheel as fit for every Python 3 of this platform."""
 
     def get_tag(self) -> tuple[str, str, str]:
@@ -61,11 +66,11 @@ setup(
     package_dir={"pytest_optimlab": "optimlab/pytest_plugin"},
     ext_modules=[
         Extension(
-            "optimlab.native._machine",
-            ["optimlab/native/machine.c", "optimlab/native/look.c"],
-            depends=["optimlab/native/loops.h"],
+            "optimlab.native._kernel",
+            ["optimlab/native/kernel/interpreter.c", "optimlab/native/kernel/guards.c"],
+            depends=[str(path) for path in sorted(Path("optimlab/native/kernel").glob("*.h"))],
             optional=True,
         )
     ],
-    cmdclass={"build_ext": BuildMachine, "bdist_wheel": MachineWheel},
+    cmdclass={"build_ext": BuildKernel, "bdist_wheel": KernelWheel},
 )

@@ -49,22 +49,37 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from optimlab.execution import Batch, Execution, FusedStep
+from optimlab.execution import Batch, Execution, FusedStep, Member
 from optimlab.groups import ParamGroup
-from optimlab.optimizer import Optimizer, Step, pure
+from optimlab.optimizer import Optimizer, Step, pure, unequal_steps
 from optimlab.values import (
     L,
     T,
     add_scaled,
-    as_real,
     as_scalar,
     beside,
+    both_as_real,
     divide_,
     fused_kernel,
     is_many,
+    is_number,
     maximum_,
+    read_step,
     wants_gradient,
 )
+
+
+def second_moment(state: dict[str, T], group: ParamGroup, *, derive: bool) -> T:
+    r"""Return what the root is taken of: :math:`v_t`, with AMSGrad the largest one so far.
+
+    Args:
+        state: of the parameter; the largest one is brought up to date.
+        group: the hyperparameters.
+        derive: whether autograd may ask for derivatives.
+    """
+    if group["amsgrad"]:
+        return maximum_(state["max_exp_avg_sq"], state["exp_avg_sq"], derive=derive)
+    return state["exp_avg_sq"]
 
 
 class Adam(Optimizer):
@@ -130,6 +145,11 @@ class Adam(Optimizer):
         Reddi, Kale and Kumar, "On the convergence of Adam and beyond" (2018), algorithm 2.
     """
 
+    keys = (
+        *("amsgrad", "lr", "weight_decay", "eps", "maximize", "foreach", "capturable"),
+        *("differentiable", "fused", "decoupled_weight_decay"),
+    )
+    scalars = ("lr", "betas")
     sparse_gradients = "Adam does not support sparse gradients, please consider SparseAdam instead"
     state_dict_defaults: ClassVar = {
         "amsgrad": False,
@@ -189,15 +209,15 @@ class Adam(Optimizer):
         super().__init__(params, defaults)
 
     def state_names(self, group: ParamGroup) -> tuple[str, ...]:
-        _ = group["betas"]  # missed before any state is, where another optimizer's was loaded
         return ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if group["amsgrad"] else ()))
 
     @pure
+    @unequal_steps
     def update(
         self, param: T, grad: T, state: dict[str, T], step: Step[T], group: ParamGroup
     ) -> None:
-        lr, eps, weight_decay = as_scalar(group["lr"]), group["eps"], group["weight_decay"]
-        beta1, beta2 = map(as_scalar, group["betas"])
+        lr, eps, weight_decay = group["lr"], group["eps"], group["weight_decay"]
+        beta1, beta2 = group["betas"]
         exp_avg, exp_avg_sq = state["exp_avg"], state["exp_avg_sq"]
 
         if group["maximize"]:
@@ -205,40 +225,38 @@ class Adam(Optimizer):
         if weight_decay != 0:
             if group["decoupled_weight_decay"]:
                 param.mul_(1 - lr * weight_decay)
-            elif group["differentiable"]:
-                grad = add_scaled(grad, param, weight_decay)
             else:
-                grad = grad.add(param, alpha=weight_decay)
-        param, grad = as_real(param), as_real(grad)
+                grad = add_scaled(grad, param, weight_decay, derive=group["differentiable"])
+        param, grad = both_as_real(param, grad)
 
-        exp_avg.lerp_(grad, 1 - beside(beta1, param))
+        exp_avg.lerp_(grad, 1 - beside(beta1, param, group))
         if group["differentiable"] and wants_gradient(beta2):
             # addcmul has no derivative with respect to its value; lerp has one for its weight.
             exp_avg_sq.lerp_(grad.square(), 1 - beta2)
         else:
             exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-        second_moment = exp_avg_sq
-        if group["amsgrad"]:
-            second_moment = maximum_(state["max_exp_avg_sq"], exp_avg_sq)
 
         # One formula, three roundings: torch spells it differently where the step count is a tensor
         # whose value must not be read, and there once more for lists.
-        if isinstance(step, float):
-            step_size = lr / (1 - beta1**step)
-            bias_correction2 = 1 - beta2**step
-            denom = divide_(second_moment.sqrt(), bias_correction2**0.5).add_(eps)
+        if is_number(step):
+            count = read_step(step)
+            bias_correction1, bias_correction2 = 1 - beta1**count, 1 - beta2**count
+            step_size, root = lr / bias_correction1, bias_correction2**0.5
+            denom = divide_(second_moment(state, group, derive=False).sqrt(), root).add_(eps)
             param.addcdiv_(exp_avg, denom, value=-step_size)
         elif is_many(param):
             # Lists have no 1 - x and no lr / x, so the minus sign is carried through.
             negative_step_size = (beta1**step).sub_(1).div_(lr).reciprocal_()
             root = (beta2**step).sub_(1).neg_().sqrt_()
-            denom = second_moment.sqrt().div_(root).add_(eps).div_(negative_step_size)
-            param.addcdiv_(exp_avg, denom)
+            denom = second_moment(state, group, derive=True).sqrt().div_(root)
+            param.addcdiv_(exp_avg, denom.add_(eps).div_(negative_step_size))
         else:
             # The step size goes into the denominator, because addcdiv takes no tensor as its value.
-            negative_step_size = -(lr / (1 - beta1**step))
-            root = (1 - beta2**step).sqrt()
-            scaled_root = second_moment.sqrt() / (root * negative_step_size)
+            bias_correction1, bias_correction2 = 1 - beta1**step, 1 - beta2**step
+            negative_step_size, root = -(lr / bias_correction1), bias_correction2.sqrt()
+            scaled_root = second_moment(state, group, derive=True).sqrt() / (
+                root * negative_step_size
+            )
             denom = scaled_root.add_(eps / negative_step_size)
             # The next step changes exp_avg in place; autograd needs what it was.
             param.addcdiv_(exp_avg.clone() if group["differentiable"] else exp_avg, denom)
@@ -252,7 +270,7 @@ class Adam(Optimizer):
         group: ParamGroup,
         scaling: FusedStep,
     ) -> None:
-        beta1, beta2 = map(as_scalar, group["betas"])
+        beta1, beta2 = group["betas"]
         step.add_(1)
         fused_kernel(
             "_fused_adamw_" if group["decoupled_weight_decay"] else "_fused_adam_",
@@ -263,9 +281,9 @@ class Adam(Optimizer):
             state.get("max_exp_avg_sq"),
             step,
             amsgrad=group["amsgrad"],
-            lr=beside(group["lr"], param),
-            beta1=beta1,
-            beta2=beta2,
+            lr=beside(group["lr"], param, group),
+            beta1=as_scalar(beta1),
+            beta2=as_scalar(beta2),
             weight_decay=group["weight_decay"],
             eps=group["eps"],
             maximize=group["maximize"],
@@ -279,38 +297,47 @@ class Adam(Optimizer):
         lr_by_number = isinstance(group["lr"], Tensor) and not group["capturable"]
         return super().foreach_by_default(params, group) and not lr_by_number
 
+    def collect(self, group: ParamGroup) -> Batch:
+        """Collect what takes part in a step; betas are looked at first, as in torch."""
+        _, _ = group["betas"]
+        return super().collect(group)
+
+    def collect_member(self, param: Tensor, grad: Tensor, group: ParamGroup) -> Member:
+        """Collect what a parameter takes part with, and refuse what torch refuses meanwhile.
+
+        Raises:
+            RuntimeError: for a step count that requires a gradient, or a tensor ``lr`` with
+                ``foreach`` but without ``capturable``.
+        """
+        member = super().collect_member(param, grad, group)
+        step: Any = member.step
+        if group["differentiable"] and not member.is_new and step.requires_grad:
+            raise RuntimeError("`requires_grad` is not supported for `step` in differentiable mode")
+        if group["foreach"] and isinstance(group["lr"], Tensor) and not group["capturable"]:
+            raise RuntimeError(_NOT_ON_LISTS.format("lr"))
+        return member
+
     def check(self, batch: Batch) -> None:
         """Refuse combinations of options that torch refuses, in the same order.
 
         Raises:
             AssertionError: if lists of tensors are to be differentiated through, a graph captured
                 where that is not possible, or a gradient scaler expects a fused kernel.
-            RuntimeError: for a tensor ``lr`` on lists without ``capturable``, a step count that
-                requires a gradient, or ``fused`` with ``differentiable``.
-            ValueError: for tensor betas on lists without ``capturable``.
+            RuntimeError: for a tensor ``lr`` on lists without ``capturable``, or ``fused`` with
+                ``differentiable``.
+            ValueError: for tensor betas on lists without ``capturable``, or tensors of more than
+                one element there.
         """
-        group, listed = batch.group, batch.execution is Execution.TOGETHER
-        if group["differentiable"]:
-            if any(m.step is not None and m.step.requires_grad for m in batch.members):
-                raise RuntimeError(
-                    "`requires_grad` is not supported for `step` in differentiable mode"
-                )
-            if batch.execution is Execution.FUSED and batch.members:
-                raise RuntimeError("Adam with fused=True does not support differentiable=True")
-        if listed and batch.members and not group["capturable"]:
-            if isinstance(group["lr"], Tensor):
-                raise RuntimeError(_NOT_ON_LISTS.format("lr"))
-            for name, beta in zip(("beta1", "beta2"), group["betas"], strict=True):
-                if isinstance(beta, Tensor):
-                    raise ValueError(_NOT_ON_LISTS.format(name))
-        if listed:
-            self.check_capturable(batch, lists_on_xla=False)
-            if batch.members:
-                self.check_scaling(batch)
-            self.check_autograd(batch)
-        else:
+        if batch.execution is Execution.ONE_BY_ONE:
             self.check_scaling(batch)
             self.check_capturable(batch)
+        elif batch.execution is Execution.TOGETHER and batch.members:
+            _check_tensors_on_lists(batch.group)
+            self.check_capturable(batch, lists_on_xla=False)
+            self.check_scaling(batch)
+            self.check_autograd(batch)
+        elif batch.members and batch.differentiable:
+            raise RuntimeError("Adam with fused=True does not support differentiable=True")
 
 
 class AdamW(Adam):
@@ -383,6 +410,18 @@ class AdamW(Adam):
 
 
 _NOT_ON_LISTS = "{} as a Tensor is not supported for capturable=False and foreach=True"
+
+
+def _check_tensors_on_lists(group: ParamGroup) -> None:
+    """Check the hyperparameters that lists take as tensors only if they are capturable."""
+    beta1, beta2 = group["betas"]
+    for name, value in {"lr": group["lr"], "beta1": beta1, "beta2": beta2}.items():
+        if isinstance(value, Tensor):
+            if not group["capturable"]:
+                kind = RuntimeError if name == "lr" else ValueError
+                raise kind(_NOT_ON_LISTS.format(name))
+            if value.numel() != 1:
+                raise ValueError(f"Tensor {name} must be 1-element")
 
 
 def _check_tensor(name: str, value: Any, listed_by_number: bool) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -78,17 +78,32 @@ def complete_old_groups(groups: Iterable[ParamGroup], defaults: Mapping[str, Any
             group.setdefault(name, value)
 
 
-def steps_to_tensors(state: Mapping[Any, Any], groups: Iterable[ParamGroup]) -> None:
-    """Turn the plain numbers that an older version saved as ``step`` into tensors."""
+def steps_to_tensors(
+    state: Mapping[Any, Any],
+    groups: Iterable[ParamGroup],
+    flag: Callable[[ParamGroup, str], Any],
+) -> None:
+    """Turn the plain numbers that an older version saved as ``step`` into tensors.
+
+    Args:
+        state: of each parameter.
+        groups: the parameter groups.
+        flag: looks an option of a group up, if the optimizer has it.
+
+    Raises:
+        ValueError: if a step count is a string.
+    """
     for group in groups:
-        on_device = group.get("capturable") or group.get("fused")
+        fused = flag(group, "fused")
         for param in group["params"]:
-            held = state.get(param)
-            if held and not isinstance(held["step"], Tensor):
+            held = state.get(param, {})
+            if len(held) != 0 and not isinstance(held["step"], Tensor):
+                if isinstance(held["step"], str):  # torch reads no string, whatever stands in it
+                    raise ValueError(f"could not convert string to float: {held['step']!r}")
                 held["step"] = torch.tensor(
                     float(held["step"]),
-                    dtype=devices.step_dtype(fused=group.get("fused")),
-                    device=param.device if on_device else None,
+                    dtype=devices.step_dtype(fused=fused),
+                    device=param.device if flag(group, "capturable") or fused else None,
                 )
 
 
@@ -136,4 +151,8 @@ def _copied_tensor(
     elif param is not None and (group.get("capturable") or group.get("fused")):
         device, dtype = param.device, torch.float32
     moved = value.to(device=device, dtype=dtype)
-    return moved.clone() if moved is value else moved
+    if moved is not value:
+        return moved
+    if not value.is_leaf:  # it stays a part of its graph
+        return value.clone()
+    return value.detach().clone().requires_grad_(value.requires_grad)

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import enum
 from collections import defaultdict
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
-from optimlab.native import plan
-from optimlab.native.carrier import carriers
-from optimlab.values import OneByOne, TensorList
+from optimlab import native
+from optimlab.native.launch import Launch
+from optimlab.native.step_cache import CachedStep, cache_step, launch, no_modes_active
+from optimlab.values import Moving, OneByOne, PartialState, TensorList, Unread, as_scalars
 
 if TYPE_CHECKING:
     from optimlab.optimizer import Optimizer
@@ -41,7 +42,6 @@ class Member:
         state: the state tensors that the rule names, without those it has yet to make.
         step: the step count, if the optimizer counts steps.
         is_new: whether its state has still to be made.
-        number: the value of the step count, where it may be read.
     """
 
     param: Tensor
@@ -49,17 +49,34 @@ class Member:
     state: dict[str, Tensor]
     step: Tensor | None = None
     is_new: bool = False
-    number: float = 1.0
 
 
 @dataclass(slots=True)
 class Batch:
-    """The members of one parameter group, and how their step is carried out."""
+    """The members of one parameter group, and how their step is carried out.
+
+    Attributes:
+        group: the group.
+        names: what the rule's state is called.
+        members: its parameters with a gradient.
+        execution: how the rule is carried out.
+        capturable: whether step counts have to stay on their device, unread.
+        differentiable: whether autograd differentiates through the step.
+        lists: the members that are carried out together, if any are.
+    """
 
     group: dict[str, Any]
     names: tuple[str, ...]
     members: list[Member]
     execution: Execution
+    capturable: Any = False
+    differentiable: Any = False
+    lists: Collection[list[Member]] = field(default=())
+
+    @property
+    def steps_stay_tensors(self) -> bool:
+        """Whether the rule is given step counts as tensors, whose values it must not read."""
+        return bool(self.capturable or self.differentiable or torch.compiler.is_compiling())
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,78 +102,93 @@ class FusedStep:
         return FusedStep(self.is_first_step, moved(self.grad_scale), moved(self.found_inf))
 
 
-def carry_out(optimizer: Optimizer, batches: Sequence[Batch]) -> plan.Kept | None:
-    """Carry out a step.
+def carry_out(optimizer: Optimizer, batches: Sequence[Batch]) -> CachedStep | None:
+    """Carry out a step, group by group: an error leaves the groups behind it untouched.
 
     Returns:
-        What the next step can use again, if a carrier served every tensor.
+        What the next step can repeat, if the kernel served every tensor.
     """
-    # Not while something intercepts operations: the carriers' first use checks them with many.
-    chosen = () if torch.compiler.is_compiling() or not plan.is_undisturbed() else carriers()
-    served: list[tuple[Batch, plan.Served]] = []
-    for batch in batches:
+    # Not while something intercepts operations: the kernel's first use compares many with ATen.
+    is_quiet = not torch.compiler.is_compiling() and no_modes_active()
+    runner = native.runner() if is_quiet else None
+    served: dict[int, list[Launch]] = {}
+    for place, batch in enumerate(batches):
         if not batch.members:
             continue
+        optimizer._complete_state(batch)
         if batch.execution is not Execution.ONE_BY_ONE:
             _EXECUTIONS[batch.execution](optimizer, batch)
-        elif chosen and (done := plan.serve(optimizer, chosen, batch)):
-            served.append((batch, done))
+        elif runner is not None and (launches := launch(runner, optimizer, batch)):
+            served[place] = launches
         else:
-            one_by_one(optimizer, batch, batch.members)
-    return plan.keep(optimizer, batches, served) if served else None
+            one_by_one(optimizer, batch)
+        _keep_made_state(optimizer, batch)
+    if runner is None or not served or "state" not in vars(optimizer):
+        return None
+    return cache_step(runner, optimizer, batches, served)
 
 
-def one_by_one(optimizer: Optimizer, batch: Batch, members: Sequence[Member]) -> None:
+def _keep_made_state(optimizer: Optimizer, batch: Batch) -> None:
+    """Store the state that the rule made, once all of the group has been carried out."""
+    if optimizer.rule_makes_state and batch.names:
+        for member in batch.members:
+            held = optimizer.state[member.param]
+            for name in batch.names:
+                held[name] = member.state[name]
+
+
+def takes_unequal_steps(optimizer: Optimizer) -> bool:
+    """Tell whether a rule itself is declared so, and not one that it wraps."""
+    rule = getattr(optimizer.update, "__func__", None)
+    return rule is not None and getattr(rule, "declared_unequal", None) is rule
+
+
+def _group_of(optimizer: Optimizer, batch: Batch) -> dict[str, Any]:
+    """Return the hyperparameters for the rule."""
+    group = as_scalars(batch.group, optimizer.scalars)
+    return Moving(group) if torch.is_grad_enabled() else group
+
+
+def one_by_one(optimizer: Optimizer, batch: Batch) -> None:
     """Read the rule on one tensor after the other: torch's for-loop."""
-    group = batch.group
-    for member in members:
-        state, step = member.state, 1.0 if member.step is None else _next(member.step, group)
+    group = _group_of(optimizer, batch)
+    is_lazy = takes_unequal_steps(optimizer)
+    for member in batch.members:
+        state, step = member.state, member.step
+        number = 1.0 if step is None else _next(step, batch, is_lazy=is_lazy)
         if optimizer.complex_as_real and member.param.is_complex():
             state = {name: torch.view_as_real(tensor) for name, tensor in state.items()}
-        complete = len(state) == len(batch.names)
-        optimizer.update(member.param, member.grad, state, step, group)
-        if not complete:
-            _keep(optimizer, batch.names, member.param, state)
+        optimizer.update(member.param, member.grad, state, number, group)
 
 
-def _next(step: Tensor, group: dict[str, Any]) -> float | Tensor:
-    """Count a step; return the count, as a tensor where its value must not be read."""
+def _next(step: Tensor, batch: Batch, *, is_lazy: bool) -> Any:
+    """Count a step; return the count as the rule takes it."""
     step += 1
-    if group["differentiable"]:
+    if batch.differentiable:
         return step.clone()  # autograd may keep it, and the next step changes the original
-    return step if _steps_stay_tensors(group) else float(step.item())
-
-
-def _steps_stay_tensors(group: dict[str, Any]) -> bool:
-    return bool(group.get("capturable")) or torch.compiler.is_compiling()
-
-
-def _keep(
-    optimizer: Optimizer, names: Iterable[str], param: Tensor, state: dict[str, Tensor]
-) -> None:
-    """Store the state that a rule made at a parameter's first step."""
-    held = optimizer.state[param]
-    for name in names:
-        held[name] = state[name]
+    if batch.steps_stay_tensors:
+        return step
+    return Unread(step) if is_lazy else float(step.item())
 
 
 def together(optimizer: Optimizer, batch: Batch) -> None:
     """Read the rule on lists of tensors: torch's foreach implementation.
 
-    The members are divided so that each list has one device, one dtype, one step count (the rule
-    computes with plain numbers) and the same state.
+    Each list has one device and one dtype. A rule that is not declared to take unequal steps gets
+    lists of one step count, as a plain number, and of the same state.
     """
-    as_numbers = not _steps_stay_tensors(batch.group)
-    _count_together([member.step for member in batch.members if member.step is not None])
-    for same_kind in _of_one_kind(batch):
-        if as_numbers:
-            for member in same_kind:
-                if member.step is not None:
-                    member.number = float(member.step.item())
-        divided = _divided(same_kind)
-        incomplete = len({tuple(same[0].state) for same in divided}) > 1
-        for same in divided:
-            _update_list(optimizer, batch, same, OneByOne if incomplete else TensorList)
+    undivided = takes_unequal_steps(optimizer)
+    for members in batch.lists:
+        if undivided:
+            _update_list(optimizer, batch, members)
+        else:
+            _count_together(_steps(members))
+            for number, same in _divided(members, batch):
+                _update_list(optimizer, batch, same, number)
+
+
+def _steps(members: Sequence[Member]) -> list[Tensor]:
+    return [member.step for member in members if member.step is not None]
 
 
 def _count_together(steps: list[Tensor]) -> None:
@@ -168,34 +200,37 @@ def _count_together(steps: list[Tensor]) -> None:
 
 
 def _update_list(
-    optimizer: Optimizer,
-    batch: Batch,
-    members: Sequence[Member],
-    state_type: type[TensorList],
+    optimizer: Optimizer, batch: Batch, members: Sequence[Member], number: float | None = None
 ) -> None:
-    capturable = bool(batch.group.get("capturable"))
-    as_real = optimizer.complex_as_real and members[0].param.is_complex()
+    """Read the rule on one list; without a number the step is counted here, and left to read."""
 
-    def listed(tensors: list[Tensor], kind: type[TensorList] = TensorList) -> TensorList:
-        values = kind(tensors, capturable=capturable)
-        return values.as_real() if as_real else values
+    def listed(tensors: Sequence[Tensor], kind: type[TensorList] = TensorList) -> TensorList:
+        if optimizer.complex_as_real:
+            pairs = zip(members, tensors, strict=True)
+            tensors = [torch.view_as_real(t) if m.param.is_complex() else t for m, t in pairs]
+        return kind(list(tensors), capturable=bool(batch.capturable))
 
     sparse = any([member.grad.is_sparse for member in members])  # noqa: C419 - twice as fast
     param = listed([member.param for member in members], OneByOne if sparse else TensorList)
-    state = {
-        name: listed([member.state[name] for member in members], state_type)
-        for name in members[0].state
-    }
     grad = listed([member.grad for member in members])
-    step: float | TensorList = members[0].number
-    if _steps_stay_tensors(batch.group):
-        step = TensorList([m.step for m in members if m.step is not None], capturable=capturable)
-    complete = len(state) == len(batch.names)
-    optimizer.update(param, grad, state, step, batch.group)
-    if not complete:
-        for i, member in enumerate(members):
-            held = {name: value.tensors[i] for name, value in state.items()}
-            _keep(optimizer, batch.names, member.param, held)
+    state: dict[str, TensorList] = {}
+    if len({len(member.state) for member in members}) > 1:
+        state = PartialState([member.state for member in members])
+    else:
+        for name in members[0].state:
+            state[name] = listed([member.state[name] for member in members])
+
+    steps, step = _steps(members), cast(Any, number)
+    if number is None:  # only now: torch counts once the tensors are viewed as real
+        _count_together(steps)
+        step = Unread(steps) if steps else 1.0
+    if batch.steps_stay_tensors and steps:
+        step = TensorList(steps, capturable=bool(batch.capturable))
+    optimizer.update(param, grad, state, step, _group_of(optimizer, batch))
+    if optimizer.rule_makes_state:
+        for name, made in state.items():
+            for member, tensor in zip(members, made.tensors, strict=True):
+                member.state[name] = tensor
 
 
 def fused(optimizer: Optimizer, batch: Batch) -> None:
@@ -213,11 +248,8 @@ def fused(optimizer: Optimizer, batch: Batch) -> None:
         getattr(optimizer, "grad_scale", None),
         getattr(optimizer, "found_inf", None),
     )
-    for same in _of_one_kind(batch):
+    for same in batch.lists:
         _update_fused(optimizer, batch, same, scaling.to(same[0].param.device))
-    if is_first_step:
-        for member in members:
-            _keep(optimizer, batch.names, member.param, member.state)
 
 
 def _update_fused(
@@ -228,35 +260,39 @@ def _update_fused(
         name: TensorList([m.state.get(name) for m in members])  # type: ignore[misc]
         for name in batch.names
     }
-    steps = TensorList([member.step for member in members if member.step is not None])
+    steps = TensorList(_steps(members))
     param = TensorList([member.param for member in members])
     grad = TensorList([member.grad for member in members])
     optimizer.fused_update(param, grad, state, steps, batch.group, scaling)
 
 
-def _of_one_kind(batch: Batch) -> Collection[list[Member]]:
-    """Divide members by device and dtype; torch refuses float16 state of other parameters."""
+def of_one_kind(batch: Batch) -> Collection[list[Member]]:
+    """Divide members by device and dtype.
+
+    Raises:
+        RuntimeError: if a gradient or state tensor has another dtype or device than its parameter.
+    """
+    if not batch.members:
+        return []
     lists: list[list[Tensor | None]] = [[m.param for m in batch.members]]
     lists.append([m.grad for m in batch.members])
     lists += [[m.state.get(name) for m in batch.members] for name in batch.names]
-    if batch.members[0].step is not None:
-        lists.append([m.step for m in batch.members])
+    lists.append([m.step for m in batch.members])
     divided = torch.optim.Optimizer._group_tensors_by_device_and_dtype(lists, with_indices=True)
     if len(divided) == 1:
         return [batch.members]
     return [[batch.members[i] for i in indices] for _, indices in divided.values()]
 
 
-def _divided(members: list[Member]) -> Collection[list[Member]]:
-    """Divide members by the step and by the state that they have."""
-    first = members[0]
-    number, names = first.number, first.state.keys()
-    if all(member.number == number and member.state.keys() == names for member in members):
-        return [members]
-    divided: defaultdict[Hashable, list[Member]] = defaultdict(list)
+def _divided(members: list[Member], batch: Batch) -> list[tuple[float, list[Member]]]:
+    """Divide members by the step count and by the state that they have."""
+    divided: defaultdict[tuple[float, tuple[str, ...]], list[Member]] = defaultdict(list)
     for member in members:
-        divided[member.number, tuple(member.state)].append(member)
-    return divided.values()
+        number = 1.0
+        if member.step is not None and not batch.steps_stay_tensors:
+            number = float(member.step.item())
+        divided[number, tuple(member.state)].append(member)
+    return [(number, same) for (number, _), same in divided.items()]
 
 
 _EXECUTIONS: dict[Execution, Callable[[Optimizer, Batch], None]] = {

@@ -16,6 +16,8 @@ this class extends. Everything that a program can observe is as in torch, with t
 from __future__ import annotations
 
 import functools
+import inspect
+import types
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, ParamSpec, TypeAlias, TypeVar, cast, overload
@@ -30,14 +32,16 @@ from torch.optim.optimizer import (
 
 from optimlab import devices
 from optimlab.checkpoint import StateDict, complete_old_groups, pack, steps_to_tensors, unpack
-from optimlab.execution import Batch, Execution, FusedStep, Member, carry_out
+from optimlab.execution import Batch, Execution, FusedStep, Member, carry_out, of_one_kind
 from optimlab.groups import ParamGroup, all_params, complete_group, zero
-from optimlab.native.plan import Kept
-from optimlab.program import Program, Recorder, Symbol, with_formulas
-from optimlab.values import L, T
+from optimlab.program import Program, Recorder, Symbol
+from optimlab.values import L, T, as_scalars
 
 Step: TypeAlias = float | T
-"""A step count: a number, or a tensor where its value must stay on the device or in autograd."""
+"""A step count: a number, or a tensor where its value must stay on the device or in autograd.
+
+In place of a number, a rule declared :func:`unequal_steps` gets :class:`optimlab.values.Unread`.
+"""
 
 
 _P = ParamSpec("_P")
@@ -52,6 +56,19 @@ def pure(update: Callable[_P, _R]) -> Callable[_P, _R]:
     neither is one that asks for the ``type()`` of a hyperparameter, rather than ``isinstance``.
     """
     cast(Any, update).declared_pure = update  # itself: functools.wraps copies attributes
+    return update
+
+
+def unequal_steps(update: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Declare that an update rule can be read on a list of tensors of unequal step counts.
+
+    It gets a step count that :func:`optimlab.values.read_step` reads, and must not compare or
+    convert that: on lists it is one number for each tensor (:class:`optimlab.values.Numbers`).
+    Where the rule makes state itself, some of the tensors may have it and others not
+    (:class:`optimlab.values.PartialState`). For a rule without this declaration lists are divided,
+    so that each has one step count, which is a float, and either all of its state or none.
+    """
+    cast(Any, update).declared_unequal = update  # itself: functools.wraps copies attributes
     return update
 
 
@@ -73,6 +90,11 @@ class Optimizer(torch.optim.Optimizer):
     ``super().__init__`` as ``defaults``, and declares what differs from the usual:
 
     Attributes:
+        keys: the entries of a group that a step reads, in torch's order; a group that lacks one is
+            refused. Where a class names none, all hyperparameters that it was constructed with.
+        scalars: those of them that may be 1-element tensors of any shape; the rule gets them
+            without dimensions.
+        prefers_foreach: whether a group that asks for ``foreach`` and ``fused`` gets the former.
         counts_steps: whether each parameter has a state tensor ``step``.
         complex_as_real: whether complex parameters are optimized as pairs of real numbers.
         sparse_gradients: ``True``, or the message of the error that refuses them.
@@ -92,6 +114,9 @@ class Optimizer(torch.optim.Optimizer):
         RuntimeError: if ``fused`` is combined with ``differentiable`` or ``foreach``.
     """
 
+    keys: tuple[str, ...] = ()
+    scalars: ClassVar[tuple[str, ...]] = ()
+    prefers_foreach: ClassVar[bool] = False
     counts_steps: ClassVar[bool] = True
     complex_as_real: ClassVar[bool] = True
     sparse_gradients: ClassVar[bool | str] = True
@@ -99,8 +124,15 @@ class Optimizer(torch.optim.Optimizer):
     step_device: ClassVar[str | None] = "cpu"
     state_dict_defaults: ClassVar[Mapping[str, Any]] = {}
 
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Give a class that names a rule a ``step`` of its own, whose errors name the class."""
+        super().__init_subclass__(**arguments)
+        if Optimizer in cls.__bases__ and "step" not in vars(cls):
+            cls.step = _named_after(cls, inspect.unwrap(Optimizer.step))  # type: ignore[method-assign]
+
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         defaults.setdefault("differentiable", False)
+        self._name_keys(defaults)
         super().__init__(params, defaults)
         if defaults.get("fused"):
             if defaults["differentiable"]:
@@ -110,20 +142,26 @@ class Optimizer(torch.optim.Optimizer):
             # torch.amp.GradScaler asks this, and then leaves unscaling to the kernel.
             self._step_supports_amp_scaling = True
 
+    def _name_keys(self, defaults: Mapping[str, Any]) -> None:
+        """Note which hyperparameters a class has that does not say so itself."""
+        if not self.keys:
+            self.keys = tuple(defaults)
+
     @property
     def state(self) -> defaultdict[Tensor, Any]:
         """The state of each parameter: a dict of tensors by name.
 
-        Whoever asks may change it: the next step looks at all of it (see ``native/privacy.py``).
+        Whoever asks may change it: the next step looks at all of it (``native/ownership.py``).
         """
-        kept = self.__dict__.get("_kept")
-        if kept is not None:
-            kept.state_was_seen = True
         try:
             state: defaultdict[Tensor, Any] = self.__dict__["state"]
         except KeyError:
             name = type(self).__name__
             raise AttributeError(f"{name!r} object has no attribute 'state'") from None
+        # In this order: who has the state before the flag is up shows in the counts of references.
+        cached = self.__dict__.get("_cached_step")
+        if cached is not None:
+            cached.escaped[0] = 1
         return state
 
     @state.setter
@@ -179,9 +217,9 @@ class Optimizer(torch.optim.Optimizer):
         It lives on the CPU, because launching a kernel to count costs more than counting, unless
         a captured graph or a fused kernel must count by itself.
         """
-        on_device = group.get("capturable") or group.get("fused")
-        dtype = devices.step_dtype(fused=group.get("fused"))
-        if on_device:
+        fused = self._flag(group, "fused")
+        dtype = devices.step_dtype(fused=fused)
+        if self._flag(group, "capturable") or fused:
             return torch.zeros((), dtype=dtype, device=param.device)
         # A constant, whose value is known also where tensors are fake.
         return torch.tensor(0.0, dtype=dtype, device=self.step_device)
@@ -213,129 +251,163 @@ class Optimizer(torch.optim.Optimizer):
         Returns:
             The closure's loss, or ``None``.
         """
-        if "capturable" in self.defaults:
+        if devices.HAS_GRAPHS and "capturable" in self.keys:
             self._check_graph_capture()
-        if closure is None and self._step_again():
+        cached: Any = self.__dict__.get("_cached_step")
+        can_replay = closure is None and cached is not None and not torch.compiler.is_compiling()
+        if can_replay and cached.replay(self):
             return None
         loss = None
         with torch.set_grad_enabled(self.defaults["differentiable"]):
             if closure is not None:
                 with torch.enable_grad():
                     loss = closure()
-                if self._step_again():
+                cached = self.__dict__.get("_cached_step")  # which the closure may have dropped
+                if cached is not None and not torch.compiler.is_compiling() and cached.replay(self):
                     return loss
             batches = [self._checked_batch(group) for group in self.param_groups]
-            for batch in batches:
-                self._complete_state(batch)
-            kept = carry_out(self, batches)
-            if kept is not None:
-                self._kept = kept
+            cached = carry_out(self, batches)
+            if cached is not None:
+                self._cached_step = cached
         return loss
-
-    def _step_again(self) -> bool:
-        """Make the step in the way of the one before, if nothing but the gradients has changed."""
-        if torch.compiler.is_compiling():
-            return False
-        kept: Kept | None = self.__dict__.get("_kept")
-        if kept is None:
-            return False
-        done = False
-        try:
-            done = kept.step(self)
-        finally:
-            if not done:
-                self.__dict__.pop("_kept", None)
-        return done
 
     @staticmethod
     def profile_hook_step(func: Callable[_P, _R]) -> Callable[_P, _R]:
         """Wrap a step in torch's profiling and hooks, which cost nothing while nobody watches."""
-        watched = torch.optim.Optimizer.profile_hook_step(func)
 
         @functools.wraps(func)
-        def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-            # A closure may register a hook.
-            has_closure = len(args) > 1 or bool(kwargs)
-            if has_closure or torch.compiler.is_compiling() or _is_watched(cast(Any, args[0])):
-                return watched(*args, **kwargs)
+        def with_optimizer(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            # A hook may have changed the arguments: the errors that follow are torch's.
+            _ = cast(Any, args[0]).defaults["differentiable"]
             return func(*args, **kwargs)
+
+        watched = torch.optim.Optimizer.profile_hook_step(with_optimizer)
+
+        @functools.wraps(func)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            # A closure may register a hook.
+            if len(args) != 1 or kwargs or torch.compiler.is_compiling() or _is_watched(args[0]):
+                return watched(*args, **kwargs)
+            return func(*args)  # type: ignore[call-arg]
 
         return wrapper
 
     def _check_graph_capture(self) -> None:
-        if not devices.HAS_GRAPHS:
-            return
         # torch 2.11 knows it by its old name.
         check = getattr(self, "_accelerator_graph_capture_health_check", None)
         (check or self._cuda_graph_capture_health_check)()
 
     def _checked_batch(self, group: ParamGroup) -> Batch:
-        """Collect what takes part in a step; nothing is changed yet."""
-        names = self.state_names(group)
-        pairs = [(param, param.grad) for param in group["params"]]
-        members = [self._member(param, grad, names) for param, grad in pairs if grad is not None]
-        batch = Batch(group, names, members, self._execution(group, members))
-        self._check_batch(batch)
-        return batch
-
-    def _member(self, param: Tensor, grad: Tensor, names: tuple[str, ...]) -> Member:
-        if grad.is_sparse and self.sparse_gradients is not True:
-            raise RuntimeError(self.sparse_gradients)
-        if self.rule_makes_state and not names:
-            return Member(param, grad, {})
-        held = self.state.get(param)
-        if self.rule_makes_state:
-            held = held or {}
-            return Member(param, grad, {n: held[n] for n in names if held.get(n) is not None})
-        if not held:
-            return Member(param, grad, {}, is_new=True)
-        state = {name: held[name] for name in names}
-        return Member(param, grad, state, held["step"] if self.counts_steps else None)
-
-    def _complete_state(self, batch: Batch) -> None:
-        """Make the state of parameters that take their first step."""
-        if self.rule_makes_state:
-            if batch.names:
-                for member in batch.members:
-                    if not member.state:
-                        _ = self.state[member.param]  # which keeps the order of the parameters
-            return
-        for member in batch.members:
-            if member.is_new:
-                held = self.state[member.param]
-                if not held:
-                    if self.counts_steps:
-                        held["step"] = self.init_step(member.param, batch.group)
-                    held.update(self.init_state(member.param, batch.group))
-                member.state = {name: held[name] for name in batch.names}
-                member.step = held.get("step")
-
-    def _execution(self, group: ParamGroup, members: Sequence[Member]) -> Execution:
-        foreach, fused = group.get("foreach"), group.get("fused")
-        if foreach is None and fused is None:
-            foreach = self.foreach_by_default([member.param for member in members], group)
-        if fused:
-            return Execution.FUSED
-        return Execution.TOGETHER if foreach else Execution.ONE_BY_ONE
-
-    def foreach_by_default(self, params: Sequence[Tensor], group: ParamGroup) -> bool:
-        """Tell what ``foreach=None`` means for these parameters, as torch decides it."""
-        return devices.foreach_by_default(params, differentiable=group["differentiable"])
-
-    def _check_batch(self, batch: Batch) -> None:
-        for name in self.defaults:
-            _ = batch.group[name]  # which a checkpoint of another optimizer may lack
+        """Collect what takes part in a step and refuse what cannot; nothing is changed yet."""
+        batch = self.collect(group)
         if self.counts_steps and not all(
             member.is_new or isinstance(member.step, Tensor) for member in batch.members
         ):
             raise RuntimeError(
                 "API has changed, `state_steps` argument must contain a list of singleton tensors"
             )
-        if batch.execution is Execution.FUSED:
-            for member in batch.members:
-                if member.is_new:
-                    devices.check_fused(member.param)
         self.check(batch)
+        if batch.execution is not Execution.ONE_BY_ONE:
+            batch.lists = of_one_kind(batch)
+        if batch.execution is not Execution.FUSED:
+            self._check_dtypes(batch)
+        return batch
+
+    def _check_dtypes(self, batch: Batch) -> None:
+        """Let ATen refuse now what it would refuse only once the step is counted."""
+        negated = self._flag(batch.group, "maximize")
+        for member in batch.members:
+            if negated and member.grad.dtype is torch.bool:
+                _ = -member.grad
+            if self.complex_as_real and member.param.is_complex():
+                for tensor in member.state.values():
+                    _ = torch.view_as_real(tensor)
+
+    def collect(self, group: ParamGroup) -> Batch:
+        """Collect what a parameter group takes part in a step with.
+
+        Raises:
+            KeyError: if the group lacks an entry, as one of another optimizer's checkpoint may.
+        """
+        pairs = ((param, param.grad) for param in group["params"])
+        members = [self.collect_member(p, grad, group) for p, grad in pairs if grad is not None]
+        for key in self.keys:
+            _ = group[key]
+        return Batch(
+            group,
+            self.state_names(group),
+            members,
+            self._execution(group, members),
+            self._flag(group, "capturable"),
+            self._flag(group, "differentiable"),
+        )
+
+    def collect_member(self, param: Tensor, grad: Tensor, group: ParamGroup) -> Member:
+        """Collect what a parameter takes part in a step with.
+
+        Raises:
+            RuntimeError: for a sparse gradient that the rule does not take, or a parameter that a
+                fused kernel does not take.
+            KeyError: if the parameter has state, but not all of it.
+        """
+        if grad.is_sparse and self.sparse_gradients is not True:
+            raise RuntimeError(self.sparse_gradients)
+        if self.rule_makes_state:
+            names = self.state_names(group)
+            held = self._held(param) if names else {}
+            state = {name: held.get(name) for name in names}
+            return Member(param, grad, {n: made for n, made in state.items() if made is not None})
+        held = self._held(param)
+        if len(held) == 0:
+            if self._flag(group, "fused"):
+                devices.check_fused(param)
+            _ = self._flag(group, "capturable"), self.state_names(group)
+            return Member(param, grad, {}, is_new=True)
+        names = self.state_names(group)
+        order = self.reading_order(names) if self.counts_steps else names
+        found = {name: held[name] for name in order}
+        step = found.pop("step") if self.counts_steps else None
+        return Member(param, grad, {name: found[name] for name in names}, step)
+
+    def reading_order(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the state entries in the order in which a step of torch's would miss them."""
+        return (*names, "step")
+
+    def _held(self, param: Tensor) -> Any:
+        return self.state.get(param, {})
+
+    def _flag(self, group: ParamGroup, name: str) -> Any:
+        """Return an option of a group, if optimizers of this class have it."""
+        return group[name] if name in self.keys else None
+
+    def _complete_state(self, batch: Batch) -> None:
+        """Make the state of parameters that take their first step."""
+        if self.rule_makes_state:
+            if batch.names:
+                for member in batch.members:
+                    _ = self.state[member.param]  # which keeps the order of the parameters
+            return
+        for member in batch.members:
+            if member.is_new:
+                held = self.state[member.param]
+                if len(held) == 0:
+                    if self.counts_steps:
+                        held["step"] = self.init_step(member.param, batch.group)
+                    held.update(self.init_state(member.param, batch.group))
+                member.state = {name: held[name] for name in batch.names}
+                member.step = held["step"] if self.counts_steps else None
+
+    def _execution(self, group: ParamGroup, members: Sequence[Member]) -> Execution:
+        foreach, fused = self._flag(group, "foreach"), self._flag(group, "fused")
+        if foreach is None and fused is None:
+            foreach = self.foreach_by_default([member.param for member in members], group)
+        if fused and not (foreach and self.prefers_foreach):
+            return Execution.FUSED
+        return Execution.TOGETHER if foreach else Execution.ONE_BY_ONE
+
+    def foreach_by_default(self, params: Sequence[Tensor], group: ParamGroup) -> bool:
+        """Tell what ``foreach=None`` means for these parameters, as torch decides it."""
+        return devices.foreach_by_default(params, differentiable=group["differentiable"])
 
     def check_scaling(self, batch: Batch) -> None:
         """Refuse what ``torch.amp.GradScaler`` leaves for fused kernels only.
@@ -357,7 +429,7 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             AssertionError: if a parameter or its step count is on another device.
         """
-        if batch.group.get("capturable") and batch.execution is not Execution.FUSED:
+        if batch.capturable and batch.execution is not Execution.FUSED:
             devices.check_capturable(
                 ((m.param, m.param if m.step is None else m.step) for m in batch.members),
                 supports_xla=lists_on_xla or batch.execution is not Execution.TOGETHER,
@@ -370,7 +442,7 @@ class Optimizer(torch.optim.Optimizer):
             AssertionError: if ``differentiable`` is combined with lists of tensors.
         """
         listed = batch.execution is Execution.TOGETHER and bool(batch.members)
-        if listed and batch.group["differentiable"]:
+        if listed and batch.differentiable:
             raise AssertionError("_foreach ops don't support autograd")
 
     # Parameter groups.
@@ -391,7 +463,7 @@ class Optimizer(torch.optim.Optimizer):
                 parameters or groups have names.
         """
         self.param_groups.append(complete_group(param_group, self.defaults, self.param_groups))
-        self.__dict__.pop("_kept", None)
+        self.__dict__.pop("_cached_step", None)
 
     @devices.outside_compile
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -461,21 +533,23 @@ class Optimizer(torch.optim.Optimizer):
                 state_dict = replaced
 
         state, param_groups = unpack(state_dict, self.param_groups)
-        before = self.state, self.param_groups
+        before = {n: value for n, value in vars(self).items() if n in ("state", "param_groups")}
         try:
             self.__setstate__({"state": state, "param_groups": param_groups})
             for post_hook in self._optimizer_load_state_dict_post_hooks.values():
                 post_hook(self)
         except BaseException:
-            self.state, self.param_groups = before
+            self.__dict__.pop("state", None)
+            self.__dict__.update(before)
             raise
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.__dict__.pop("_kept", None)  # which would keep the old state alive
+        self._name_keys(self.defaults)
+        self.__dict__.pop("_cached_step", None)  # which would keep the old state alive
         complete_old_groups(self.param_groups, self.state_dict_defaults)
         if self.counts_steps:
-            steps_to_tensors(self.state, self.param_groups)
+            steps_to_tensors(self.state, self.param_groups, self._flag)
 
     # Reading the rule.
 
@@ -524,12 +598,14 @@ class Optimizer(torch.optim.Optimizer):
         state = {n: x.as_real() if n in views_first else x for n, x in inputs.items()}
         param, grad = state.pop("param"), state.pop("grad")
 
-        counted = with_formulas({**group, "step": float(step)})
-        number = counted.pop("step")
+        counted = recorder.scalars.group(as_scalars(group, self.scalars))
+        number: Any = recorder.scalars.step_count(float(step))
         if execution is Execution.FUSED:
             steps = recorder.input("step") if self.counts_steps else Symbol(recorder)
             self.fused_update(param, grad, state, steps, counted, FusedStep(step == 1))
-        elif self.counts_steps and (group.get("capturable") or group["differentiable"]):
+        elif self.counts_steps and (
+            self._flag(group, "capturable") or self._flag(group, "differentiable")
+        ):
             self.update(param, grad, state, recorder.input("step"), counted)
         else:
             self.update(param, grad, state, number, counted)
@@ -537,3 +613,19 @@ class Optimizer(torch.optim.Optimizer):
         outputs = {**state, **inputs}
         del outputs["grad"]
         return recorder.program(f"{type(self).__name__}, step {step}, {kind}", outputs)
+
+
+def _named_after(cls: type, function: Any) -> Any:
+    """Copy a method, for a class of its own: errors of its arguments then name that class."""
+    copy = types.FunctionType(
+        function.__code__,
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    functools.update_wrapper(copy, function)
+    vars(copy).pop("__wrapped__")
+    copy.__qualname__ = f"{cls.__qualname__}.{function.__name__}"
+    copy.__module__ = cls.__module__
+    return copy

@@ -19,81 +19,11 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from optimlab import values
+from optimlab.scalar import Scalars, is_symbolic, value_of
 from optimlab.values import Scalar, TensorList
 
 Value: TypeAlias = Tensor | TensorList
 """What a program runs on: single tensors for a for-loop program, lists for a foreach one."""
-
-
-class Formula(float):
-    """A number that remembers the hyperparameters and the arithmetic it came from.
-
-    >>> beta2, step = Formula(0.5, "beta2"), Formula(2.0, "step")
-    >>> root = (1 - beta2**step) ** 0.5
-    >>> root.text, float(root) == 0.75**0.5
-    ('(1 - beta2**step)**0.5', True)
-    """
-
-    __slots__ = ("precedence", "text")
-
-    def __new__(cls, value: float, text: str, precedence: int = 9) -> Formula:
-        number = super().__new__(cls, value)
-        number.text = text
-        number.precedence = precedence  # how tightly the outermost operator of the text binds
-        return number
-
-    text: str
-    precedence: int
-
-    def __add__(self, other: Any) -> Any:
-        return _formula(float.__add__, "{} + {}", 1, self, other)
-
-    def __radd__(self, other: Any) -> Any:
-        return _formula(float.__add__, "{} + {}", 1, other, self)
-
-    def __sub__(self, other: Any) -> Any:
-        return _formula(float.__sub__, "{} - {}", 1, self, other)
-
-    def __rsub__(self, other: Any) -> Any:
-        return _formula(float.__sub__, "{} - {}", 1, other, self)
-
-    def __mul__(self, other: Any) -> Any:
-        return _formula(float.__mul__, "{} * {}", 2, self, other)
-
-    def __rmul__(self, other: Any) -> Any:
-        return _formula(float.__mul__, "{} * {}", 2, other, self)
-
-    def __truediv__(self, other: Any) -> Any:
-        return _formula(float.__truediv__, "{} / {}", 2, self, other)
-
-    def __rtruediv__(self, other: Any) -> Any:
-        return _formula(float.__truediv__, "{} / {}", 2, other, self)
-
-    def __pow__(self, other: Any, modulo: None = None) -> Any:
-        return _formula(float.__pow__, "{}**{}", 4, self, other)
-
-    def __rpow__(self, other: Any, modulo: None = None) -> Any:
-        return _formula(float.__pow__, "{}**{}", 4, other, self)
-
-    def __neg__(self) -> Formula:
-        return Formula(-float(self), f"-{_text(self, 3)}", 3)
-
-
-def _text(number: Any, precedence: int) -> str:
-    if not isinstance(number, Formula):
-        return repr(number)
-    return number.text if number.precedence >= precedence else f"({number.text})"
-
-
-def _formula(
-    operation: Callable[[float, float], Any], pattern: str, precedence: int, a: Any, b: Any
-) -> Any:
-    if not (isinstance(a, float | int) and isinstance(b, float | int)):
-        return NotImplemented
-    # a - (b - c) and a / (b / c) need their parentheses, and so does (a ** b) ** c.
-    left, right = (precedence + 1, precedence) if precedence == 4 else (precedence, precedence + 1)
-    text = pattern.format(_text(a, left), _text(b, right))
-    return Formula(operation(float(a), float(b)), text, precedence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +62,7 @@ class Instruction:
     def formulas(self) -> list[str]:
         """Return the formulas behind the instruction's numbers, in order."""
         scalars = [*self.operands, *self.keywords.values()]
-        return [scalar.text for scalar in scalars if isinstance(scalar, Formula)]
+        return [scalar.text for scalar in scalars if is_symbolic(scalar)]
 
 
 _PREFIX_OPERATORS = {
@@ -153,7 +83,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 def _shown(value: Any) -> str:
     if isinstance(value, str):
         return value
-    return repr(float(value)) if isinstance(value, Formula) else repr(value)
+    return repr(float(value_of(value))) if is_symbolic(value) else repr(value)
 
 
 def _carry_out(instruction: Instruction, operands: Sequence[Any], keywords: Any) -> Any:
@@ -202,10 +132,10 @@ class Program:
         registers: dict[str, Any] = {name: inputs[name] for name in self.inputs}
         for instruction in self.instructions:
             operands = [
-                registers[operand] if isinstance(operand, str) else _plain(operand)
+                registers[operand] if isinstance(operand, str) else value_of(operand)
                 for operand in instruction.operands
             ]
-            keywords = {name: _plain(value) for name, value in instruction.keywords.items()}
+            keywords = {name: value_of(value) for name, value in instruction.keywords.items()}
             registers[instruction.result] = _carry_out(instruction, operands, keywords)
         return {name: registers[register] for name, register in self.outputs.items()}
 
@@ -220,21 +150,25 @@ class Program:
         return "\n".join([f"{self.title}: {', '.join(self.inputs)}", *body])
 
 
-def _plain(scalar: Any) -> Any:
-    return float(scalar) if isinstance(scalar, Formula) else scalar
-
-
 class Recorder:
     """Collects the instructions of a rule while symbols run through it.
 
     Args:
         listed: whether the rule is to take the arithmetic of torch's foreach implementation.
+        named: whether what the rule calls its intermediate values is of interest.
+
+    Attributes:
+        inputs: the symbols that hold tensors from the start.
+        lines: operation, result, operands and keywords of each instruction.
+        scalars: what is done with the numbers in between.
     """
 
-    def __init__(self, *, listed: bool) -> None:
+    def __init__(self, *, listed: bool, named: bool = True) -> None:
         self.listed = listed
         self.inputs: list[Symbol] = []
-        self._lines: list[tuple[str, Symbol, tuple[Any, ...], dict[str, Any]]] = []
+        self.lines: list[tuple[str, Symbol, tuple[Any, ...], dict[str, Any]]] = []
+        self.scalars = Scalars()
+        self._named = named
         self._frames: dict[int, FrameType] = {}
 
     def input(self, name: str, *, is_complex: bool = False) -> Symbol:
@@ -249,8 +183,9 @@ class Recorder:
         in_place = operation.endswith("_") and not operation.endswith("__")
         is_complex = first.is_complex and operation != "as_real"
         result = first if in_place else Symbol(self, is_complex=is_complex)
-        self._lines.append((operation, result, operands, keywords))
-        self._remember_names(sys._getframe(2))
+        self.lines.append((operation, result, operands, keywords))
+        if self._named:
+            self._remember_names(sys._getframe(2))
         return result
 
     def _remember_names(self, frame: FrameType | None) -> None:
@@ -278,7 +213,7 @@ class Recorder:
                     tuple(shown(operand) for operand in operands),
                     {n: shown(value) for n, value in keywords.items() if not _is_default(n, value)},
                 )
-                for operation, result, operands, keywords in self._lines
+                for operation, result, operands, keywords in self.lines
             ),
             outputs={name: names[symbol] for name, symbol in outputs.items()},
             listed=self.listed,
@@ -292,7 +227,7 @@ class Recorder:
                     wanted.setdefault(value, name)
         names: dict[Symbol, str] = {}
         taken: set[str] = set()
-        results = [result for _, result, _, _ in self._lines]
+        results = [result for _, result, _, _ in self.lines]
         for symbol in [*self.inputs, *results]:
             if symbol not in names:
                 names[symbol] = _unused(wanted.get(symbol, "value"), taken)
@@ -427,21 +362,3 @@ class Symbol:
 def _is_default(name: str, value: Any) -> bool:
     """Tell whether a keyword was not given; a formula that happens to equal 1 was."""
     return name in ("alpha", "value") and type(value) is int and value == 1
-
-
-def with_formulas(group: Mapping[str, Any]) -> dict[str, Any]:
-    """Name the numbers of a parameter group, so that what a rule derives from them has a text.
-
-    The members of a tuple are called by its singular: ``betas`` gives ``beta1`` and ``beta2``.
-    """
-
-    def named(value: Any, name: str) -> Any:
-        if isinstance(value, tuple):
-            stem = name.removesuffix("s")
-            return tuple(named(member, f"{stem}{i}") for i, member in enumerate(value, start=1))
-        number = isinstance(value, float | int) and not isinstance(value, bool)
-        return Formula(value, name) if number else value
-
-    return {
-        name: value if name == "params" else named(value, name) for name, value in group.items()
-    }

@@ -32,8 +32,8 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from optimlab.groups import ParamGroup
-from optimlab.optimizer import Optimizer, Step, pure
-from optimlab.values import T, as_real, as_scalar
+from optimlab.optimizer import Optimizer, Step, pure, unequal_steps
+from optimlab.values import T, add_scaled, both_as_real
 
 
 class RMSprop(Optimizer):
@@ -100,6 +100,11 @@ class RMSprop(Optimizer):
         Graves, "Generating sequences with recurrent neural networks" (2013), eqs. 38-45.
     """
 
+    keys = (
+        *("lr", "alpha", "eps", "weight_decay", "momentum", "centered", "foreach", "maximize"),
+        *("differentiable", "capturable"),
+    )
+    scalars = ("lr",)
     sparse_gradients = "RMSprop does not support sparse gradients"
     step_device = None
     state_dict_defaults: ClassVar = {
@@ -155,19 +160,23 @@ class RMSprop(Optimizer):
         momentum = ("momentum_buffer",) if group["momentum"] > 0 else ()
         return ("square_avg", *momentum, *(("grad_avg",) if group["centered"] else ()))
 
+    def reading_order(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        return names[0], "step", *names[1:]
+
     @pure
+    @unequal_steps
     def update(
         self, param: T, grad: T, state: dict[str, T], step: Step[T], group: ParamGroup
     ) -> None:
-        lr, alpha, eps = as_scalar(group["lr"]), group["alpha"], group["eps"]
+        lr, alpha, eps = group["lr"], group["alpha"], group["eps"]
         weight_decay, momentum = group["weight_decay"], group["momentum"]
         square_avg = state["square_avg"]
 
         if group["maximize"]:
             grad = -grad
         if weight_decay != 0:
-            grad = grad.add(param, alpha=weight_decay)
-        param, grad = as_real(param), as_real(grad)
+            grad = add_scaled(grad, param, weight_decay, derive=False)
+        param, grad = both_as_real(param, grad)
 
         square_avg.mul_(alpha).addcmul_(grad, grad, value=1 - alpha)
         if group["centered"]:

@@ -52,10 +52,18 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from optimlab import devices
-from optimlab.execution import Batch, Execution, FusedStep
+from optimlab.execution import Batch, Execution, FusedStep, Member
 from optimlab.groups import ParamGroup
-from optimlab.optimizer import Optimizer, Step, pure
-from optimlab.values import L, T, add_like, add_scaled, as_scalar, fused_kernel, subtract_scaled_
+from optimlab.optimizer import Optimizer, Step, pure, unequal_steps
+from optimlab.values import (
+    L,
+    PartialState,
+    T,
+    add_like,
+    add_scaled,
+    fused_kernel,
+    subtract_scaled_,
+)
 
 
 def heavy_ball(grad: T, state: dict[str, T], momentum: Any, dampening: Any) -> T:
@@ -67,6 +75,8 @@ def heavy_ball(grad: T, state: dict[str, T], momentum: Any, dampening: Any) -> T
 
     The first velocity is the gradient itself, not dampened.
     """
+    if isinstance(state, PartialState):
+        return state.complete(heavy_ball, grad, momentum, dampening)
     momentum_buffer = state.get("momentum_buffer")
     if momentum_buffer is None:
         state["momentum_buffer"] = momentum_buffer = grad.detach().clone()
@@ -147,8 +157,14 @@ class SGD(Optimizer):
         learning" (2013), eqs. 1-4.
     """
 
+    keys = (
+        *("weight_decay", "momentum", "lr", "dampening", "nesterov", "maximize"),
+        *("foreach", "fused"),
+    )
+    scalars = ("lr",)
     counts_steps = False
     complex_as_real = False
+    prefers_foreach = True
     sparse_gradients = True
     rule_makes_state = True
     state_dict_defaults: ClassVar = {
@@ -203,10 +219,11 @@ class SGD(Optimizer):
         return ("momentum_buffer",) if group["momentum"] != 0 else ()
 
     @pure
+    @unequal_steps
     def update(
         self, param: T, grad: T, state: dict[str, T], step: Step[T], group: ParamGroup
     ) -> None:
-        lr, weight_decay = as_scalar(group["lr"]), group["weight_decay"]
+        lr, weight_decay = group["lr"], group["weight_decay"]
         momentum, dampening = group["momentum"], group["dampening"]
 
         if group["maximize"]:
@@ -248,17 +265,25 @@ class SGD(Optimizer):
         # torch's SGD does not ask whether the step is differentiable.
         return devices.foreach_by_default(params, differentiable=False)
 
+    def collect_member(self, param: Tensor, grad: Tensor, group: ParamGroup) -> Member:
+        """Collect what a parameter takes part with; the first of all is looked at for ``fused``.
+
+        Raises:
+            RuntimeError: if that is no floating point, which fused kernels take only.
+        """
+        if group["fused"] and self._need_device_dtype_check_for_fused:
+            devices.check_fused(param)
+            self._need_device_dtype_check_for_fused = False
+        return super().collect_member(param, grad, group)
+
     def check(self, batch: Batch) -> None:
-        """Refuse sparse gradients, and parameters that are no floating point, for fused kernels.
+        """Refuse sparse gradients for fused kernels, and scaled ones for anything else.
 
         Raises:
             AssertionError: if a gradient scaler expects a fused kernel and none was asked for.
-            RuntimeError: for a sparse gradient or such a parameter.
+            RuntimeError: for a sparse gradient.
         """
         self.check_scaling(batch)
-        if batch.execution is Execution.FUSED and batch.members:
-            if self._need_device_dtype_check_for_fused:
-                devices.check_fused(batch.members[0].param)
-                self._need_device_dtype_check_for_fused = False
-            if any(member.grad.is_sparse for member in batch.members):
-                raise RuntimeError("`_fused_sgd` does not support sparse gradients")
+        is_sparse = [member.grad.is_sparse for member in batch.members]
+        if batch.execution is Execution.FUSED and any(is_sparse):
+            raise RuntimeError("`_fused_sgd` does not support sparse gradients")

@@ -181,7 +181,7 @@ class Pair:
 def unnoticed(optimizer: Optimizer) -> Iterator[None]:
     """Read the state of an optimizer of ours without its noticing that somebody asked for it.
 
-    Steps that trust in private state (``optimlab/native/privacy.py``) would not be tested
+    Steps of optimizers that own their state (``optimlab/native/ownership.py``) would not be tested
     otherwise, because every comparison asks.
     """
     kept = vars(optimizer).get("_kept")

@@ -22,6 +22,7 @@ from torch import Tensor
 import optimlab
 from optimlab import adam, rmsprop, sgd, values
 from optimlab.parity import Equal, Outcome, Scenario, TensorSpec, compare
+from optimlab.parity.scenario import LATE
 from optimlab.parity.side import copied
 from optimlab.program import Symbol
 
@@ -118,6 +119,7 @@ def settings(
     scalars: int = 1,
     recorded: bool = False,
     reused: bool = False,
+    late: bool = False,
     **scenario: Any,
 ) -> Iterator[Setting]:
     """Combine options with ways to carry out a step."""
@@ -125,10 +127,12 @@ def settings(
         TensorSpec((7,), dtype),
         TensorSpec((2, 3), dtype, gradients="sometimes"),
         *[TensorSpec((), dtype)] * scalars,
+        *[TensorSpec((5,), dtype, gradients="late")] * late,
     )
     for way in ways:
         arguments = {**scenario, "differentiable": way is DIFFERENTIABLE}
-        played = Scenario(tensors, steps=4, backward_after=(1, 4), threads=1, **arguments)
+        steps = LATE + 1 if late else 4
+        played = Scenario(tensors, steps=steps, backward_after=(1, 4), threads=1, **arguments)
         yield Setting(optimizer, {**options, **way}, played, recorded, reused)
 
 
@@ -156,6 +160,7 @@ SGD_SETTINGS = (
     *settings("SGD", {**HEAVY, **DECAY}, DIFFERENTIABLE),
     *settings("SGD", HEAVY, FUSED, unscale=True),
     *settings("SGD", HEAVY, LOOP, LIST, reused=True),
+    *settings("SGD", {**HEAVY, "dampening": 0.2}, LIST, late=True),
 )
 ADAM_SETTINGS = (
     *settings("Adam", ADAM, *NOT_FUSED, FUSED),
@@ -169,6 +174,8 @@ ADAM_SETTINGS = (
     # What is divided by a tensor is rounded otherwise in place, if it has no dimensions.
     *settings("Adam", {**ADAM, "betas": BETAS}, LOOP, dtype=torch.bfloat16, scalars=32),
     *settings("Adam", {**ADAM, **LEARNED_DECAY, "lr": LEARNED}, DIFFERENTIABLE),
+    *settings("Adam", {**ADAM, "amsgrad": True}, LOOP, dtype=torch.bfloat16),
+    *settings("Adam", ADAM, LIST, late=True),
     *settings("Adam", {**ADAM, "lr": LEARNED, "betas": LEARNED_BETAS}, LOOP, DIFFERENTIABLE),
     *settings("Adam", {**ADAM, "amsgrad": True}, DIFFERENTIABLE),
     *settings("Adam", {**ADAM, "betas": BETAS}, DIFFERENTIABLE),
@@ -186,6 +193,9 @@ RMSPROP_SETTINGS = (
     *settings("RMSprop", {**RMSPROP, "momentum": 0.9}, DIFFERENTIABLE),
     *settings("RMSprop", RMSPROP, DIFFERENTIABLE),
 )
+# Which torch refuses, with an error that has to be the same.
+ADAM_ERRORS = (*settings("Adam", {**ADAM, **LEARNED_DECAY}, LOOP),)
+RMSPROP_ERRORS = (*settings("RMSprop", {**RMSPROP, **LEARNED_DECAY}, LOOP, DIFFERENTIABLE),)
 ALL_SETTINGS = (*SGD_SETTINGS, *ADAM_SETTINGS, *RMSPROP_SETTINGS)
 
 #: Each part of a rule, by its name: the function, and the settings that it is compared in.
@@ -194,9 +204,9 @@ RULES: Mapping[str, tuple[Callable[..., Any], tuple[Setting, ...]]] = {
     "look_ahead": (sgd.look_ahead, SGD_SETTINGS),
     "SGD.update": (optimlab.SGD.update, SGD_SETTINGS),
     "SGD.fused_update": (optimlab.SGD.fused_update, SGD_SETTINGS),
-    "Adam.update": (optimlab.Adam.update, ADAM_SETTINGS),
+    "Adam.update": (optimlab.Adam.update, (*ADAM_SETTINGS, *ADAM_ERRORS)),
     "Adam.fused_update": (optimlab.Adam.fused_update, ADAM_SETTINGS),
-    "RMSprop.update": (optimlab.RMSprop.update, RMSPROP_SETTINGS),
+    "RMSprop.update": (optimlab.RMSprop.update, (*RMSPROP_SETTINGS, *RMSPROP_ERRORS)),
     "add_scaled": (values.add_scaled, (*SGD_SETTINGS, *ADAM_SETTINGS)),
     "subtract_scaled_": (values.subtract_scaled_, SGD_SETTINGS),
     "maximum_": (values.maximum_, ADAM_SETTINGS),
@@ -208,7 +218,9 @@ _ONE_PLACE = "a gradient has the device and dtype of its parameter"
 _IN_ANY_ORDER = "a product, or a maximum, is the same in either order"
 _IN_NEW_MEMORY = "the bits are the same in new memory"
 _IN_PLACE = "`Tensor.divide_` is `Tensor.div_` by another name"
-_ON_THE_CPU = "lists are divided otherwise than tensors only on CUDA"
+_ONE_DEVICE = "a tensor lr has no other device to be on"
+_SQUEEZED = "the constructor has taken the dimensions away"
+_TOLD = "this package's rules say whether autograd may ask"
 
 #: Mutants that no comparison of bits on a CPU could tell from the rule, each with the reason.
 EQUIVALENT: Mapping[str, Mapping[str, str]] = {
@@ -218,22 +230,34 @@ EQUIVALENT: Mapping[str, Mapping[str, str]] = {
         ),
     },
     "Adam.update": {
-        "param -> grad in exp_avg.lerp_(grad, 1 - beside(beta1, param))": _ONE_PLACE,
+        "param -> grad in exp_avg.lerp_(grad, 1 - beside(beta1, param, group))": _ONE_PLACE,
         "param -> grad in if is_many(param):": _ONE_TYPE,
-        "'differentiable' -> 'maximize' in if group['differentiable']:": (
-            "a decay that is learned is compared with maximize only: see LEARNED_DECAY"
+        "maximum_(state['max_exp_avg_sq'], exp_avg_sq, derive=not by_number) -> "
+        "maximum_(state['max_exp_avg_sq'], exp_avg_sq) "
+        "in return maximum_(state['max_exp_avg_sq'], exp_avg_sq, derive=": (
+            "only where a group is not differentiable though the optimizer is; see test_as_torch.py"
         ),
     },
     "Adam.fused_update": {
-        "beside(group['lr'], param) -> group['lr'] "
-        "in fused_kernel('_fused_adamw_' if group['decoupled_weight_deca": (
-            "a tensor lr has no other device to be on"
-        ),
+        "beside(group['lr'], param, group) -> group['lr'] "
+        "in fused_kernel('_fused_adamw_' if group['decoupled_weight_deca": _ONE_DEVICE,
+        "beside(group['lr'], param, group) -> beside(group['lr'], group, param) "
+        "in fused_kernel('_fused_adamw_' if group['decoupled_weight_deca": _ONE_DEVICE,
+        "as_scalar(beta1) -> beta1 "
+        "in fused_kernel('_fused_adamw_' if group['decoupled_weight_deca": _SQUEEZED,
+        "as_scalar(beta2) -> beta2 "
+        "in fused_kernel('_fused_adamw_' if group['decoupled_weight_deca": _SQUEEZED,
         "param -> grad "
         "in fused_kernel('_fused_adamw_' if group['decoupled_weight_deca, place 2": _ONE_PLACE,
     },
     "add_scaled": {
-        "value -> other in if isinstance(value, Tensor) and wants_gradient(scale):": _ONE_TYPE,
+        "value -> other in if derive and isinstance(value, Tensor) and wants_gradient(s": _ONE_TYPE,
+        "without if isinstance(value, TensorList) and value.is_temporary:": _IN_NEW_MEMORY,
+        "value -> other in if isinstance(value, TensorList) and value.is_temporary:": _ONE_TYPE,
+        "value -> other in if isinstance(value, TensorList) and value.is_temporary:, place 2": (
+            _IN_NEW_MEMORY
+        ),
+        "without return value.add_(other, alpha=scale)": _IN_NEW_MEMORY,
         "value.addcmul(other.clone(), scale) -> value.addcmul(scale, other.clone()) "
         "in return value.addcmul(other.clone(), scale)": _IN_ANY_ORDER,
     },
@@ -243,25 +267,26 @@ EQUIVALENT: Mapping[str, Mapping[str, str]] = {
         "in return value.addcmul_(other, scale, value=-1)": _IN_ANY_ORDER,
     },
     "maximum_": {
-        "value -> other in if isinstance(value, TensorList):": _ONE_TYPE,
-        "value -> other in if not isinstance(value, Tensor):": _ONE_TYPE,
+        "other -> value in if not isinstance(other, Tensor):": _ONE_TYPE,
+        "without derive = torch.is_grad_enabled() if derive is None else derive": _TOLD,
+        "torch.is_grad_enabled() if derive is None else derive -> "
+        "derive if derive is None else torch.is_grad_enabled() "
+        "in derive = torch.is_grad_enabled() if derive is None else deri": _TOLD,
+        "derive is None -> derive is not None "
+        "in derive = torch.is_grad_enabled() if derive is None else deri": _TOLD,
         "torch.is_grad_enabled() -> torch "
-        "in if torch.is_grad_enabled() or torch.compiler.is_compiling():": _IN_NEW_MEMORY,
+        "in derive = torch.is_grad_enabled() if derive is None else deri": _TOLD,
         "torch.compiler.is_compiling() -> torch.compiler "
-        "in if torch.is_grad_enabled() or torch.compiler.is_compiling():": _IN_NEW_MEMORY,
+        "in if derive or torch.compiler.is_compiling():": _IN_NEW_MEMORY,
         "torch.maximum(value.clone(), other) -> torch.maximum(other, value.clone()) "
         "in return value.copy_(torch.maximum(value.clone(), other))": _IN_ANY_ORDER,
         "torch.maximum(value, other, out=value) -> torch.maximum(other, value, out=value) "
         "in return torch.maximum(value, other, out=value)": _IN_ANY_ORDER,
     },
     "divide_": {
-        "without if not isinstance(value, Tensor):": _ON_THE_CPU,
-        "without return value.divide_(divisor)": _ON_THE_CPU,
         "value -> divisor in if not isinstance(value, Tensor):": _IN_PLACE,
-        "isinstance(divisor, Tensor) -> divisor "
-        "in return value / divisor if isinstance(divisor, Tensor) else v": _IN_NEW_MEMORY,
         "divisor -> value "
-        "in return value / divisor if isinstance(divisor, Tensor) else v": _IN_NEW_MEMORY,
+        "in return value.div_(divisor) if isinstance(divisor, float) els": _IN_NEW_MEMORY,
     },
 }
 

@@ -1,11 +1,11 @@
-"""The native machine, and blocks and bins: ATen's bits, and never an outdated address."""
+"""The native kernel: ATen's bits, and never an outdated address."""
 
 import copy
-import ctypes
 import itertools
 from array import array
 from collections import UserDict
 from collections.abc import Callable, Iterator
+from sys import getrefcount
 from types import MappingProxyType
 from typing import Any
 
@@ -16,16 +16,22 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import optimlab
-from optimlab import blocks, execution
-from optimlab.blocks import BLOCK, SMALL, Blocks, place_does_not_matter
-from optimlab.native import library, plan, trust
-from optimlab.native.carrier import ALONE, Native
-from optimlab.native.tape import Operation
+from optimlab import native
+from optimlab.native import self_check
+from optimlab.native.bytecode import Opcode
+from optimlab.native.launch import DTYPES
+from optimlab.native.library import Kernel
+from optimlab.native.self_check import (
+    Instruction,
+    superinstructions,
+    with_two_results,
+)
+from optimlab.native.step_cache import ALONE
 from optimlab.parity import compare_tensors
 from optimlab.values import T
 
-FOUND = trust.trust()
-needs_machine = pytest.mark.skipif(FOUND.machine is None, reason=FOUND.reason)
+FOUND = self_check.capabilities()
+pytestmark = pytest.mark.skipif(FOUND.kernel is None, reason=FOUND.reason)
 
 RULES: dict[str, dict[str, Any]] = {
     "SGD": {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
@@ -33,19 +39,15 @@ RULES: dict[str, dict[str, Any]] = {
     "AdamW": {"maximize": True},
     "RMSprop": {"momentum": 0.9, "centered": True},
 }
-SIZES = ((), (0,), (7,), (33,), (5, 3), (513,), (SMALL + 1,))
+SIZES = ((), (0,), (7,), (33,), (5, 3), (513,), (16385,))
 
 
-@pytest.fixture(params=[pytest.param("native", marks=needs_machine), "blocks"], autouse=True)
-def carrier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> plan.Carrier:
-    """Each way of carrying a rule out on CPU."""
-    chosen: plan.Carrier = Blocks()
-    monkeypatch.setattr(blocks, "MANY", 1)  # so that these few tensors are worth the copies
-    if request.param == "native":
-        assert FOUND.machine is not None
-        chosen = Native(FOUND.machine, FOUND)
-    monkeypatch.setattr(execution, "carriers", lambda: (chosen,))
-    return chosen
+@pytest.fixture
+def kernel() -> Iterator[Kernel]:
+    """The kernel, in the end without a limit to its instruction sets."""
+    assert FOUND.kernel is not None
+    yield FOUND.kernel
+    FOUND.kernel.limit_instruction_set(2)
 
 
 @pytest.fixture(autouse=True)
@@ -104,16 +106,16 @@ class Beside:
                 assert compare_tensors(value, self.torchs.state[theirs][name]) is None, name
 
     @property
-    def is_kept(self) -> bool:
-        """Whether the last step left something for the next: the carrier served every tensor."""
-        return "_kept" in self.mine.__dict__
+    def is_cached(self) -> bool:
+        """Whether the last step left something for the next: the kernel served every tensor."""
+        return "_cached_step" in self.mine.__dict__
 
 
 names = pytest.mark.parametrize("name", RULES)
 
 
 @names
-@pytest.mark.parametrize("dtype", plan.DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_every_rule_is_served_to_the_bits_of_torch(
     name: str, dtype: torch.dtype, threads: int
@@ -121,15 +123,15 @@ def test_every_rule_is_served_to_the_bits_of_torch(
     torch.set_num_threads(threads)
     pair = Beside(name, dtype)
     pair.step(2)
-    assert pair.is_kept
+    assert pair.is_cached
     pair.step(4)
-    assert pair.is_kept
+    assert pair.is_cached
 
 
 @names
-def test_large_tensors_are_gone_through_in_blocks_and_by_several_threads(name: str) -> None:
+def test_large_tensors_are_gone_through_by_several_threads(name: str) -> None:
     torch.set_num_threads(2)
-    sizes = (BLOCK + 1000, ALONE + 5, 3)
+    sizes = (525_288, ALONE + 5, 3)
     pair = Beside(name)
     for optimizer, params in ((pair.mine, pair.ours), (pair.torchs, pair.theirs)):
         added = [pair.normal((size,), torch.float32) for size in sizes]
@@ -139,7 +141,7 @@ def test_large_tensors_are_gone_through_in_blocks_and_by_several_threads(name: s
     for ours, theirs in zip(pair.ours[-3:], pair.theirs[-3:], strict=True):
         theirs.copy_(ours)
     pair.step(3)
-    assert pair.is_kept
+    assert pair.is_cached
 
 
 def replaced_data(optimizer: Any, params: list[Tensor]) -> None:
@@ -341,7 +343,7 @@ def test_whatever_changes_between_two_steps_is_noticed(
 ) -> None:
     pair = Beside(name)
     pair.step(3)
-    assert pair.is_kept
+    assert pair.is_cached
     pair.both(change)
     pair.step(3)
 
@@ -444,7 +446,7 @@ def overflow_left_behind(optimizer: Any, params: list[Tensor]) -> None:
 
 
 @names
-@pytest.mark.parametrize("dtype", plan.DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
     "change",
     [
@@ -462,7 +464,7 @@ def test_what_torch_refuses_between_two_steps_is_refused(
 ) -> None:
     pair = Beside(name, dtype)
     pair.step(3)
-    assert pair.is_kept
+    assert pair.is_cached
     pair.both(change)
     ours = step_or_error(pair.mine)
     assert ours == step_or_error(pair.torchs)
@@ -550,7 +552,7 @@ def test_a_gradient_may_lie_otherwise_than_its_parameter(name: str) -> None:
             ours.grad, theirs.grad = gradient, gradient.clone(memory_format=torch.preserve_format)
     pair.step_as_it_is()
     pair.step(2)
-    assert pair.is_kept
+    assert pair.is_cached
 
 
 @names
@@ -577,21 +579,21 @@ def test_memory_that_two_parameters_share_takes_the_plain_path(name: str) -> Non
             optimizer.step()
         sides.append((memory, optimizer))
     assert compare_tensors(sides[0][0], sides[1][0]) is None
-    assert "_kept" not in sides[0][1].__dict__
+    assert "_cached_step" not in sides[0][1].__dict__
 
 
 @names
 def test_a_gradient_in_the_memory_of_a_parameter_takes_the_plain_path(name: str) -> None:
     pair = Beside(name)
     pair.step(2)
-    assert pair.is_kept
+    assert pair.is_cached
 
     def alias(_: Any, params: list[Tensor]) -> None:
         params[2].grad = params[3].data[10:17]
 
     pair.both(alias)
     pair.step_as_it_is()
-    assert not pair.is_kept
+    assert not pair.is_cached
 
 
 @names
@@ -611,8 +613,10 @@ def test_autograd_notices_that_what_it_saved_is_gone(name: str) -> None:
 def test_gradients_are_not_kept_alive(name: str) -> None:
     pair = Beside(name)
     pair.step(3)
-    kept = pair.mine._kept
-    assert [part.grads for group in kept.groups for part in group.parts] == [[]]
+    held = [grad for param in pair.ours if (grad := param.grad) is not None]
+    before = [getrefcount(grad) for grad in held]
+    pair.step_as_it_is()
+    assert [getrefcount(grad) for grad in held] == before
 
 
 @names
@@ -660,16 +664,17 @@ def test_what_is_not_served_takes_the_plain_path(name: str, make: Callable[..., 
         sides.append((params, optimizer))
     for ours, theirs in zip(sides[0][0], sides[1][0], strict=True):
         assert compare_tensors(ours, theirs) is None
-    assert "_kept" not in sides[0][1].__dict__
+    assert "_cached_step" not in sides[0][1].__dict__
 
 
-def test_flushing_denormals_takes_the_plain_path(carrier: plan.Carrier) -> None:
+def test_flushing_denormals_takes_the_plain_path() -> None:
     if not torch.set_flush_denormal(True):
         pytest.skip("this processor cannot flush denormals")
     try:
-        assert carrier.is_ready() == isinstance(carrier, Blocks)
+        assert native.runner() is None
         pair = Beside("Adam")
         pair.step(3)
+        assert not pair.is_cached
     finally:
         torch.set_flush_denormal(False)
 
@@ -703,14 +708,6 @@ def test_a_step_count_that_differs_far_behind_is_noticed(name: str) -> None:
         sides.append((params, optimizer))
     for ours, theirs in zip(sides[0][0], sides[1][0], strict=True):
         assert compare_tensors(ours.detach(), theirs.detach()) is None
-
-
-def test_few_tensors_are_not_worth_a_bin(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "MANY", 32)
-    monkeypatch.setattr(execution, "carriers", lambda: (Blocks(),))
-    pair = Beside("Adam")
-    pair.step(3)
-    assert not pair.is_kept
 
 
 def test_a_check_of_the_users_own_is_asked_at_every_step() -> None:
@@ -752,42 +749,33 @@ class Lion(optimlab.Optimizer):
 def test_a_users_rule_is_served_without_a_line_of_c() -> None:
     sides = []
     for options in ({}, {"foreach": True}):
-        params = [torch.linspace(-1, 1, size) for size in (5, 40, SMALL + 3)]
+        params = [torch.linspace(-1, 1, size) for size in (5, 40, 16387)]
         optimizer = Lion(params, **options)
         for step in range(4):
             for param in params:
                 param.grad = torch.cos(param * (step + 1))
             optimizer.step()
         sides.append((params, optimizer))
-    assert "_kept" in sides[0][1].__dict__
-    assert "_kept" not in sides[1][1].__dict__
+    assert "_cached_step" in sides[0][1].__dict__
+    assert "_cached_step" not in sides[1][1].__dict__
     for ours, theirs in zip(sides[0][0], sides[1][0], strict=True):
         assert compare_tensors(ours, theirs) is None
 
 
-@needs_machine
-@pytest.mark.parametrize("dtype", plan.DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_all_instructions_give_atens_bits_here(dtype: torch.dtype) -> None:
     if FOUND.reason:
         pytest.skip(FOUND.reason)
-    assert FOUND.trusted[dtype] == {int(operation) for operation in Operation}
+    assert FOUND.trusted[dtype] == {int(operation) for operation in Opcode}
 
 
-@needs_machine
 @pytest.mark.parametrize("most", [0, 1, 2])
-def test_every_instruction_set_gives_the_same_bits(most: int) -> None:
-    machine = FOUND.machine
-    assert machine is not None
-    machine.limit_instruction_set(most)
-    try:
-        for operation, dtype in itertools.product(Operation, plan.DTYPES):
-            expected = int(operation) in FOUND.trusted[dtype]
-            assert trust._is_right(machine, operation, dtype) == expected, operation
-    finally:
-        machine.limit_instruction_set(2)
+def test_every_instruction_set_gives_the_same_bits(kernel: Kernel, most: int) -> None:
+    kernel.limit_instruction_set(most)
+    for operation, dtype in itertools.product(Opcode, DTYPES):
+        expected = int(operation) in FOUND.trusted[dtype]
+        assert self_check._is_right(kernel, operation, dtype) == expected, operation
 
-
-Instructions = list[tuple[Operation, int, int, int, int, float]]
 
 # Registers of the programs below: 0 to 3 are tensors, 4 and above temporaries.
 T1, T2 = 4, 5
@@ -799,47 +787,9 @@ ALIASES = [
 ]
 
 
-def chains(a: int, b: int, c: int, result: int) -> dict[str, Instructions]:
-    """Write down what is joined to a single instruction."""
-    op = Operation
-    scale = (op.MULTIPLY_SCALAR, T1, a, a, a, 0.9)
-    sign = (op.SIGN, T2, b, b, b, 0.0)
-    add = (op.ADD_SCALED, T2, b, c, c, 0.7)
-    root = (op.SQUARE_ROOT, T2, c, c, c, 0.0)
-    divide = (op.DIVIDE_SCALAR, T2, T2, T2, T2, 0.3)
-    add_eps = (op.ADD_SCALAR, T2, T2, T2, T2, 1e-8)
-
-    def quotient(of: int) -> tuple[Operation, int, int, int, int, float]:
-        return (op.ADD_QUOTIENT, result, of, b, T2, -0.01)
-
-    divide_c = (op.DIVIDE_SCALAR, T2, c, c, c, 0.3)
-    add_eps_to_c = (op.ADD_SCALAR, T2, c, c, c, 1e-8)
-    return {
-        "scaled, plus": [scale, (op.ADD_SCALED, result, T1, b, b, 0.3)],
-        "scaled, plus product": [scale, (op.ADD_PRODUCT, result, T1, b, c, 0.01)],
-        "scaled, plus quotient": [scale, (op.ADD_QUOTIENT, result, T1, b, c, -0.01)],
-        "plus sign": [sign, (op.ADD_SCALED, result, a, T2, a, -0.01)],
-        "scaled, plus sign": [sign, scale, (op.ADD_SCALED, result, T1, T2, T1, -0.01)],
-        "plus sum": [add, (op.ADD_SCALED, result, a, T2, a, -0.01)],
-        "scaled, plus sum": [scale, add, (op.ADD_SCALED, result, T1, T2, T1, -0.01)],
-        "divided, plus": [
-            (op.DIVIDE_SCALAR, T1, a, a, a, 0.3),
-            (op.ADD_SCALAR, result, T1, T1, T1, 0.5),
-        ],
-        "plus quotient by sum": [add_eps_to_c, quotient(a)],
-        "scaled, plus quotient by sum": [scale, add_eps_to_c, quotient(T1)],
-        "plus quotient by quotient": [divide_c, add_eps, quotient(a)],
-        "scaled, plus quotient by quotient": [divide_c, add_eps, scale, quotient(T1)],
-        "plus quotient by root": [root, add_eps, quotient(a)],
-        "scaled, plus quotient by root": [root, scale, add_eps, quotient(T1)],
-        "plus quotient by divided root": [root, divide, add_eps, quotient(a)],
-        "scaled, plus quotient by divided root": [scale, root, divide, add_eps, quotient(T1)],
-    }
-
-
-def in_place() -> list[tuple[Instructions, int]]:
+def in_place() -> list[tuple[list[Instruction], int]]:
     """Write down what is joined, or is not, by reason of other uses, and how much is left."""
-    op = Operation
+    op = Opcode
     scale = (op.MULTIPLY_SCALAR, 0, 0, 0, 0, 0.9)
     add = (op.ADD_SCALED, 0, 0, 1, 0, 0.3)
     add_eps = (op.ADD_SCALAR, T1, 1, 1, 1, 1e-8)
@@ -894,28 +844,28 @@ def in_place() -> list[tuple[Instructions, int]]:
     ]  # fmt: skip
 
 
-def lerp_and_square(a: int, b: int, c: int, weight: float) -> Instructions:
+def lerp_and_square(a: int, b: int, c: int, weight: float) -> list[Instruction]:
     return [
-        (Operation.LERP, a, a, b, a, weight),
-        (Operation.MULTIPLY_SCALAR, c, c, c, c, 0.99),
-        (Operation.ADD_PRODUCT, c, c, b, b, 0.01),
+        (Opcode.LERP, a, a, b, a, weight),
+        (Opcode.MULTIPLY_SCALAR, c, c, c, c, 0.99),
+        (Opcode.ADD_PRODUCT, c, c, b, b, 0.01),
     ]
 
 
-def two_results() -> Iterator[Instructions]:
+def two_results() -> Iterator[list[Instruction]]:
     """Write down an average and a sum of squares, or two sums of which one takes up the other."""
     for result, a, b, c in itertools.product(range(3), repeat=4):
-        scaled_a = (Operation.MULTIPLY_SCALAR, T1, a, a, a, 0.9)
-        scaled_c = (Operation.MULTIPLY_SCALAR, T2, c, c, c, 1.1)
-        first = (Operation.ADD_SCALED, result, a, b, b, 0.7)
-        second = (Operation.ADD_SCALED, c, c, result, c, -0.3)
-        scaled_first = [scaled_a, (Operation.ADD_SCALED, result, T1, b, b, 0.7)]
-        scaled_second = [scaled_c, (Operation.ADD_SCALED, c, T2, result, c, -0.3)]
+        scaled_a = (Opcode.MULTIPLY_SCALAR, T1, a, a, a, 0.9)
+        scaled_c = (Opcode.MULTIPLY_SCALAR, T2, c, c, c, 1.1)
+        first = (Opcode.ADD_SCALED, result, a, b, b, 0.7)
+        second = (Opcode.ADD_SCALED, c, c, result, c, -0.3)
+        scaled_first = [scaled_a, (Opcode.ADD_SCALED, result, T1, b, b, 0.7)]
+        scaled_second = [scaled_c, (Opcode.ADD_SCALED, c, T2, result, c, -0.3)]
         for begin, end in itertools.product(([first], scaled_first), ([second], scaled_second)):
             yield [*begin, *end]
         for weight in (0.1, 0.7):
-            average = (Operation.LERP, result, a, b, a, weight)
-            yield [average, scaled_c, (Operation.ADD_PRODUCT, c, T2, b, b, 0.01)]
+            average = (Opcode.LERP, result, a, b, a, weight)
+            yield [average, scaled_c, (Opcode.ADD_PRODUCT, c, T2, b, b, 0.01)]
 
 
 # Around the lengths of vectors, of pairs of vectors and of chunks; many, and empty ones in between.
@@ -924,7 +874,10 @@ SHORT = (*range(34), 63, 64, 65, 127, 129, 255, 256, 257, 511, 513, 0, 1023, 102
 
 def values_for(dtype: torch.dtype, total: int) -> list[list[Tensor]]:
     """Make operands that are full of special values, without any, and with few."""
-    special = [operand.repeat(total // trust.SIZE + 1)[:total] for operand in trust.operands(dtype)]
+    special = [
+        operand.repeat(total // self_check.SIZE + 1)[:total]
+        for operand in self_check.operands(dtype)
+    ]
     special.append(special[0].flip(0))
     generator = torch.Generator().manual_seed(5)
     tame = [torch.rand(total, generator=generator, dtype=dtype) * 3 + 1e-6 for _ in special]
@@ -934,7 +887,7 @@ def values_for(dtype: torch.dtype, total: int) -> list[list[Tensor]]:
 
 
 def run_of(
-    program: Instructions,
+    program: list[Instruction],
     values: list[Tensor],
     sizes: tuple[int, ...],
     *,
@@ -942,12 +895,11 @@ def run_of(
     threads: int = 1,
 ) -> list[Tensor]:
     """Run a program on copies, cut into tensors of these sizes."""
-    machine = FOUND.machine
-    assert machine is not None
+    assert FOUND.kernel is not None
     registers = [tensor.clone() for tensor in values]
     starts = [0, *itertools.accumulate(sizes)]
     itemsize = registers[0].element_size()
-    machine.run(
+    FOUND.kernel.run(
         array("d", itertools.chain.from_iterable(program)),
         array("q", [r.data_ptr() + itemsize * start for r in registers for start in starts[:-1]]),
         array("q", sizes),
@@ -960,59 +912,47 @@ def run_of(
     return registers
 
 
-def joined_length(program: Instructions) -> int:
-    machine = FOUND.machine
-    assert machine is not None
-    numbers = array("d", itertools.chain.from_iterable(program))
-    address = ctypes.c_void_p(numbers.buffer_info()[0])
-    length: int = machine._library.optimlab_joined_length(address, len(program), 4)
-    return length
+def joined_length(program: list[Instruction]) -> int:
+    assert FOUND.kernel is not None
+    return FOUND.kernel.joined_length(array("d", itertools.chain.from_iterable(program)), 4)
 
 
 @pytest.fixture
-def every_instruction_set() -> Iterator[Callable[[], Iterator[int]]]:
-    """Limit the machine to each instruction set in turn, and to none in the end."""
-    machine = FOUND.machine
-    assert machine is not None
+def every_instruction_set(kernel: Kernel) -> Callable[[], Iterator[int]]:
+    """Limit the kernel to each instruction set in turn."""
 
     def each() -> Iterator[int]:
         for most in (0, 1, 2):
-            machine.limit_instruction_set(most)
+            kernel.limit_instruction_set(most)
             yield most
 
-    yield each
-    machine.limit_instruction_set(2)
+    return each
 
 
 EachSet = Callable[[], Iterator[int]]
-only_native = pytest.mark.parametrize("carrier", [pytest.param("native", marks=needs_machine)],
-                                      indirect=True)  # fmt: skip
 
 
-@only_native
-@pytest.mark.parametrize("dtype", plan.DTYPES, ids=str)
-@pytest.mark.parametrize("name", chains(0, 1, 2, 3))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", superinstructions(0, 1, 2, 3))
 def test_instructions_that_are_joined_round_as_one_after_the_other(
     name: str, dtype: torch.dtype, every_instruction_set: EachSet
 ) -> None:
     for aliases in ALIASES:
-        program = chains(*aliases)[name]
+        program = superinstructions(*aliases)[name]
         assert joined_length(program) == 1, aliases
         compare_joined(program, dtype, every_instruction_set)
 
 
-@only_native
-@pytest.mark.parametrize("dtype", plan.DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("program", "left"), in_place())
 def test_what_is_needed_once_more_is_not_joined(
-    program: Instructions, left: int, dtype: torch.dtype, every_instruction_set: EachSet
+    program: list[Instruction], left: int, dtype: torch.dtype, every_instruction_set: EachSet
 ) -> None:
     assert joined_length(program) == left
     compare_joined(program, dtype, every_instruction_set)
 
 
-@only_native
-@pytest.mark.parametrize("dtype", plan.DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_two_results_in_one_pass_are_those_of_two(
     dtype: torch.dtype, every_instruction_set: EachSet
 ) -> None:
@@ -1023,9 +963,9 @@ def test_two_results_in_one_pass_are_those_of_two(
     assert lengths == {1, 2}
 
 
-def compare_joined(program: Instructions, dtype: torch.dtype, each_set: EachSet) -> None:
+def compare_joined(program: list[Instruction], dtype: torch.dtype, each_set: EachSet) -> None:
     for values in values_for(dtype, sum(SHORT)):
-        FOUND.machine.limit_instruction_set(0)  # type: ignore[union-attr]
+        FOUND.kernel.limit_instruction_set(0)  # type: ignore[union-attr]
         expected = run_of(program, values, SHORT, joined=False)
         for most in each_set():
             found = run_of(program, values, SHORT, joined=True)
@@ -1033,7 +973,7 @@ def compare_joined(program: Instructions, dtype: torch.dtype, each_set: EachSet)
                 assert compare_tensors(separate, together) is None, (program, most)
 
 
-PIECE = 16384  # that of machine.c
+PIECE = 16384  # that of program.h
 DIVISIONS = {
     "one tensor": (2 * PIECE + 77,),
     "shares of one piece and a little": (2 * PIECE + 130, 1, 63),
@@ -1045,14 +985,16 @@ DIVISIONS = {
 }
 
 
-@only_native
 @pytest.mark.parametrize("sizes", DIVISIONS.values(), ids=DIVISIONS)
-@pytest.mark.parametrize("dtype", plan.DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_division_among_threads_gives_the_same_bits(
     dtype: torch.dtype, sizes: tuple[int, ...]
 ) -> None:
     several = [step for program, _ in in_place()[:6] for step in program]
-    for program in (chains(0, 1, 2, 0)["scaled, plus quotient by divided root"], several):
+    for program in (
+        superinstructions(0, 1, 2, 0)["scaled, plus quotient by divided root"],
+        several,
+    ):
         for values in values_for(dtype, sum(sizes)):
             expected = run_of(program, values, (sum(sizes),), joined=False)
             for threads in (1, 2, 3, 9):
@@ -1061,15 +1003,12 @@ def test_every_division_among_threads_gives_the_same_bits(
                     assert compare_tensors(whole, divided) is None, threads
 
 
-@only_native
-def test_fewer_threads_than_asked_for_leave_nothing_out() -> None:
-    machine = FOUND.machine
-    assert machine is not None
+def test_fewer_threads_than_asked_for_leave_nothing_out(kernel: Kernel) -> None:
     try:
-        set_dynamic = machine._library.omp_set_dynamic
+        set_dynamic = kernel._library.omp_set_dynamic
     except AttributeError:
-        pytest.skip("the machine was built without threads")
-    program = chains(0, 1, 2, 0)["scaled, plus"]
+        pytest.skip("the kernel was built without threads")
+    program = superinstructions(0, 1, 2, 0)["scaled, plus"]
     values = values_for(torch.float32, 9 * PIECE)[1]
     expected = run_of(program, values, (9 * PIECE,), joined=True)
     set_dynamic(1)  # no more threads than there are processors
@@ -1080,9 +1019,8 @@ def test_fewer_threads_than_asked_for_leave_nothing_out() -> None:
     assert compare_tensors(expected[0], found[0]) is None
 
 
-@only_native
 def test_roots_of_few_numbers_are_those_of_torch(every_instruction_set: EachSet) -> None:
-    root = [(Operation.SQUARE_ROOT, 0, 0, 0, 0, 0.0)]
+    root = [(Opcode.SQUARE_ROOT, 0, 0, 0, 0, 0.0)]
     generator = torch.Generator().manual_seed(9)
     bits = torch.randint(0, 0x7F7FFFFF, (8000,), generator=generator, dtype=torch.int32)
     for most, size in itertools.product(every_instruction_set(), (1, 3, 7, 8, 9, 15, 31)):
@@ -1092,14 +1030,11 @@ def test_roots_of_few_numbers_are_those_of_torch(every_instruction_set: EachSet)
         assert compare_tensors(expected, found) is None, (most, size)
 
 
-@needs_machine
-def test_what_is_not_a_program_is_refused() -> None:
-    machine = FOUND.machine
-    assert machine is not None
+def test_what_is_not_a_program_is_refused(kernel: Kernel) -> None:
     tensor = torch.ones(4)
     for numbers in ([99, 0, 0, 0, 0, 0.0], [0, 40, 0, 0, 0, 0.0], [0, 0, -1, 0, 0, 0.0]):
         with pytest.raises(ValueError, match="not a program"):
-            machine.run(
+            kernel.run(
                 array("d", numbers),
                 array("q", [tensor.data_ptr()]),
                 array("q", [4]),
@@ -1111,39 +1046,39 @@ def test_what_is_not_a_program_is_refused() -> None:
     assert tensor.tolist() == [1.0] * 4
 
 
-def test_an_instruction_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    if FOUND.machine is None:
-        pytest.skip(FOUND.reason)
-    wrong = {**trust.REFERENCES, Operation.LERP: lambda a, b, c, s: a + s * (b - a)}
-    monkeypatch.setattr(trust, "REFERENCES", wrong)
-    found = trust.trust.__wrapped__()
-    assert "LERP" in found.reason
-    assert not found.serves(frozenset({int(Operation.LERP)}), torch.float32)
-    assert found.serves(frozenset({int(Operation.MULTIPLY)}), torch.float32)
-
-
-def test_the_machine_can_be_left_unused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(library.VARIABLE, "0")
-    assert library.machine.__wrapped__() is None
-    monkeypatch.setenv(library.VARIABLE, "/nowhere.so")
-    assert library.machine.__wrapped__() is None
-
-
-def test_place_in_a_tensor_is_found_to_matter_where_it_does(
-    monkeypatch: pytest.MonkeyPatch,
+def test_an_instruction_that_is_wrong_is_not_used(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert place_does_not_matter(torch.float32)
-    from optimlab import blocks
+    wrong = {**self_check.REFERENCES, Opcode.LERP: lambda a, b, c, s: a + s * (b - a)}
+    monkeypatch.setattr(self_check, "REFERENCES", wrong)
+    found = self_check.check.__wrapped__(kernel)
+    assert "LERP" in found.reason
+    assert not found.serves(frozenset({int(Opcode.LERP)}), torch.float32)
+    assert found.serves(frozenset({int(Opcode.MULTIPLY)}), torch.float32)
 
-    def by_place(a: Tensor, b: Tensor, c: Tensor, s: float) -> Tensor:
-        return a + torch.arange(a.numel()) % 7
 
-    monkeypatch.setattr(blocks, "REFERENCES", {Operation.ADD_SCALAR: by_place})
-    assert not place_does_not_matter.__wrapped__(torch.float32)
+@pytest.mark.parametrize("name", [*superinstructions(0, 1, 2, 3), *with_two_results()])
+def test_superinstructions_that_are_wrong_are_not_used(
+    name: str, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = self_check.run_program
+    program = {**superinstructions(0, 1, 2, 3), **with_two_results()}[name]
+    assert joined_length(program) == 1
+
+    def run_wrongly(kernel: Kernel, given: list[Instruction], registers: list[Tensor]) -> None:
+        run(kernel, given, registers)
+        if given == program:
+            registers[given[-1][1]].neg_()
+
+    monkeypatch.setattr(self_check, "run_program", run_wrongly)
+    found = self_check.check.__wrapped__(kernel)
+    assert not found.joins
+    assert "superinstructions" in found.reason
+    assert found.trusted == FOUND.trusted
 
 
 def test_info_names_what_serves_each_optimizer() -> None:
     text = str(optimlab.info(Lion))
     for name in ("SGD", "Adam", "AdamW", "RMSprop", "Lion"):
         assert f"{name}:" in text
-    assert ("native machine" in text) or ("blocks and bins" in text)
+    assert ("native kernel" in text) or ("ATen" in text)

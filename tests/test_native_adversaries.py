@@ -1,4 +1,4 @@
-"""Programs that try to make the native machine differ from torch, crash, or hold on to memory."""
+"""Programs that try to make the native kernel differ from torch, crash, or hold on to memory."""
 
 import gc
 import os
@@ -14,7 +14,7 @@ from beside import one_thread  # noqa: F401 - applies to every test here
 from torch import Tensor
 
 import optimlab
-from optimlab.native.trust import trust
+from optimlab.native.self_check import capabilities
 from optimlab.parity import compare_tensors
 
 LIBRARIES = (optimlab, torch.optim)
@@ -293,8 +293,8 @@ def work(place):
 threads = [threading.Thread(target=work, args=(place,)) for place in range(4)]
 [thread.start() for thread in threads]; [thread.join() for thread in threads]
 assert all(torch.equal(ends[place], train(torch.optim, place)) for place in range(4))
-from optimlab.native.trust import trust
-assert "not ATen's bits" not in trust().reason, trust().reason
+from optimlab.native.self_check import capabilities
+assert "not ATen's bits" not in capabilities().reason, capabilities().reason
 """
 
 
@@ -319,7 +319,7 @@ def test_the_first_step_of_a_process_may_be_one_on_fake_tensors() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-@pytest.mark.skipif(trust().machine is None, reason="there is no native machine here")
+@pytest.mark.skipif(capabilities().kernel is None, reason="there is no native kernel here")
 def test_a_forked_process_goes_on_stepping() -> None:
     program = (
         "import os, signal, torch, optimlab\n"

@@ -11,7 +11,7 @@ from torch import Tensor
 import optimlab
 from optimlab import Program, devices
 from optimlab.parity import compare_tensors
-from optimlab.program import Formula
+from optimlab.scalar import Scalars
 from optimlab.values import T, TensorList, is_many, maximum_
 
 OPTIONS: Mapping[type[optimlab.Optimizer], tuple[dict[str, Any], ...]] = {
@@ -243,7 +243,8 @@ def test_the_program_of_a_fused_group_is_the_kernel() -> None:
 
 
 def test_formulas_keep_the_parentheses_they_need() -> None:
-    a, b, c = (Formula(value, name) for value, name in ((5.0, "a"), (2.0, "b"), (0.5, "c")))
+    group = Scalars().group({"a": 5.0, "b": 2.0, "c": 0.5})
+    a, b, c = (group[name] for name in "abc")
     for text in (
         "a - (b - c)",
         "a - b - c",
@@ -263,7 +264,7 @@ def test_formulas_keep_the_parentheses_they_need() -> None:
     ):
         number = eval(text, {"a": a, "b": b, "c": c})
         assert number.text == text
-        assert float(number) == eval(text, {"a": 5.0, "b": 2.0, "c": 0.5})
+        assert number.value == eval(text, {"a": 5.0, "b": 2.0, "c": 0.5})
 
 
 def test_a_users_rule_gives_the_same_bits_one_by_one_and_together() -> None:

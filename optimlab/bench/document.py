@@ -26,11 +26,11 @@ a turn is one untimed and four timed steps, so that each finds its own data ther
   those of torch's default.
 
 The second table of each workload says where optimlab's time goes, measured apart with a clock at
-each part of the step, which itself takes a microsecond or two: **look**: at every tensor, whether
-it lies where and as it did (state that nobody else can reach is left out); **rule**: reading the
-update rule anew, where its numbers are not computed from formulas;
-**arithmetic**: the native machine's one call; **versions**: autograd's version counters;
-**checks**: all else, such as whether groups, parameters and state are still the same objects.
+each part of the step, which itself takes a microsecond or two: **guard**: whether groups, lists
+of parameters and state are the same objects; **compute**: the scalars of the rule for this step;
+**run**: the one call of the native kernel, which asks of every tensor whether it lies where and as
+it did (not of state that nobody else can reach), and then does the arithmetic; **versions**:
+autograd's version counters; **rest**: all else, such as looking for hooks.
 
 In the figure a mark is a median, and its bar reaches from the first to the third quartile."""
 

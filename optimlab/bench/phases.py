@@ -11,22 +11,18 @@ from typing import Any
 from optimlab.bench.implementations import Run
 from optimlab.bench.timing import Effort, without_collector
 from optimlab.bench.workloads import Values
-from optimlab.native import carrier as carrier_module
-from optimlab.native import look, plan
+from optimlab.native.step_cache import CachedStep
 
-STEP, CHECKS = "step", "checks"
+STEP, REST = "step", "rest"
 MOST_STEPS = 300
 
-
-def watched() -> Mapping[str, tuple[Any, str]]:
-    """Name the functions that a step on CPU calls, one for each of its parts."""
-    chosen = carrier_module.carriers()[0]
-    return {
-        "look": (type(chosen), "look"),
-        "rule": (plan, "read"),
-        "arithmetic": (type(chosen), "carry_out"),
-        "versions": (look, "increment_version"),
-    }
+PHASES: Mapping[str, str] = {
+    "guard": "_guard",
+    "compute": "_compute",
+    "run": "_run",
+    "versions": "_move_versions",
+}
+"""The four functions that a repeated step consists of."""
 
 
 class Clocks:
@@ -58,12 +54,12 @@ class Clocks:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Put a clock at each function that is watched."""
+        """Put a clock at each of the functions."""
         with ExitStack() as stack:
-            for name, (owner, attribute) in watched().items():
-                function = getattr(owner, attribute)
-                stack.callback(setattr, owner, attribute, function)
-                setattr(owner, attribute, self.on(function, name))
+            for name, attribute in PHASES.items():
+                function = getattr(CachedStep, attribute)
+                stack.callback(setattr, CachedStep, attribute, function)
+                setattr(CachedStep, attribute, self.on(function, name))
             yield
 
 
@@ -76,16 +72,16 @@ def phases(run: Run, values: Values, effort: Effort) -> Mapping[str, float]:
         effort: how long to measure.
 
     Returns:
-        Medians in seconds: of the whole step; of looking at all tensors; of reading the rule for
-        this step's numbers; of the arithmetic itself; of moving autograd's version counters; and
-        of everything else: hooks, and whether groups and parameters are the same objects. Empty
-        off the CPU, where the parts are torch's own.
+        Medians in seconds: of the whole step; of asking whether groups and parameters are the same
+        objects; of computing this step's numbers; of looking at all tensors and of the arithmetic,
+        which are one call; of moving autograd's version counters; and of everything else. Empty off
+        the CPU, where the parts are torch's own.
     """
     if values.device != "cpu":
         return {}
     clocks = Clocks()
     steps: list[dict[str, float]] = []
-    step, began = clocks.on(run.step, CHECKS), time.perf_counter()
+    step, began = clocks.on(run.step, REST), time.perf_counter()
     with clocks.installed(), without_collector():
         while len(steps) < MOST_STEPS and (
             len(steps) < effort.repeats or time.perf_counter() - began < effort.seconds
@@ -94,5 +90,5 @@ def phases(run: Run, values: Values, effort: Effort) -> Mapping[str, float]:
             clocks.spent = {}
             step()
             steps.append({STEP: sum(clocks.spent.values()), **clocks.spent})
-    names = (STEP, *watched(), CHECKS)
+    names = (STEP, *PHASES, REST)
     return {name: median(each.get(name, 0.0) for each in steps) for name in names}

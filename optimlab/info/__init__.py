@@ -7,11 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from optimlab.adam import Adam, AdamW
-from optimlab.blocks import Blocks
-from optimlab.native.carrier import carriers
-from optimlab.native.plan import DTYPES
-from optimlab.native.tape import NotServedError, read
-from optimlab.native.trust import trust
+from optimlab.native.bytecode import NotServedError, read
+from optimlab.native.launch import DTYPES
+from optimlab.native.self_check import Capabilities, capabilities
 from optimlab.optimizer import Optimizer
 from optimlab.rmsprop import RMSprop
 from optimlab.sgd import SGD
@@ -24,9 +22,9 @@ class Info:
     """What :func:`info` found; prints itself.
 
     Attributes:
-        native: whether the native machine is loaded.
+        native: whether the native kernel is loaded.
         reason: why it is not, or what it may not be used for.
-        instruction_set: that the machine uses; empty without one.
+        instruction_set: that the kernel uses; empty without one.
         served: for each optimizer and dtype by what it is carried out.
     """
 
@@ -40,9 +38,9 @@ class Info:
         lines = [f"torch {torch.__version__}, CPU capability {capability}"]
         if self.native:
             threads = torch.get_num_threads()
-            lines.append(f"native machine: {self.instruction_set}, {threads} threads")
+            lines.append(f"native kernel: {self.instruction_set}, {threads} threads")
         else:
-            lines.append("no native machine; ATen in blocks and bins serves in its place")
+            lines.append("no native kernel; ATen serves in its place, to the same bits")
         if self.reason:
             lines.append(f"  {self.reason}")
         for name, dtypes in self.served.items():
@@ -68,25 +66,23 @@ def info(*optimizers: type[Optimizer]) -> Info:
     Returns:
         Info: print it.
     """
-    trusted = trust()
-    machine = trusted.machine
+    found = capabilities()
+    kernel = found.kernel
     served = {}
     for optimizer_class in (SGD, Adam, AdamW, RMSprop, *optimizers):
         optimizer = optimizer_class([torch.zeros(1, device="cpu")])
         served[optimizer_class.__name__] = {
-            str(dtype).removeprefix("torch."): _carried_out_by(optimizer, dtype) for dtype in DTYPES
+            str(dtype).removeprefix("torch."): _carried_out_by(found, optimizer, dtype)
+            for dtype in DTYPES
         }
-    used = "" if machine is None else _INSTRUCTION_SETS[machine.limit_instruction_set(2)]
-    return Info(machine is not None, trusted.reason, used, served)
+    used = "" if kernel is None else _INSTRUCTION_SETS[kernel.limit_instruction_set(2)]
+    return Info(kernel is not None, found.reason, used, served)
 
 
-def _carried_out_by(optimizer: Optimizer, dtype: torch.dtype) -> str:
+def _carried_out_by(found: Capabilities, optimizer: Optimizer, dtype: torch.dtype) -> str:
     group = optimizer.param_groups[0]
     try:
-        tape = read(optimizer, ("param", "grad", *optimizer.state_names(group)), 2.0, group)
+        bytecode = read(optimizer, ("param", "grad", *optimizer.state_names(group)), 2.0, group)
     except (NotServedError, AttributeError, TypeError):
         return "ATen"
-    for carrier in carriers():
-        if carrier.takes(tape, dtype):
-            return "blocks and bins" if isinstance(carrier, Blocks) else "native machine"
-    return "ATen"
+    return "native kernel" if bytecode.fits() and found.serves(bytecode.opcodes, dtype) else "ATen"

@@ -14,7 +14,7 @@ from optimlab.parity.side import copied
 
 # What belongs to the original alone: a scheduler's wrapper around its `step` would step the
 # original, and what optimlab keeps from step to step holds addresses.
-_NOT_COPIED = {"step", "_kept"}
+_NOT_COPIED = {"step", "_cached_step"}
 
 
 def copy_optimizer(optimizer: Optimizer) -> Optimizer:

@@ -5,7 +5,7 @@ Run it as a program; it prints the document::
     python -m optimlab.instruments.equivalence > docs/equivalence.md
 
 Within one process each way to carry out a step is compared with the for-loop by
-:func:`optimlab.explain`. What a process is started with (instruction set, threads, native machine)
+:func:`optimlab.explain`. What a process is started with (instruction set, threads, native kernel)
 is compared by the parameters that such processes end with.
 """
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from optimlab import optimizer as base
-from optimlab.program import Formula, with_formulas
+from optimlab.scalar import Scalars, SymbolicScalar, is_symbolic
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ def origins(optimizer: Optimizer) -> dict[int, Origins]:
 
 def _of_group(optimizer: Optimizer, index: int) -> Origins:
     formulas = list(_formulas(optimizer, index))
-    by_operation = {(name.strip("_"), float(x)): x.text for name, x in formulas}
-    anywhere = {float(x): x.text for _, x in formulas}
+    by_operation = {(name.strip("_"), float(x.value)): x.text for name, x in formulas}
+    anywhere = {float(x.value): x.text for _, x in formulas}
     return Origins(by_operation, anywhere or _equal_numbers(optimizer.param_groups[index]))
 
 
-def _formulas(optimizer: Optimizer, index: int) -> Iterator[tuple[str, Formula]]:
+def _formulas(optimizer: Optimizer, index: int) -> Iterator[tuple[str, SymbolicScalar]]:
     if not isinstance(optimizer, base.Optimizer):
         return
     try:
@@ -62,22 +62,22 @@ def _formulas(optimizer: Optimizer, index: int) -> Iterator[tuple[str, Formula]]
         return  # a rule that computes with what cannot be written down
     for instruction in program.instructions:
         for scalar in (*instruction.operands, *instruction.keywords.values()):
-            if isinstance(scalar, Formula):
+            if is_symbolic(scalar):
                 yield instruction.operation.replace("divide_", "div"), scalar
 
 
 def _equal_numbers(group: dict[str, Any]) -> dict[float, str]:
-    named = [x for value in with_formulas(group).values() for x in _members(value)]
+    named = [x for value in Scalars().group(group).values() for x in _members(value)]
     texts: dict[float, str] = {}
     for kind in (lambda x: x, lambda x: -x, lambda x: 1 - x):
         for number in map(kind, named):
-            if float(number) not in (0.0, 1.0):
-                texts.setdefault(float(number), number.text)
+            if float(number.value) not in (0.0, 1.0):
+                texts.setdefault(float(number.value), number.text)
     return texts
 
 
-def _members(value: Any) -> Iterator[Formula]:
-    if isinstance(value, Formula):
+def _members(value: Any) -> Iterator[SymbolicScalar]:
+    if is_symbolic(value):
         yield value
     elif isinstance(value, list | tuple):
         for item in value:

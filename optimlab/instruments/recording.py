@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from optimlab import native
 from optimlab.instruments.extent import Extent
 from optimlab.instruments.registers import Register, Registers
 from optimlab.instruments.writing import Operation, Value, is_listed, split, written_arguments
-from optimlab.native.carrier import carriers
 
 if TYPE_CHECKING:
     from collections import OrderedDict
@@ -65,7 +65,7 @@ class Recording(TorchDispatchMode):
         self._hooks: list[Any] = []
 
     def __enter__(self) -> Recording:
-        carriers()  # which is made at first use, by comparing many operations
+        native.runner()  # which is made at first use, by comparing many operations
         self._hooks = [
             self.optimizer.register_step_pre_hook(self._begin),
             self.optimizer.register_step_post_hook(self._end),

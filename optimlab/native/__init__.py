@@ -1,1 +1,59 @@
-"""The native machine: what runs a recorded rule on CPU in one pass over memory."""
+"""The native kernel: a step on CPU in one pass over memory, to ATen's bits, and how it is cached.
+
+**What is cached.** The first steps of an optimizer are planned: every property of every parameter,
+gradient and state tensor is looked at, the rule is read on symbols and encoded (``bytecode.py``),
+and what the kernel needs is written down in launches (``launch.py``). All later steps repeat the
+plan (``step_cache.py``), which takes microseconds where planning takes milliseconds.
+
+**What can change between two steps**, and what is asked at every step:
+
+=============================================  ====================================================
+a group, its parameters, its hyperparameters   ``guards.py``: the same objects in the same order;
+                                               floats that the rule only computes with may change
+a parameter: memory, shape, strides, dtype,    ``kernel/guards.c``, in the call that also runs
+class, lazy negation                           the program
+its gradient                                   as the parameter; it may lie in other memory, if
+                                               nothing is written there
+its state and step count: another dict,        likewise, unless nobody can have reached it
+another tensor, other memory                   (``ownership.py``)
+rounding and flushing of a thread              ``kernel/float_mode.h``, of each thread that computes
+modes that intercept operations, autograd,     ``step_cache.no_modes_active`` and the optimizer's
+scaling, hooks, profilers                      own attributes
+=============================================  ====================================================
+
+**Why no address is ever out of date.** Guards and arithmetic are one call into C, which keeps
+Python's lock from the first question to the last element. No other thread of Python and no signal
+handler runs in between; all gradients are held meanwhile. Whatever happens before the call is seen
+by the guards, whatever comes after it finds the step made. (An operation of torch that another
+thread is in the middle of, without the lock, can race with a step, as it can with torch's.)
+
+**What is not asked.** State that its optimizer alone can reach; numbers of a rule that is declared
+pure, which are computed from formulas (``formulas.py``) as long as what the rule compares or
+converts has stayed. The first program of each kind is compared with ATen before any is used
+(``self_check.py``); instructions that give other bits here are never used.
+
+Read it in this order: ``step_cache.py``, ``launch.py``, ``guards.py`` with ``kernel/guards.c``,
+``ownership.py``, ``bytecode.py``, ``kernel/interpreter.c`` with what it includes.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+
+from optimlab.native.self_check import capabilities
+from optimlab.native.step_cache import Runner
+
+_FIRST_USE = threading.Lock()
+
+
+def runner() -> Runner | None:
+    """Return what carries out launches, or ``None`` where the kernel is not to be used."""
+    with _FIRST_USE:  # threads that make their first step together would check with one another
+        found = capabilities()
+        return None if found.kernel is None else _runner()
+
+
+@functools.cache
+def _runner() -> Runner:
+    return Runner(capabilities())

@@ -1,22 +1,18 @@
 /* The instructions over one chunk, for one number type and one instruction set.
  *
- * Included several times by machine.c, with REAL, ROOT (a function of machine.c that takes the
+ * Included several times by interpreter.c, with REAL, ROOT (a function of roots.h that takes the
  * square roots of a chunk), FMA and NAME(...) defined, and ADD_QUOTIENT_OF_ROOT where there is a
  * faster function for roots like MKL's. Every loop rounds as the ATen operation of the same name
  * does on CPU; the products and sums that ATen contracts are written as FMA here, and the compiler
  * is told to contract nothing by itself.
  */
 
-/* The registers of an instruction are the same memory or share none, which is what ivdep says. */
-#define EACH _Pragma("GCC ivdep") for (long i = 0; i < n; i++)
-
 /* The joined instructions that take a root. */
 static void NAME(add_quotient_of_root)(const Instruction *instruction, long n, REAL *d,
-                                       const REAL *a, const REAL *b, const REAL *c)
+                                       const REAL *a, const REAL *b, const REAL *c, REAL *root)
 {
     const REAL scale = (REAL)instruction->scale, s = (REAL)instruction->scalar;
     const REAL s2 = (REAL)instruction->scalar2, s3 = (REAL)instruction->scalar3;
-    REAL root[CHUNK] __attribute__((aligned(64)));
     ROOT(n, root, c);
     if (instruction->operation == ROOT_DIVIDE_ADD_QUOTIENT)
         EACH d[i] = a[i] * scale + (s * b[i]) / (root[i] / s3 + s2);
@@ -25,7 +21,7 @@ static void NAME(add_quotient_of_root)(const Instruction *instruction, long n, R
 }
 
 static void NAME(carry_out)(const Instruction *instruction, long n, REAL *d, const REAL *a,
-                            const REAL *b, REAL *c)
+                            const REAL *b, REAL *c, REAL *root)
 {
     const REAL scale = (REAL)instruction->scale, s = (REAL)instruction->scalar;
     const REAL s2 = (REAL)instruction->scalar2, s3 = (REAL)instruction->scalar3;
@@ -115,7 +111,7 @@ static void NAME(carry_out)(const Instruction *instruction, long n, REAL *d, con
             break;
         }
 #endif
-        NAME(add_quotient_of_root)(instruction, n, d, a, b, c);
+        NAME(add_quotient_of_root)(instruction, n, d, a, b, c, root);
         break;
     /* Joined, with two results. Everything is read before anything is written: a processor may take
      * what lies a multiple of 4096 bytes apart for the same, and wait. */
@@ -143,27 +139,24 @@ static void NAME(carry_out)(const Instruction *instruction, long n, REAL *d, con
     }
 }
 
-#undef EACH
-
-static void NAME(run_chunk)(const Program *program, REAL *const *bases, long n)
+static void NAME(run_chunk)(const Program *program, REAL *const *bases, REAL *root, long n)
 {
     for (long k = 0; k < program->length; k++) {
         const Instruction *instruction = &program->instructions[k];
         NAME(carry_out)(instruction, n, bases[instruction->result], bases[instruction->a],
-                        bases[instruction->b], bases[instruction->c]);
+                        bases[instruction->b], bases[instruction->c], root);
     }
 }
 
 /* The elements first to last - 1 of all tensors, counted as if they were one. The place is any to
- * begin with, and afterwards where the last element is. */
+ * begin with, and afterwards where the last element is; scratch is SCRATCH bytes of the thread's. */
 static void NAME(run_range)(const Program *program, const Tensors *tensors, Place *place,
-                            long first, long last)
+                            void *scratch, long first, long last)
 {
     const long inputs = tensors->inputs, chunk = tensors->chunk;
-    REAL scratch[TEMPORARIES * CHUNK] __attribute__((aligned(64)));
-    REAL *bases[INPUTS + TEMPORARIES];
+    REAL *bases[INPUTS + TEMPORARIES], *root = (REAL *)scratch + TEMPORARIES * chunk;
     for (long r = 0; r < TEMPORARIES; r++)
-        bases[inputs + r] = scratch + r * chunk;
+        bases[inputs + r] = (REAL *)scratch + r * chunk;
 
     long t = place->tensor, start = place->start;
     while (start > first)
@@ -176,7 +169,7 @@ static void NAME(run_range)(const Program *program, const Tensors *tensors, Plac
             bases[r] = (REAL *)tensors->pointers[r * tensors->count + t] + i;
         while (i < stop) {
             const long n = stop - i < chunk ? stop - i : chunk;
-            NAME(run_chunk)(program, bases, n);
+            NAME(run_chunk)(program, bases, root, n);
             for (long r = 0; r < inputs; r++)
                 bases[r] += n;
             i += n;

@@ -1,4 +1,4 @@
-"""State that nobody can reach is not looked at, and whatever reaches it is noticed."""
+"""State that nobody else can reach is not looked at, and whatever reaches it is noticed."""
 
 import copy
 import os
@@ -17,13 +17,13 @@ from beside import (
 from torch import Tensor
 
 import optimlab
-from optimlab.native import carrier, privacy, trust
+from optimlab.native import ownership, self_check
 from optimlab.parity import compare_tensors
 from optimlab.values import T
 
 pytestmark = pytest.mark.skipif(
-    trust.trust().machine is None or not privacy.counts_tell(),
-    reason="there is no native machine, or no telling who has a tensor",
+    self_check.capabilities().kernel is None or not ownership.counts_tell(),
+    reason="there is no native kernel, or no telling who has a tensor",
 )
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
@@ -34,12 +34,6 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 names = pytest.mark.parametrize("name", OPTIMIZERS)
 SIZES = ((5,), (40,), (3, 4), ())
 PROGRAMS = min(int(os.environ.get("OPTIMLAB_RANDOM_PROGRAMS", "150")), 1000)
-
-
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let these few parameters be two blocks and a half."""
-    monkeypatch.setattr(carrier, "BLOCK", 8)
 
 
 class Run:
@@ -61,8 +55,8 @@ class Run:
             self.optimizer.step()
 
     @property
-    def is_private(self) -> bool:
-        return bool(self.optimizer._kept.privacy.holds)
+    def is_owned(self) -> bool:
+        return bool(self.optimizer._cached_step.ownership.holds)
 
     def tensors(self) -> Iterator[Tensor]:
         with unnoticed(self.optimizer):
@@ -88,27 +82,27 @@ def compare(ours: Run, theirs: Run) -> None:
 
 
 @names
-def test_state_becomes_private_and_stays_so(name: str) -> None:
+def test_an_optimizer_comes_to_own_its_state(name: str) -> None:
     ours, theirs = pair(name)
     for run in (ours, theirs):
         run.step(4)
-    assert ours.is_private
+    assert ours.is_owned
     for run in (ours, theirs):
         run.step(5)
-    assert ours.is_private
+    assert ours.is_owned
     compare(ours, theirs)
 
 
 @names
-def test_asking_for_the_state_ends_its_privacy_for_a_step(name: str) -> None:
+def test_asking_for_the_state_ends_its_ownership_for_a_step(name: str) -> None:
     run, _ = pair(name)
-    private: list[bool] = []
+    owned: list[bool] = []
     for asks in (False, True, False):
         if asks:
             assert run.optimizer.state
-        run.step(1 if private else 4)
-        private.append(run.is_private)
-    assert private == [True, False, True]
+        run.step(1 if owned else 4)
+        owned.append(run.is_owned)
+    assert owned == [True, False, True]
 
 
 @names
@@ -120,7 +114,7 @@ def test_other_memory_given_to_state_between_two_steps_is_noticed(name: str) -> 
         value.data = value.data * 2
         del value
         run.step(4)
-    assert ours.is_private
+    assert ours.is_owned
     compare(ours, theirs)
 
 
@@ -238,11 +232,11 @@ def test_what_was_taken_hold_of_long_ago_is_noticed_when_it_is_used(
 ) -> None:
     ours, theirs = pair(name)
     for run in (ours, theirs):
-        run.step(2 if early else 5)  # before and after the state has become private
+        run.step(2 if early else 5)  # before and after the state has become owned
         reach = way(run)
         run.step(7)
-        if run is ours and "_kept" in vars(run.optimizer):
-            assert not run.is_private
+        if run is ours and "_cached_step" in vars(run.optimizer):
+            assert not run.is_owned
         value = reach()
         value.data = value.data.clone() + 1
         del value
@@ -311,7 +305,7 @@ def test_a_closure_that_changes_state_is_noticed(name: str) -> None:
 
 
 @names
-def test_autograd_notices_that_private_state_has_changed(name: str) -> None:
+def test_autograd_notices_that_owned_state_has_changed(name: str) -> None:
     run, _ = pair(name)
     run.step(5)
     weight = torch.ones(40, requires_grad=True)
@@ -354,30 +348,30 @@ def test_a_rule_that_reaches_for_the_state_itself_is_noticed() -> None:
     assert compare_tensors(*ends) is None
 
 
-def test_optimizers_that_share_their_state_are_not_private() -> None:
+def test_optimizers_that_share_their_state_are_not_owned() -> None:
     first, second = (Run(optimlab, "Adam") for _ in range(2))
     first.step(2)
     second.optimizer.add_param_group({"params": []})
     second.optimizer.state = first.optimizer.state
     first.step(6)
-    assert not first.is_private
+    assert not first.is_owned
 
 
-def test_where_counts_do_not_tell_nothing_is_private(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(privacy, "counts_tell", lambda: False)
+def test_where_counts_do_not_tell_nothing_is_owned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ownership, "counts_tell", lambda: False)
     run, _ = pair("Adam")
     run.step(6)
-    assert not run.is_private
+    assert not run.is_owned
 
 
-def test_looking_for_privacy_in_vain_becomes_rare(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counting_references_in_vain_becomes_rare(monkeypatch: pytest.MonkeyPatch) -> None:
     looked = []
 
-    def is_private(kept: Any) -> bool:
-        looked.append(kept)
+    def is_owned(cached: Any) -> bool:
+        looked.append(cached)
         return False
 
-    monkeypatch.setattr(privacy, "_is_private", is_private)
+    monkeypatch.setattr(ownership, "is_owned", is_owned)
     run, _ = pair("SGD")
     run.step(100)
     assert 4 < len(looked) < 10
@@ -388,7 +382,7 @@ def test_vars_shows_the_state_as_torch_does() -> None:
     for side in (run, other):
         side.step()
     assert vars(run.optimizer)["state"] is run.optimizer.state
-    assert set(vars(run.optimizer)) - set(vars(other.optimizer)) == {"_kept"}
+    assert set(vars(run.optimizer)) - set(vars(other.optimizer)) == {"_cached_step"}
     del run.optimizer.state
     assert not hasattr(run.optimizer, "state")
 

@@ -2,14 +2,21 @@
 
 To change where a state tensor lies, or to put another in its place, one has to get hold of it
 first. Outside of a step there are two ways to do so: to ask for ``optimizer.state``, which the
-optimizer notices, or to have kept something from an earlier time, which shows in the counts of
-references. Where there is neither, a step looks at parameters and gradients only; for thousands of
-small tensors that halves its time. The first step after somebody has asked looks at everything,
-and moves the version counters of all state.
+optimizer notices (the state has *escaped*), or to have kept something from an earlier time, which
+shows in the counts of references. Where there is neither, the optimizer *owns* its state, and a
+step looks at parameters and gradients only; for thousands of small tensors that halves its time.
+The first step after somebody has asked looks at everything, and moves the version counters of all
+state.
 
 What is counted, for each state tensor and step count: references to the tensor, weak references,
 references to its storage, and tensors that share the storage, whose size they could change; also
 references to the dicts that hold them.
+
+References are counted *before* a step that looks at everything, and from the outside to the inside:
+the dict of all state, the dict of each parameter, tensors, storages. Other threads run in between.
+Who has a tensor while tensors are counted is noticed. Who lets go of it before has changed it
+before, which the step then sees. Who has nothing while its owner is counted can get nothing later
+without asking the optimizer.
 """
 
 from __future__ import annotations
@@ -23,18 +30,18 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from optimlab.native.plan import Kept
+    from optimlab.native.step_cache import CachedStep
 
 # Who has an object besides the list with which it is counted here.
-_HOLDERS_OF_A_TENSOR = 2  # its dict, and the block of the part that lists what a step writes
-_HOLDERS_OF_A_DICT = 2  # the dict of all state, and the collections that are kept
-_HOLDERS_OF_ALL_STATE = 3  # the optimizer, what it keeps from step to step, and the collections
+_HOLDERS_OF_A_TENSOR = 2  # its dict, and what lists the tensors that a step writes
+_HOLDERS_OF_A_DICT = 2  # the dict of all state, and the identity that is guarded
+_HOLDERS_OF_ALL_STATE = 3  # the optimizer, the cached step, and the identity that is guarded
 
 _LONGEST_PAUSE = 64
 
 
-class Privacy:
-    """Whether the state of an optimizer is private, found out as seldom as needed.
+class Ownership:
+    """Whether an optimizer owns its state, found out as seldom as needed.
 
     Attributes:
         holds: whether nobody else can reach the state.
@@ -47,32 +54,38 @@ class Privacy:
         self._waited, self._pause = 0, 1
 
     def end(self) -> None:
-        """Somebody has asked for the state."""
+        """Somebody has asked for the state, and may do so at every step: let one pass."""
         self.holds = False
-        self._waited = 0
+        self._waited = -1
 
-    def consider(self, kept: Kept) -> None:
-        """Find out, after a step that has looked at everything and before which nobody asked."""
+    def recheck(self, cached: CachedStep) -> bool:
+        """Find out before a step that looks at everything, unless that was in vain lately."""
         self._waited += 1
-        if self._waited >= self._pause:
-            self._waited = 0
-            self.holds = _is_private(kept)
-            self._pause = 1 if self.holds else min(2 * self._pause, _LONGEST_PAUSE)
-
-
-def _is_private(kept: Kept) -> bool:
-    # No name of a function may stand for what is counted: it would count as well.
-    if not (counts_tell() and _are_held_by([kept.state], _HOLDERS_OF_ALL_STATE)):
-        return False
-    for part in kept.parts:
-        if not (
-            _are_held_by(part.held, _HOLDERS_OF_A_DICT)
-            and _are_held_by(part.states, _HOLDERS_OF_A_TENSOR)
-            and not any(map(getweakrefcount, part.states))
-            and _have_storage_alone(part.states)
-        ):
+        if self._waited < self._pause:
             return False
-    return True
+        self._waited = 0
+        found = is_owned(cached)
+        self._pause = 1 if found else min(2 * self._pause, _LONGEST_PAUSE)
+        return found
+
+
+def is_owned(cached: CachedStep) -> bool:
+    """Tell whether nobody but the optimizer has any of its state."""
+    # No name of a function may stand for what is counted: it would count as well.
+    return (
+        counts_tell()
+        and _are_held_by([cached.state], _HOLDERS_OF_ALL_STATE)
+        and all(_are_held_by(launch.state_dicts, _HOLDERS_OF_A_DICT) for launch in cached.launches)
+        and all(_belong_to_nobody_else(launch.states) for launch in cached.launches)
+    )
+
+
+def _belong_to_nobody_else(states: list[Tensor]) -> bool:
+    return (
+        _are_held_by(states, _HOLDERS_OF_A_TENSOR)
+        and not any(map(getweakrefcount, states))
+        and _have_storage_alone(states)
+    )
 
 
 def _are_held_by(objects: list[Any], others: int) -> bool:

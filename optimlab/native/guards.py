@@ -1,0 +1,152 @@
+"""What the kernel asks Python and torch, and what it compares with: the tables that guards.c reads.
+
+Between two steps anything may have happened to a tensor: other memory, another shape, another
+dtype. Asking each of thousands of tensors from Python takes longer than the step itself. torch
+publishes, for other libraries, a C function that describes a tensor without owning it
+(``Tensor.__dlpack_c_exchange_api__``, https://dmlc.github.io/dlpack); the kernel calls it on
+tensor after tensor and compares the answers with what was written down when the step was cached.
+In the same way it asks Python whether parameters and state are still the same objects, through
+functions of its stable ABI (https://docs.python.org/3/c-api/stable.html).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from array import array
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_CAPSULE = "dlpack_exchange_api"
+_MAJOR_VERSION = 1  # within which the table only grows
+_GRAD = "grad"
+
+# In place of the address of a value, which is never so small.
+ANY_FLOAT, ANYTHING = 0, 1
+
+
+class _Table(ctypes.Structure):
+    """The beginning of ``DLPackExchangeAPI`` in dlpack.h."""
+
+    _fields_ = [
+        ("major", ctypes.c_uint32),
+        ("minor", ctypes.c_uint32),
+        ("previous", ctypes.c_void_p),
+        ("allocate", ctypes.c_void_p),
+        ("managed_from_object", ctypes.c_void_p),
+        ("managed_to_object", ctypes.c_void_p),
+        ("describe", ctypes.c_void_p),
+    ]
+
+
+_FUNCTIONS = (
+    "PyObject_GetAttr",
+    "PyObject_Type",
+    "Py_DecRef",
+    "PyDict_GetItemWithError",
+    "PyDict_Next",
+    "PyList_Size",
+    "PyList_GetItem",
+    "PyObject_CallFunctionObjArgs",
+    "PyErr_Clear",
+)
+_OBJECTS: tuple[object, ...] = (
+    *(_GRAD, Tensor.is_neg, Tensor, torch.nn.Parameter, float, None, False),
+)
+
+
+class _Python(ctypes.Structure):
+    """The structure ``Python`` of guards.c, field by field."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in _FUNCTIONS),
+        ("describe", ctypes.c_void_p),
+        *((f"object_{place}", ctypes.c_void_p) for place in range(len(_OBJECTS))),
+    ]
+
+
+class _Collection(ctypes.Structure):
+    """A list or a dict and what it held, field by field as in guards.c."""
+
+    _fields_ = [
+        ("object", ctypes.c_void_p),
+        ("names", ctypes.c_void_p),
+        ("values", ctypes.c_void_p),
+        ("count", ctypes.c_long),
+        ("is_dict", ctypes.c_long),
+    ]
+
+
+@functools.cache
+def describer() -> int | None:
+    """Return the address of torch's function that describes a tensor, if it has one."""
+    capsule = getattr(Tensor, "__dlpack_c_exchange_api__", None)
+    if capsule is None:
+        return None
+    pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer_of.restype, pointer_of.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    table = _Table.from_address(pointer_of(capsule, _CAPSULE.encode()))
+    return table.describe if table.major == _MAJOR_VERSION else None
+
+
+@functools.cache
+def python() -> ctypes.Structure:
+    """Return the addresses of the functions and objects that the kernel asks."""
+    functions = (getattr(ctypes.pythonapi, name) for name in _FUNCTIONS)
+    addresses = [ctypes.cast(function, ctypes.c_void_p).value for function in functions]
+    return _Python(*addresses, describer(), *map(id, _OBJECTS))
+
+
+class Identity:
+    """Lists and dicts that must hold the same objects, in the same order, at the next step.
+
+    Args:
+        collections: each with a function of a name and its value that tells whether the value, too,
+            has to stay (``None``), or what may stand in its place, :data:`ANYTHING` or
+            :data:`ANY_FLOAT`. For a list the function is never asked.
+
+    Attributes:
+        records: the same for the kernel; they keep alive whatever they have the address of.
+    """
+
+    def __init__(self, collections: Collection[tuple[Any, Callable[[Any], int | None]]]) -> None:
+        self._held: list[Any] = []  # what must not be freed, or its address could come again
+        self.records = (_Collection * len(collections))(
+            *(self._record(collection, open_) for collection, open_ in collections)
+        )
+        self.records.held = self._held  # type: ignore[attr-defined]
+
+    def _record(
+        self, collection: list[Any] | dict[Any, Any], open_: Callable[[Any], int | None]
+    ) -> _Collection:
+        names = list(collection) if isinstance(collection, dict) else []
+        values = list(collection.values()) if isinstance(collection, dict) else list(collection)
+        instead = map(open_, names) if names else [None] * len(values)
+        kept = [
+            id(value) if other is None else other
+            for value, other in zip(values, instead, strict=True)
+        ]
+        arrays = [array("q", map(id, names)), array("q", kept)]
+        # Not the values that may change: they would be kept alive for nothing.
+        fixed = [value for value, place in zip(values, kept, strict=True) if place == id(value)]
+        self._held.append((collection, arrays, names, fixed))
+        return _Collection(
+            id(collection), *map(start, arrays), len(values), isinstance(collection, dict)
+        )
+
+
+def nothing_open(name: object) -> None:
+    """Let every value have to stay what it is."""
+
+
+def start(numbers: array[Any]) -> int:
+    """Return the address of an array."""
+    return numbers.buffer_info()[0]
+
+
+def layout(tensor: Tensor) -> Sequence[int]:
+    """Write down how a tensor lies in memory: dimensions, shape, strides."""
+    return (tensor.dim(), *tensor.shape, *tensor.stride())

@@ -1,0 +1,310 @@
+"""Self-check: at first use each instruction of the kernel is compared with ATen, bit for bit.
+
+Which arithmetic ATen uses depends on the processor, on ``ATEN_CPU_CAPABILITY``, on how torch was
+built. None of that is guessed: an instruction serves only where it gave ATen's bits on a few
+thousand values, among them zeros of both signs, denormals, infinities, NaN, the largest and the
+smallest numbers, from unaligned starts and with odd lengths. NaN equals NaN, whatever its payload.
+Superinstructions are compared with the operations of ATen that they stand for, one after the other.
+"""
+
+from __future__ import annotations
+
+import functools
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from optimlab.native.bytecode import Opcode
+from optimlab.native.library import (
+    ROOT_LIKE_MKL,
+    ROOT_OF_MKL,
+    ROOT_OF_PROCESSOR,
+    Kernel,
+    UnusableError,
+    load,
+)
+
+SIZE = 4099
+TAIL = 7
+SCALARS = (0.9, -1.25e-4, 1.0, 0.3)
+_INSTRUCTION_SETS = {"AVX2": 1, "AVX512": 2}  # as torch calls them, and as the kernel does
+_INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
+
+Reference = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+
+# What each instruction must give: the ATen operation that it stands for. Each is in place or not as
+# rules use it, because ATen may take another path; every scalar is one that rules could pass.
+REFERENCES: Mapping[Opcode, Reference] = {
+    Opcode.COPY: lambda a, b, c, s: a.clone(),
+    Opcode.NEGATE: lambda a, b, c, s: -a,
+    Opcode.ABSOLUTE: lambda a, b, c, s: a.abs(),
+    Opcode.SIGN: lambda a, b, c, s: a.sign(),
+    Opcode.SQUARE_ROOT: lambda a, b, c, s: a.sqrt(),
+    Opcode.RECIPROCAL: lambda a, b, c, s: a.clone().reciprocal_(),
+    Opcode.ADD_SCALED: lambda a, b, c, s: a.add(b, alpha=s),
+    Opcode.ADD_SCALAR: lambda a, b, c, s: a.clone().add_(s),
+    Opcode.MULTIPLY_SCALAR: lambda a, b, c, s: a.clone().mul_(s),
+    Opcode.MULTIPLY: lambda a, b, c, s: a.mul(b),
+    Opcode.DIVIDE_SCALAR: lambda a, b, c, s: a.clone().div_(s),
+    Opcode.DIVIDE: lambda a, b, c, s: a.div(b),
+    Opcode.LERP: lambda a, b, c, s: a.clone().lerp_(b, s),
+    Opcode.ADD_PRODUCT: lambda a, b, c, s: a.addcmul(b, c, value=s),
+    Opcode.ADD_QUOTIENT: lambda a, b, c, s: a.addcdiv(b, c, value=s),
+    Opcode.MAXIMUM: lambda a, b, c, s: torch.maximum(a, b),
+}
+_WITHOUT_SCALAR = {
+    *(Opcode.COPY, Opcode.NEGATE, Opcode.ABSOLUTE, Opcode.SIGN),
+    *(Opcode.SQUARE_ROOT, Opcode.RECIPROCAL, Opcode.MULTIPLY, Opcode.DIVIDE),
+    Opcode.MAXIMUM,
+}
+
+
+Instruction = tuple[Opcode, int, int, int, int, float]
+"""Opcode, result, three operands and a scalar; results and operands are numbers of registers."""
+
+_T1, _T2 = 4, 5  # temporaries; 0 to 3 are tensors
+
+
+def superinstructions(a: int, b: int, c: int, result: int) -> dict[str, list[Instruction]]:
+    """Write down what is joined to a single instruction, on given registers."""
+    op = Opcode
+    scale = (op.MULTIPLY_SCALAR, _T1, a, a, a, 0.9)
+    sign = (op.SIGN, _T2, b, b, b, 0.0)
+    add = (op.ADD_SCALED, _T2, b, c, c, 0.7)
+    root = (op.SQUARE_ROOT, _T2, c, c, c, 0.0)
+    divide = (op.DIVIDE_SCALAR, _T2, _T2, _T2, _T2, 0.3)
+    add_eps = (op.ADD_SCALAR, _T2, _T2, _T2, _T2, 1e-8)
+    divide_c = (op.DIVIDE_SCALAR, _T2, c, c, c, 0.3)
+    add_eps_to_c = (op.ADD_SCALAR, _T2, c, c, c, 1e-8)
+
+    def quotient(of: int) -> Instruction:
+        return (op.ADD_QUOTIENT, result, of, b, _T2, -0.01)
+
+    return {
+        "scaled, plus": [scale, (op.ADD_SCALED, result, _T1, b, b, 0.3)],
+        "scaled, plus product": [scale, (op.ADD_PRODUCT, result, _T1, b, c, 0.01)],
+        "scaled, plus quotient": [scale, (op.ADD_QUOTIENT, result, _T1, b, c, -0.01)],
+        "plus sign": [sign, (op.ADD_SCALED, result, a, _T2, a, -0.01)],
+        "scaled, plus sign": [sign, scale, (op.ADD_SCALED, result, _T1, _T2, _T1, -0.01)],
+        "plus sum": [add, (op.ADD_SCALED, result, a, _T2, a, -0.01)],
+        "scaled, plus sum": [scale, add, (op.ADD_SCALED, result, _T1, _T2, _T1, -0.01)],
+        "divided, plus": [
+            (op.DIVIDE_SCALAR, _T1, a, a, a, 0.3),
+            (op.ADD_SCALAR, result, _T1, _T1, _T1, 0.5),
+        ],
+        "plus quotient by sum": [add_eps_to_c, quotient(a)],
+        "scaled, plus quotient by sum": [scale, add_eps_to_c, quotient(_T1)],
+        "plus quotient by quotient": [divide_c, add_eps, quotient(a)],
+        "scaled, plus quotient by quotient": [divide_c, add_eps, scale, quotient(_T1)],
+        "plus quotient by root": [root, add_eps, quotient(a)],
+        "scaled, plus quotient by root": [root, scale, add_eps, quotient(_T1)],
+        "plus quotient by divided root": [root, divide, add_eps, quotient(a)],
+        "scaled, plus quotient by divided root": [scale, root, divide, add_eps, quotient(_T1)],
+    }
+
+
+def with_two_results() -> dict[str, list[Instruction]]:
+    """Write down what is joined to one instruction that has two results."""
+    op = Opcode
+    squares = [(op.MULTIPLY_SCALAR, 2, 2, 2, 2, 0.99), (op.ADD_PRODUCT, 2, 2, 1, 1, 0.01)]
+    first: Instruction = (op.ADD_SCALED, 0, 0, 1, 1, 0.7)
+    second: Instruction = (op.ADD_SCALED, 2, 2, 0, 2, -0.3)
+    scale_first: Instruction = (op.MULTIPLY_SCALAR, 0, 0, 0, 0, 0.9)
+    scale_second: Instruction = (op.MULTIPLY_SCALAR, 2, 2, 2, 2, 1.1)
+    return {
+        "average and squares": [(op.LERP, 0, 0, 1, 0, 0.1), *squares],
+        "average and squares, from the other end": [(op.LERP, 0, 0, 1, 0, 0.7), *squares],
+        "sum and sum with it": [first, second],
+        "scaled sum and scaled sum with it": [scale_first, first, scale_second, second],
+    }
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What the kernel may be used for.
+
+    Attributes:
+        kernel: the library, or ``None`` if there is none to be used.
+        trusted: for each dtype the instructions that gave ATen's bits.
+        joins: the dtypes for which superinstructions did.
+        reason: why there is no kernel, or what it may not be used for.
+    """
+
+    kernel: Kernel | None
+    trusted: Mapping[torch.dtype, frozenset[float]] = field(default_factory=dict)
+    joins: frozenset[torch.dtype] = frozenset()
+    reason: str = ""
+
+    def serves(self, used: Iterable[float], dtype: torch.dtype) -> bool:
+        """Tell whether a program of these instructions gives ATen's bits."""
+        return self.trusted.get(dtype, frozenset()).issuperset(used)
+
+
+def capabilities() -> Capabilities:
+    """Load the kernel and check it, once in a process."""
+    try:
+        kernel = _loaded()
+        if not kernel.has_usual_mode():  # what is found out now would not hold later
+            raise UnusableError("this thread flushes denormals, or does not round to nearest")
+    except UnusableError as error:
+        return Capabilities(None, reason=f"the native kernel is not used: {error}")
+    return check(kernel)
+
+
+def _loaded() -> Kernel:
+    """Load the library once, for a processor that can do what torch asks of it."""
+    kernel = load()
+    asked = torch.backends.cpu.get_cpu_capability()
+    if _INSTRUCTION_SETS.get(asked, 0) > kernel.processor():
+        raise UnusableError(f"ATEN_CPU_CAPABILITY asks for {asked}, which this processor lacks")
+    return kernel
+
+
+@functools.cache
+def check(kernel: Kernel) -> Capabilities:
+    """Compare instructions and superinstructions with ATen."""
+    with torch.inference_mode(False), torch.no_grad():
+        # The first use of MKL's vector mathematics must not be in several threads at once.
+        torch.zeros(1, device="cpu").sqrt()
+        _choose_roots(kernel)
+        trusted = {
+            dtype: frozenset(float(op) for op in REFERENCES if _is_right(kernel, op, dtype))
+            for dtype in _INTEGERS
+        }
+        joins = frozenset(
+            dtype
+            for dtype in _INTEGERS
+            if all(_joins_rightly(kernel, program, dtype) for program in _checkable(trusted[dtype]))
+        )
+    off = {op.name for op in REFERENCES for dtype in _INTEGERS if op not in trusted[dtype]}
+    if len(joins) < len(_INTEGERS):
+        off.add("superinstructions")
+    reason = f"not ATen's bits here: {', '.join(sorted(off))}" if off else ""
+    return Capabilities(kernel, trusted, joins, reason)
+
+
+def _checkable(trusted: Iterable[float]) -> Iterator[list[Instruction]]:
+    """Yield the superinstructions that are made of instructions that are trusted."""
+    known = frozenset(trusted)
+    for program in chain(superinstructions(0, 1, 2, 3).values(), with_two_results().values()):
+        if known.issuperset(float(instruction[0]) for instruction in program):
+            yield program
+
+
+def _joins_rightly(kernel: Kernel, program: Sequence[Instruction], dtype: torch.dtype) -> bool:
+    """Compare a program that is joined with ATen's operations, one after the other."""
+    for given in (operands(dtype), next(_tails(dtype))):
+        tensors = [*given, torch.zeros_like(given[0])]
+        expected = [tensor.clone() for tensor in tensors]
+        registers = dict(enumerate(expected))
+        for operation, result, a, b, c, scalar in program:
+            value = REFERENCES[operation](registers[a], registers[b], registers[c], scalar)
+            registers[result] = value
+        run_program(kernel, program, tensors)
+        if not all(same_bits(registers[n], tensor) for n, tensor in enumerate(tensors)):
+            return False
+    return True
+
+
+def _choose_roots(kernel: Kernel) -> None:
+    """Take the fastest square root that is ATen's."""
+    modes = [ROOT_OF_PROCESSOR, *([ROOT_LIKE_MKL, ROOT_OF_MKL] if kernel.has_mkl else [])]
+    chosen = {}
+    for dtype in _INTEGERS:
+        chosen[dtype] = modes[-1]
+        for mode in modes:
+            kernel.set_roots(mode, mode)
+            if _is_right(kernel, Opcode.SQUARE_ROOT, dtype) and _root_is_right(kernel, dtype):
+                chosen[dtype] = mode
+                break
+    kernel.set_roots(chosen[torch.float32], chosen[torch.float64])
+
+
+def _root_is_right(kernel: Kernel, dtype: torch.dtype) -> bool:
+    """Check the square root on many numbers of every exponent: estimates come out of tables."""
+    generator = torch.Generator("cpu").manual_seed(7)
+    largest = torch.finfo(dtype).max
+    bits = torch.tensor(largest, dtype=dtype, device="cpu").view(_INTEGERS[dtype]).item()
+    values = torch.randint(
+        0, int(bits), (1 << 16,), generator=generator, dtype=_INTEGERS[dtype], device="cpu"
+    )
+    pieces = values.view(dtype).split(1 << 14)  # too few each for ATen to wake other threads
+    return all(
+        same_bits(piece.sqrt(), _run(kernel, Opcode.SQUARE_ROOT, [piece] * 3, 0.0))
+        for piece in pieces
+    )
+
+
+def _is_right(kernel: Kernel, operation: Opcode, dtype: torch.dtype) -> bool:
+    scalars = (0.0,) if operation in _WITHOUT_SCALAR else SCALARS
+    for scalar in scalars:
+        if operation is Opcode.LERP and scalar == 1:
+            continue  # never encoded: see bytecode.py
+        for given in (operands(dtype), *_tails(dtype)):
+            if operation is Opcode.MAXIMUM:
+                # Which zero is the larger one differs within ATen, between vectors and tails.
+                given = [operand + 0.0 for operand in given]  # noqa: PLW2901
+            a, b, c = given
+            expected = REFERENCES[operation](a, b, c, scalar)
+            if not same_bits(expected, _run(kernel, operation, given, scalar)):
+                return False
+    return True
+
+
+def _tails(dtype: torch.dtype) -> Iterator[Sequence[Tensor]]:
+    """Cut out tensors so short that vectorized code takes every element one by one."""
+    for start in range(0, 8 * TAIL, TAIL):
+        yield [operand[start : start + TAIL] for operand in operands(dtype)]
+
+
+@functools.cache
+def operands(dtype: torch.dtype) -> list[Tensor]:
+    """Make three unaligned tensors of odd length, full of values that arithmetic goes wrong on."""
+    generator = torch.Generator("cpu").manual_seed(3)
+    info = torch.finfo(dtype)
+    special = [0.0, -0.0, 1.0, -1.0, float("inf"), float("-inf"), float("nan")]
+    special += [info.max, -info.max, info.tiny, -info.tiny, info.tiny / 8, info.smallest_normal]
+    odd = torch.tensor(special, dtype=dtype, device="cpu")
+    made = []
+    for i in range(3):
+        exponents = torch.empty(SIZE + 3, dtype=torch.float64, device="cpu")
+        exponents.uniform_(-60, 30, generator=generator)
+        values = torch.empty_like(exponents).normal_(generator=generator) * 2**exponents
+        values = values.to(dtype)
+        places = torch.empty_like(exponents).uniform_(generator=generator) < 0.25
+        chosen = torch.randint(len(odd), (SIZE + 3,), generator=generator, device="cpu")
+        made.append(torch.where(places, odd[chosen], values)[i + 1 : i + 1 + SIZE])
+    return made
+
+
+def _run(kernel: Kernel, operation: Opcode, operands: Sequence[Tensor], scalar: float) -> Tensor:
+    result = torch.empty_like(operands[0])
+    run_program(kernel, [(operation, 0, 1, 2, 3, scalar)], [result, *operands])
+    return result
+
+
+def run_program(
+    kernel: Kernel, program: Sequence[Instruction], registers: Sequence[Tensor]
+) -> None:
+    """Run a program on one tensor for each register."""
+    size = registers[0].numel()
+    kernel.run(
+        [float(number) for instruction in program for number in instruction],
+        array("q", [tensor.data_ptr() for tensor in registers]),
+        array("q", [size]),
+        inputs=len(registers),
+        total=size,
+        is_double=registers[0].dtype == torch.float64,
+        threads=1,
+    )
+
+
+def same_bits(expected: Tensor, actual: Tensor) -> bool:
+    """Tell whether two tensors have the same bits; NaN equals NaN."""
+    integers = _INTEGERS[expected.dtype]
+    same = expected.view(integers) == actual.view(integers)
+    return bool((same | (expected.isnan() & actual.isnan())).all())
