@@ -23,6 +23,7 @@ hold in a run of the other.
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import math
@@ -223,6 +224,13 @@ class Run:
             self.numbers["beta1"], self.numbers["beta2"] = self.numbers["betas"]
         self.begun: set[str] = set()
         self.used: set[str] = set()
+
+    def copy(self) -> Run:
+        """Return a run of which as much is known, and that can be followed in another way."""
+        other = copy.copy(self)
+        other.sequences = dict(self.sequences)
+        other.begun, other.used = {*self.begun}, {*self.used}
+        return other
 
     # Formulas.
 
@@ -491,11 +499,77 @@ class Executed:
     computed: Mapping[str, frozenset[str]]
 
 
+class Execution:
+    """The formulas of a text, put to the test one after the other.
+
+    Args:
+        subject: the optimizer that the text is about.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self._circumstances = [Circumstance({})]
+        self._runs: dict[str, Run] = {}
+        self._said: list[Relation] = []
+        self._parts: list[tuple[int, str]] = []
+        self._computed: dict[str, set[str]] = {}
+
+    def copy(self) -> Execution:
+        """Return what can be continued in another way."""
+        other = Execution(self.subject)
+        other._circumstances = self._circumstances
+        other._runs = {key: run.copy() for key, run in self._runs.items()}
+        other._said, other._parts = [*self._said], [*self._parts]
+        other._computed = {name: {*computed} for name, computed in self._computed.items()}
+        return other
+
+    def take(self, formula: Formula) -> None:
+        """Put the next formula to the test.
+
+        Raises:
+            NotationError: for mathematics that cannot be read; what cannot be read is not proven.
+            WrongFormulaError: for an equation that does not hold.
+        """
+        try:
+            found = _circumstances(formula.text, self.subject)
+            self._circumstances = found or self._circumstances
+            equations, expressions = read(formula.text)
+            _check_ranges(equations, self.subject)
+            met = []
+            for circumstance in self._circumstances:
+                about = SUBJECTS[circumstance.of] if circumstance.of else self.subject
+                run = self._runs.setdefault(repr(circumstance), Run(about, circumstance))
+                self._computed.setdefault(str(run), set()).update(run.follow(equations))
+                met.append(run)
+            _check_that_all_matters(equations, met)
+        except (WrongFormulaError, NotationError) as error:
+            raise type(error)(f"line {formula.line}: {error}") from None
+        self._said += equations
+        self._parts += [(formula.line, expression) for expression in expressions]
+
+    def end(self) -> Executed:
+        """Check what only the whole text can show, and return what was done.
+
+        What stands in the text as mathematics without an equals sign, such as a sum that a sentence
+        speaks of, must be a part of one of its equations.
+
+        Raises:
+            WrongFormulaError: for what is put to no test.
+        """
+        for run in self._runs.values():
+            if idle := set(run.sequences) - run.own - run.used:
+                raise WrongFormulaError(
+                    f"{run}: nothing puts {', '.join(sorted(idle))} to the test"
+                )
+        for line, part in self._parts:
+            if not any(part in side for equation in self._said for side in equation.sides):
+                raise WrongFormulaError(f"line {line}: {part} stands in no equation of this text")
+        computed = {name: frozenset(names) for name, names in self._computed.items()}
+        return Executed(len(self._said), computed)
+
+
 def execute(text: str, subject: Subject, *, markdown: bool) -> Executed:
     """Put every equation of a text to the test.
-
-    What stands in the text as mathematics without an equals sign, such as a sum that a sentence
-    speaks of, must be a part of one of its equations.
 
     Args:
         text: a page in Markdown, or a docstring.
@@ -509,34 +583,10 @@ def execute(text: str, subject: Subject, *, markdown: bool) -> Executed:
         NotationError: for mathematics that cannot be read; what cannot be read is not proven.
         WrongFormulaError: for an equation that does not hold.
     """
-    circumstances = [Circumstance({})]
-    runs: dict[str, Run] = {}
-    said: list[Relation] = []
-    parts: list[tuple[int, str]] = []
-    computed: dict[str, set[str]] = {}
+    execution = Execution(subject)
     for formula in formulas(text, markdown):
-        try:
-            circumstances = _circumstances(formula.text, subject) or circumstances
-            equations, expressions = read(formula.text)
-            _check_ranges(equations, subject)
-            met = []
-            for circumstance in circumstances:
-                about = SUBJECTS[circumstance.of] if circumstance.of else subject
-                run = runs.setdefault(repr(circumstance), Run(about, circumstance))
-                computed.setdefault(str(run), set()).update(run.follow(equations))
-                met.append(run)
-            _check_that_all_matters(equations, met)
-        except (WrongFormulaError, NotationError) as error:
-            raise type(error)(f"line {formula.line}: {error}") from None
-        said += equations
-        parts += [(formula.line, expression) for expression in expressions]
-    for run in runs.values():
-        if idle := set(run.sequences) - run.own - run.used:
-            raise WrongFormulaError(f"{run}: nothing puts {', '.join(sorted(idle))} to the test")
-    for line, part in parts:
-        if not any(part in side for equation in said for side in equation.sides):
-            raise WrongFormulaError(f"line {line}: {part} stands in no equation of this text")
-    return Executed(len(said), {name: frozenset(names) for name, names in computed.items()})
+        execution.take(formula)
+    return execution.end()
 
 
 def _check_that_all_matters(equations: Sequence[Relation], runs: Sequence[Run]) -> None:
