@@ -16,7 +16,7 @@ import pytest
 import torch
 from graphs_on_cpu import let_graphs_be_captured_on_cpu
 
-from random_programs import checkpoints, training
+from random_programs import checkpoints, faults, training
 from random_programs.machine import Machine
 from random_programs.options import (
     INVALID,
@@ -29,7 +29,7 @@ from random_programs.options import (
 from random_programs.sides import Diverged, Tally
 from random_programs.table import ACTIONS
 
-__all__ = ["ACTIONS", "Diverged", "Tally", "checkpoints", "play", "shortest", "training"]
+__all__ = ["ACTIONS", "Diverged", "Tally", "checkpoints", "faults", "play", "shortest", "training"]
 
 LONGEST = 20
 

@@ -161,15 +161,13 @@ def duplicate(machine: Machine) -> None:
 
 @action(3)
 def edit_the_state(machine: Machine) -> None:
-    state, groups = machine.ours.optimizer.state, machine.ours.optimizer.param_groups
+    state = machine.ours.optimizer.state
     index = machine.random.choice([i for group in machine.groups for i in group.members])
     param = machine.ours.params[index]
     name = machine.random.choice(list(state.get(param) or ["seen"]))
     way = machine.random.choice(list(_EDITS)) if state.get(param) else "replaced"
-    if way == "a number" and (name != "step" or any(group["differentiable"] for group in groups)):
-        way = "replaced"  # torch's message has the values in it, or is of an attribute it misses
-    if way == "deleted" and name == "step":
-        way = "replaced"  # torch misses it after some other faults and before others
+    if way == "a number" and name != "step":
+        way = "replaced"  # torch's message has the values in it
     value = torch.tensor(7.0) if name == "step" else machine.values(param.shape, param.dtype)
     value = value if value.is_complex() else value.abs()
 

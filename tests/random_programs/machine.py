@@ -75,7 +75,8 @@ class Machine(Source):
             action: does it to one side.
 
         Returns:
-            The error that both raised, if they did. torch's side may then be half-applied.
+            The error that both raised, if they did. Unless it came from an operation under way,
+            torch's side may then be half-applied, and ours is not.
 
         Raises:
             Diverged: if they differ, or if our side changed although it refused the action.
@@ -94,7 +95,10 @@ class Machine(Source):
             return None
         self.log[-1] += f" -> {our_error}"
         self.tally.errors[our_error.type.__name__] += 1
-        if before is not None and not our_error.in_rule:
+        if before is not None and our_error.in_rule:
+            found = self._comparison.differences(self.ours.seen(), self.theirs.seen())
+            self._report(found, "left by an error under way: ")
+        elif before is not None:
             self._report(Comparison().differences(self.ours.seen(), before), "changed by refusal: ")
         return our_error
 
@@ -121,11 +125,11 @@ class Machine(Source):
 
     def keep(self) -> None:
         """Remember the present state, to come back to after an error."""
-        self._good = self._snapshot()
+        self._good = self.snapshot()
 
     def recover(self) -> None:
         """Go back to the last state in which all was well."""
-        self._restore(self._good)
+        self.restore(self._good)
 
     @contextmanager
     def detour(self) -> Iterator[None]:
@@ -135,11 +139,13 @@ class Machine(Source):
         self._good = good
         self.recover()
 
-    def _snapshot(self) -> Snapshot:
+    def snapshot(self) -> Snapshot:
+        """Copy the present state of our side."""
         saved = copied(self.ours.optimizer.state_dict(), {})
         return copied(self.ours.params, {}), list(self.groups), saved
 
-    def _restore(self, snapshot: Snapshot) -> None:
+    def restore(self, snapshot: Snapshot) -> None:
+        """Bring both sides to a state."""
         params, groups, saved = snapshot
         self.groups = list(groups)
         for side in self.sides:
@@ -172,7 +178,7 @@ class Machine(Source):
             before(side)
             return side.optimizer.step() if closure is None else side.optimizer.step(closure(side))
 
-        present = self._snapshot()
+        present = self.snapshot()
         try:
             error = self.both(what, stepped)
         except OtherError:
@@ -182,7 +188,8 @@ class Machine(Source):
             self.recover()
             return
         if error is not None:
-            self.recover()
+            if not error.in_rule or self.chance(0.5):  # else both go on from where they were left
+                self.recover()
             return
         if leaves_gradients_alone:
             gradients = [param.grad for param in self.ours.params]
@@ -198,7 +205,7 @@ class Machine(Source):
         one in the second group that torch does not come to.
         """
         for index in range(len(self.groups)):
-            self._restore(present)
+            self.restore(present)
             for side in self.sides:
                 side.optimizer.param_groups[:] = [side.optimizer.param_groups[index]]
             self.log.append(f"the same with groups[{index}] only")

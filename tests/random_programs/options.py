@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from random_programs.machine import Machine
@@ -91,6 +92,15 @@ INVALID: Mapping[str, tuple[Any, ...]] = {
 }
 
 
+#: Values that no hyperparameter should have.
+ODD = (
+    *(np.array(0.05), np.float64(0.05), np.float32(0.05), np.array([0.05])),
+    *(2**53 + 1, 2**64, 1152921573326323713, 10**400, True, -0.0, -0.5, 1.5),
+    *("0.1", None, 1j, [0.1], float("nan"), float("inf")),
+    *(torch.tensor([0.1, 0.2]), torch.tensor(1), torch.tensor([[0.05]])),
+)
+
+
 def flags(name: str) -> list[str]:
     """Return the options of an optimizer that are on or off."""
     return [option for option, values in OPTIONS[name].items() if values[0] is False]
@@ -103,18 +113,6 @@ def some_options(machine: Machine, share: float) -> Options:
         for name, values in OPTIONS[machine.name].items()
         if machine.chance(share)
     }
-
-
-def without_conflict(present: Mapping[str, Any], options: Options) -> Options:
-    """Switch one of `foreach` and `fused` off before both are on in one group.
-
-    Constructors refuse both. Groups are not checked, and there torch's SGD goes by `foreach` while
-    its Adam goes by `fused`.
-    """
-    both = {**present, **options}
-    if both.get("foreach") and both.get("fused"):
-        return {**options, "fused" if "foreach" in options else "foreach": None}
-    return options
 
 
 def without_graph(machine: Machine, options: Options) -> Options:
@@ -136,5 +134,4 @@ def new_group(machine: Machine, *, named: bool) -> Group:
     # writes to gradients, then adds to the same gradient twice.
     if machine.name != "SGD" and machine.chance(0.05):
         members.append(machine.random.choice(members))
-    options = without_conflict(machine.options, some_options(machine, 0.15))
-    return Group(members, without_graph(machine, options), named)
+    return Group(members, without_graph(machine, some_options(machine, 0.15)), named)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from optimlab.parity.side import copied
 from random_programs.machine import Machine
-from random_programs.options import OPTIONS, flags, new_group, without_conflict, without_graph
+from random_programs.options import OPTIONS, flags, new_group, without_graph
 from random_programs.sides import Group, Side, give
 from random_programs.table import action
 
@@ -109,7 +109,6 @@ def flip_a_flag(machine: Machine) -> None:
 def _change(machine: Machine, name: str) -> None:
     index = machine.random.randrange(len(machine.groups))
     options = {name: machine.random.choice(OPTIONS[machine.name][name])}
-    options = without_conflict(machine.ours.optimizer.param_groups[index], options)
     options = without_graph(machine, options)
 
     def change(side: Side) -> None:
