@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -225,7 +225,7 @@ def _scenario(case: Case, extent: Extent, device: str, seed: int) -> Scenario:
         device=device,
     )
     if extent == "tests":
-        plain = replace(plain, **_FEWER_STEPS)
+        plain = replace(plain, **cast(Any, _FEWER_STEPS))
     plain = replace(plain, backward_after=(1, plain.steps) if variant % 4 == 0 else (1,))
     return (
         replace(plain, **CIRCUMSTANCES[case.circumstance].changes) if case.circumstance else plain
