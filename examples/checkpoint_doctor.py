@@ -22,7 +22,7 @@ from common import Options, Result, conclude, parser, start, track
 from torch import Tensor, nn
 
 import optimlab
-from optimlab.doctor import repair
+from optimlab import repair
 
 LR = 0.01
 

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track as tracked
 
 from optimlab.demo.recipes import LIBRARIES, LibraryName
-from optimlab.digest import digest
+from optimlab.lab.compare.digest import digest
 
 Result: TypeAlias = dict[str, Any]
 """What an example ends with: tensors and numbers that depend on the optimizer's every bit."""

@@ -3,8 +3,8 @@
 One 2 x 2 weight with a gradient of ones is stepped by SGD with momentum; a second weight joins in a
 group of its own; 50 more steps change the state dict; it goes to a file and comes back into a new
 optimizer, which takes the same next step to the bit: the mechanism behind resuming a training run.
-What is refused or warned of, and why, comes last. (`optimlab/groups.py` and
-`optimlab/checkpoint.py` are the code that does this, `optimlab/optimizer.py` its frame.)
+What is refused or warned of, and why, comes last. (`optimlab/core/groups.py` and
+`optimlab/core/checkpoint.py` are the code that does this, `optimlab/optimizer.py` its frame.)
 
     python examples/optimizer_tour.py
 """

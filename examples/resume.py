@@ -45,7 +45,7 @@ from torch import Tensor, nn
 
 from optimlab.demo.digits import read_digits
 from optimlab.demo.training import reproducible
-from optimlab.parity.observed import Comparison, place_name
+from optimlab.lab.compare.observed import Comparison, place_name
 
 LINES = 5
 LONGEST_WAIT = 0.02  # seconds; a few steps and checkpoints

@@ -12,7 +12,7 @@ from common import Result
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from optimlab.parity.observed import Comparison, observe, place_name
+from optimlab.lab.compare.observed import Comparison, observe, place_name
 
 Make: TypeAlias = Callable[[Iterable[Tensor]], Optimizer]
 """Makes the optimizer of some parameters."""

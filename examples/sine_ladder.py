@@ -23,7 +23,7 @@ import torch
 from common import Options, Result, conclude, draw, parser, start, track
 from torch import Tensor, nn
 
-from optimlab.parity.bits import Distance, tensor_distance
+from optimlab.lab.compare.bits import Distance, tensor_distance
 
 POINTS, LR = 2000, 1e-6
 

@@ -10,10 +10,10 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from optimlab import __version__
-from optimlab.terminal import MISUSE, MisuseError
+from optimlab.cli.terminal import MISUSE, MisuseError
+from optimlab.version import __version__
 
-# Each command and the extra that brings its optional packages. Its module optimlab.COMMAND.command
+# Each command and the extra that brings its optional packages. Its module optimlab.cli.COMMAND
 # offers add_parser(subparsers), which sets `run`: a function from the parsed arguments to the exit
 # status. Only `run` imports what is heavy or optional, so that --help needs none of it.
 COMMANDS = {
@@ -70,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"optimlab {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     for command in COMMANDS:
-        importlib.import_module(f"optimlab.{command}.command").add_parser(subparsers)
+        importlib.import_module(f"optimlab.cli.{command}").add_parser(subparsers)
     return parser
 
 

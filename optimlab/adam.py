@@ -49,10 +49,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from optimlab.execution import Batch, Execution, FusedStep, Member
-from optimlab.groups import ParamGroup
-from optimlab.optimizer import Optimizer, Step, pure, unequal_steps
-from optimlab.values import (
+from optimlab.core.groups import ParamGroup
+from optimlab.core.values import (
     L,
     T,
     add_scaled,
@@ -67,6 +65,8 @@ from optimlab.values import (
     read_step,
     wants_gradient,
 )
+from optimlab.execution import Batch, Execution, FusedStep, Member
+from optimlab.optimizer import Optimizer, Step, pure, unequal_steps
 
 
 def second_moment(state: dict[str, T], group: ParamGroup, *, derive: bool) -> T:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from optimlab import native
+from optimlab.core.values import Moving, OneByOne, PartialState, TensorList, Unread, as_scalars
 from optimlab.native.launch import Launch
 from optimlab.native.step_cache import CachedStep, cache_step, launch, no_modes_active
-from optimlab.values import Moving, OneByOne, PartialState, TensorList, Unread, as_scalars
 
 if TYPE_CHECKING:
     from optimlab.optimizer import Optimizer

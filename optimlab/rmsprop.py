@@ -31,9 +31,9 @@ from typing import ClassVar
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from optimlab.groups import ParamGroup
+from optimlab.core.groups import ParamGroup
+from optimlab.core.values import T, add_scaled, both_as_real
 from optimlab.optimizer import Optimizer, Step, pure, unequal_steps
-from optimlab.values import T, add_scaled, both_as_real
 
 
 class RMSprop(Optimizer):

@@ -51,11 +51,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from optimlab import devices
-from optimlab.execution import Batch, Execution, FusedStep, Member
-from optimlab.groups import ParamGroup
-from optimlab.optimizer import Optimizer, Step, pure, unequal_steps
-from optimlab.values import (
+from optimlab.core import devices
+from optimlab.core.groups import ParamGroup
+from optimlab.core.values import (
     L,
     PartialState,
     T,
@@ -64,6 +62,8 @@ from optimlab.values import (
     fused_kernel,
     subtract_scaled_,
 )
+from optimlab.execution import Batch, Execution, FusedStep, Member
+from optimlab.optimizer import Optimizer, Step, pure, unequal_steps
 
 
 def heavy_ball(grad: T, state: dict[str, T], momentum: Any, dampening: Any) -> T:

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 import optimlab
-from optimlab.parity import Scenario, TensorSpec
-from optimlab.parity.observed import Comparison, observe, place_name
-from optimlab.parity.side import copied, fresh
-from optimlab.parity.table import IMPLEMENTATIONS, TABLE
+from optimlab.lab.compare.observed import Comparison, observe, place_name
+from optimlab.lab.lockstep.side import copied, fresh
+from optimlab.lab.parity import Scenario, TensorSpec
+from optimlab.lab.parity.table import IMPLEMENTATIONS, TABLE
 
 Options: TypeAlias = dict[str, Any]
 

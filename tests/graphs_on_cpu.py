@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from optimlab import devices
+from optimlab.core import devices
 
 
 def let_graphs_be_captured_on_cpu(patch: pytest.MonkeyPatch) -> None:

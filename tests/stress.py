@@ -53,7 +53,7 @@ import torch.multiprocessing
 from torch import Tensor
 
 import optimlab
-from optimlab.parity import compare_tensors
+from optimlab.lab.parity import compare_tensors
 
 THREADS = 4
 SIGNAL_EVERY = 0.002  # seconds

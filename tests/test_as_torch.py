@@ -31,8 +31,8 @@ from torch import Tensor
 
 import optimlab
 from optimlab import execution
-from optimlab.parity import TensorSpec
-from optimlab.parity.side import copied
+from optimlab.lab.lockstep.side import copied
+from optimlab.lab.parity import TensorSpec
 
 Change: TypeAlias = Callable[[Side], object]
 

@@ -20,8 +20,8 @@ from beside import one_thread  # noqa: F401 - applies to every test here
 from torch import Tensor
 
 import optimlab
+from optimlab.lab.parity import compare_tensors
 from optimlab.native.self_check import capabilities
-from optimlab.parity import compare_tensors
 
 pytestmark = pytest.mark.skipif(capabilities().kernel is None, reason=capabilities().reason)
 

@@ -27,7 +27,7 @@ from wrong_optimizers import (
 
 from optimlab.__main__ import main
 from optimlab.demo.training import reproducible
-from optimlab.parity import (
+from optimlab.lab.parity import (
     Difference,
     Excepted,
     NothingCompared,
@@ -36,9 +36,9 @@ from optimlab.parity import (
     check,
     compare,
 )
-from optimlab.parity.configurations import CIRCUMSTANCES, CROSSED
-from optimlab.parity.signatures import fullest, shared
-from optimlab.parity.table import DTYPES, EXCLUSIONS, IMPLEMENTATIONS, TABLE, Row
+from optimlab.lab.parity.configurations import CIRCUMSTANCES, CROSSED
+from optimlab.lab.parity.signatures import fullest, shared
+from optimlab.lab.parity.table import DTYPES, EXCLUSIONS, IMPLEMENTATIONS, TABLE, Row
 
 Group = dict[str, Any]
 

@@ -25,8 +25,8 @@ from graphs_on_cpu import let_graphs_be_captured_on_cpu
 from torch import Tensor, nn
 
 import optimlab
-from optimlab.parity import TensorSpec
-from optimlab.parity.side import copied
+from optimlab.lab.lockstep.side import copied
+from optimlab.lab.parity import TensorSpec
 
 
 def through_a_file(value: Any) -> Any:

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from optimlab.parity import (
+from optimlab.lab.compare.bits import as_integers, compare_floats, ordered, tensor_distance
+from optimlab.lab.parity import (
     Difference,
     Equal,
     EqualError,
@@ -23,7 +24,6 @@ from optimlab.parity import (
     compare,
     compare_tensors,
 )
-from optimlab.parity.bits import as_integers, compare_floats, ordered, tensor_distance
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 COMPLEX = (torch.complex64, torch.complex128)

@@ -26,9 +26,9 @@ from beside import (
 from graphs_on_cpu import let_graphs_be_captured_on_cpu
 from test_parity import in_grid
 
-from optimlab.parity.cases import Case, cases
-from optimlab.parity.observed import Comparison
-from optimlab.parity.table import IMPLEMENTATIONS, TABLE, Row
+from optimlab.lab.compare.observed import Comparison
+from optimlab.lab.parity.cases import Case, cases
+from optimlab.lab.parity.table import IMPLEMENTATIONS, TABLE, Row
 
 BEFORE, AFTER = 4, 4
 

@@ -29,7 +29,7 @@ PAGE = """\
 # Names
 
 {py:func}`optimlab.optimizer.pure`, which is there; {py:class}`optimlab.Nothing`,
-{py:class}`optimlab.values.Nothing` and {py:func}`planted._nothing`, which are not.
+{py:class}`optimlab.core.values.Nothing` and {py:func}`planted._nothing`, which are not.
 
 ```{eval-rst}
 .. autofunction:: optimlab.optimizer.pure
@@ -115,7 +115,7 @@ def test_a_name_that_leads_nowhere_fails_and_an_annotation_need_not_lead(tmp_pat
     assert sorted(lost) == [
         ("py:class", "Absent"),
         ("py:class", "optimlab.Nothing"),
-        ("py:class", "optimlab.values.Nothing"),
+        ("py:class", "optimlab.core.values.Nothing"),
         ("py:exc", "AbsentError"),
         ("py:func", "planted._nothing"),
     ]

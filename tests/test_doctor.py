@@ -24,9 +24,9 @@ from torch.optim import Optimizer
 
 import optimlab
 from optimlab.__main__ import main
-from optimlab.doctor import CheckpointError, Report, repair
-from optimlab.parity.bits import same_bits
-from optimlab.parity.side import copied, through_a_file
+from optimlab.lab.compare.bits import same_bits
+from optimlab.lab.doctor import CheckpointError, Report, repair
+from optimlab.lab.lockstep.side import copied, through_a_file
 
 SHAPE = (4, 3)
 

@@ -30,7 +30,7 @@ from torch.optim import lr_scheduler, swa_utils
 from torch.optim.optimizer import Optimizer
 
 import optimlab
-from optimlab.parity.side import copied
+from optimlab.lab.lockstep.side import copied
 
 STEPS = 10
 

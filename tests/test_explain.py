@@ -11,19 +11,19 @@ from typing import Any, TypeAlias
 import pytest
 import torch
 from beside import WAYS, Options, assert_equal, one_thread
+from optimlab.instruments import equivalence
 from torch import Tensor
 from torch.optim import Optimizer
 from wrong_optimizers import WRONG, FusedOrder, PlainAdam
 
 import optimlab
 from optimlab import __main__ as command_line
-from optimlab.instruments import equivalence
-from optimlab.instruments.copies import copy_optimizer, give_gradients, parameters
-from optimlab.instruments.equivalence import OPTIMIZERS, way_cell
-from optimlab.instruments.explanation import Explanation
-from optimlab.instruments.fma import fma
-from optimlab.parity import NothingCompared, Scenario, TensorSpec
-from optimlab.parity.bits import same_bits
+from optimlab.lab.compare.bits import same_bits
+from optimlab.lab.explain.equivalence import OPTIMIZERS, way_cell
+from optimlab.lab.explain.explanation import Explanation
+from optimlab.lab.explain.fma import fma
+from optimlab.lab.parity import NothingCompared, Scenario, TensorSpec
+from optimlab.lab.record.copies import copy_optimizer, give_gradients, parameters
 
 __all__ = ["one_thread"]
 
@@ -439,7 +439,7 @@ def test_optimizers_are_left_as_they_were() -> None:
 
 
 def copy_of(value: Any) -> Any:
-    from optimlab.parity.side import copied
+    from optimlab.lab.lockstep.side import copied
 
     return copied(value, {})
 

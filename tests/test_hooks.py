@@ -22,7 +22,7 @@ from torch.optim.optimizer import (
 )
 from torch.utils.hooks import RemovableHandle
 
-from optimlab.parity.side import copied
+from optimlab.lab.lockstep.side import copied
 
 Log: TypeAlias = list[Any]
 KINDS = (

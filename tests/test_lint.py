@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import optimlab
-from optimlab.parity.side import copied
+from optimlab.lab.lockstep.side import copied
 
 
 def network() -> nn.Sequential:

@@ -20,11 +20,12 @@ from mutation import Mutant, mutants
 from torch import Tensor
 
 import optimlab
-from optimlab import adam, rmsprop, sgd, values
-from optimlab.parity import Equal, Outcome, Scenario, TensorSpec, compare
-from optimlab.parity.scenario import LATE
-from optimlab.parity.side import copied
-from optimlab.program import Symbol
+from optimlab import adam, rmsprop, sgd
+from optimlab.core import values
+from optimlab.core.program import Symbol
+from optimlab.lab.lockstep.scenario import LATE
+from optimlab.lab.lockstep.side import copied
+from optimlab.lab.parity import Equal, Outcome, Scenario, TensorSpec, compare
 
 Options: TypeAlias = dict[str, Any]
 

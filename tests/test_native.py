@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import optimlab
+from optimlab.core.values import T
+from optimlab.lab.parity import compare_tensors
 from optimlab.native import self_check
 from optimlab.native.bytecode import Opcode
 from optimlab.native.launch import DTYPES
@@ -26,8 +28,6 @@ from optimlab.native.self_check import (
     with_two_results,
 )
 from optimlab.native.step_cache import ALONE
-from optimlab.parity import compare_tensors
-from optimlab.values import T
 
 FOUND = self_check.capabilities()
 pytestmark = pytest.mark.skipif(FOUND.kernel is None, reason=FOUND.reason)

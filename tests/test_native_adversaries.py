@@ -14,8 +14,8 @@ from beside import one_thread  # noqa: F401 - applies to every test here
 from torch import Tensor
 
 import optimlab
+from optimlab.lab.parity import compare_tensors
 from optimlab.native.self_check import capabilities
-from optimlab.parity import compare_tensors
 
 LIBRARIES = (optimlab, torch.optim)
 

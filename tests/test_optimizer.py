@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.optim.optimizer import required
 
 import optimlab
-from optimlab.parity.observed import observe
-from optimlab.parity.side import copied
+from optimlab.lab.compare.observed import observe
+from optimlab.lab.lockstep.side import copied
 
 LIBRARIES = (optimlab, torch.optim)
 NAN = float("nan")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import optimlab
-from optimlab.parity import Equal, Scenario, TensorSpec, compare
+from optimlab.lab.parity import Equal, Scenario, TensorSpec, compare
 
 # As it is imported, the table's module forbids assignments to torch's backend flags for the rest of
 # the process, and warns where hypothesis is missing, which the table has no use for.

@@ -17,9 +17,9 @@ from beside import (
 from torch import Tensor
 
 import optimlab
+from optimlab.core.values import T
+from optimlab.lab.parity import compare_tensors
 from optimlab.native import ownership, self_check
-from optimlab.parity import compare_tensors
-from optimlab.values import T
 
 pytestmark = pytest.mark.skipif(
     self_check.capabilities().kernel is None or not ownership.counts_tell(),

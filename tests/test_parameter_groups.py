@@ -21,8 +21,8 @@ from beside import (
 )
 from torch import Tensor, nn
 
-from optimlab.parity import TensorSpec
-from optimlab.parity.side import copied
+from optimlab.lab.lockstep.side import copied
+from optimlab.lab.parity import TensorSpec
 
 NAMED = {"params": [("weight", torch.ones(2)), ("bias", torch.ones(3))]}
 

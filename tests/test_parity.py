@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from optimlab.__main__ import main
-from optimlab.parity import Difference, Equal, EqualError
-from optimlab.parity import cases as cases_module
-from optimlab.parity.cases import Case, cases
-from optimlab.parity.scenario import Scenario, TensorSpec, laid_out
-from optimlab.parity.table import DTYPES, EXCLUSIONS, IMPLEMENTATIONS, TABLE, Row
+from optimlab.lab.lockstep.scenario import Scenario, TensorSpec, laid_out
+from optimlab.lab.parity import Difference, Equal, EqualError
+from optimlab.lab.parity import cases as cases_module
+from optimlab.lab.parity.cases import Case, cases
+from optimlab.lab.parity.table import DTYPES, EXCLUSIONS, IMPLEMENTATIONS, TABLE, Row
 
 ON_CPU = list(cases("tests"))
 ON_CUDA: list[Any] = [pytest.param(None, id="all of the table")]

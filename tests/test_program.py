@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 import optimlab
-from optimlab import Program, devices
-from optimlab.parity import compare_tensors
-from optimlab.scalar import Scalars
-from optimlab.values import T, TensorList, is_many, maximum_
+from optimlab import Program
+from optimlab.core import devices
+from optimlab.core.scalar import Scalars
+from optimlab.core.values import T, TensorList, is_many, maximum_
+from optimlab.lab.parity import compare_tensors
 
 OPTIONS: Mapping[type[optimlab.Optimizer], tuple[dict[str, Any], ...]] = {
     optimlab.SGD: (

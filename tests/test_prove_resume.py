@@ -27,10 +27,10 @@ from resumable_runs import (
 from torch import nn
 
 import optimlab
-from optimlab.digest import digest
-from optimlab.parity.observed import NothingCompared
-from optimlab.resume import Resumption, proof
-from optimlab.resume.contract import maker
+from optimlab.lab.compare.digest import digest
+from optimlab.lab.compare.observed import NothingCompared
+from optimlab.lab.resume import Resumption, proof
+from optimlab.lab.resume.contract import maker
 
 STEPS, AT = 9, 4
 

@@ -17,8 +17,8 @@ from random_programs import ACTIONS, Diverged, Tally, play, shortest
 from torch import Tensor
 
 import optimlab.optimizer
-from optimlab import checkpoint
-from optimlab.parity.observed import NothingCompared
+from optimlab.core import checkpoint
+from optimlab.lab.compare.observed import NothingCompared
 
 PROGRAMS = int(os.environ.get("OPTIMLAB_RANDOM_PROGRAMS", "400"))
 SAMPLE = 60  # that together contain everything

@@ -38,8 +38,8 @@ import resume
 import optimlab
 from optimlab.demo.digits import read_digits
 from optimlab.demo.training import reproducible
-from optimlab.parity.observed import Comparison
-from optimlab.parity.side import copied
+from optimlab.lab.compare.observed import Comparison
+from optimlab.lab.lockstep.side import copied
 
 Content = dict[str, Any]
 SHORT, LONG = 4, 200

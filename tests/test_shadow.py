@@ -27,10 +27,10 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import optimlab
-from optimlab.parity import Difference, TensorSpec
-from optimlab.parity.observed import NothingCompared
-from optimlab.parity.table import TABLE
-from optimlab.shadow import Shadow, ShadowDifferenceError
+from optimlab.lab.compare.observed import NothingCompared
+from optimlab.lab.parity import Difference, TensorSpec
+from optimlab.lab.parity.table import TABLE
+from optimlab.lab.shadow import Shadow, ShadowDifferenceError
 
 DTYPES = {
     "float32": torch.float32,

@@ -23,8 +23,8 @@ from beside import (
 )
 from torch import Tensor
 
-from optimlab.parity import TensorSpec
-from optimlab.parity.side import copied
+from optimlab.lab.lockstep.side import copied
+from optimlab.lab.parity import TensorSpec
 
 FUSED = tuple(name for name in NAMES if name != "RMSprop")
 fused = pytest.mark.parametrize("name", FUSED)

@@ -16,13 +16,13 @@ from torch.optim import Optimizer
 from wrong_optimizers import PlainAdam, PlainSGD
 
 import optimlab
-from optimlab.instruments.copies import give_gradients, parameters
-from optimlab.instruments.recording import Recording
-from optimlab.instruments.trace import Trace
-from optimlab.instruments.writing import Operation
-from optimlab.parity import Scenario, TensorSpec
-from optimlab.parity.bits import hexadecimal
-from optimlab.parity.side import copied
+from optimlab.lab.compare.bits import hexadecimal
+from optimlab.lab.lockstep.side import copied
+from optimlab.lab.parity import Scenario, TensorSpec
+from optimlab.lab.record.copies import give_gradients, parameters
+from optimlab.lab.record.recording import Recording
+from optimlab.lab.record.writing import Operation
+from optimlab.lab.trace.trace import Trace
 
 __all__ = ["one_thread"]
 

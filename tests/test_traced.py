@@ -13,13 +13,13 @@ from beside import one_thread  # noqa: F401 - applies to every test here
 from torch import Tensor
 
 import optimlab
+from optimlab.core.scalar import Scalars, is_symbolic
+from optimlab.core.values import T
+from optimlab.lab.parity import compare_tensors
 from optimlab.native import self_check
 from optimlab.native.bytecode import INSTRUCTION_SIZE
 from optimlab.native.traced import traced
 from optimlab.optimizer import pure
-from optimlab.parity import compare_tensors
-from optimlab.scalar import Scalars, is_symbolic
-from optimlab.values import T
 
 pytestmark = pytest.mark.skipif(
     self_check.capabilities().kernel is None, reason=self_check.capabilities().reason

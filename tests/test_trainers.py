@@ -30,7 +30,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from optimlab.demo.recipes import LIBRARIES
 from optimlab.demo.training import reproducible
-from optimlab.parity.observed import observe
+from optimlab.lab.compare.observed import observe
 
 pytest.importorskip("sklearn", reason="the examples' digits come with scikit-learn")
 pytest.importorskip("matplotlib", reason="all examples can draw")

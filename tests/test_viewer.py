@@ -28,7 +28,7 @@ from torch import Tensor
 
 import optimlab
 from optimlab.demo.recipes import LIBRARIES, LibraryName
-from optimlab.parity.bits import hexadecimal
+from optimlab.lab.compare.bits import hexadecimal
 
 sys.path.append(str(Path(__file__).parents[1] / "docs" / "viewer"))
 

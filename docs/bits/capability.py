@@ -8,7 +8,7 @@ import sys
 
 import torch
 
-from optimlab.parity.bits import tensor_distance
+from optimlab.lab.compare.bits import tensor_distance
 
 if len(sys.argv) == 1:
     bits = []

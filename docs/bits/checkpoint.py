@@ -3,7 +3,7 @@
 
 import torch
 
-from optimlab.parity.bits import tensor_distance
+from optimlab.lab.compare.bits import tensor_distance
 
 weight = torch.linspace(-1, 1, 1000).bfloat16().requires_grad_()
 weight.grad = torch.linspace(1, 2, 1000).bfloat16()

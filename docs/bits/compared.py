@@ -3,7 +3,7 @@
 
 import torch
 
-from optimlab.parity.bits import tensor_distance
+from optimlab.lab.compare.bits import tensor_distance
 
 ours = torch.tensor([0.1, 0.3, 0.0])
 theirs = torch.tensor([0.1, 0.3 * (1 + 2**-23), -0.0])

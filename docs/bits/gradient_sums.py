@@ -3,7 +3,7 @@
 
 import torch
 
-from optimlab.parity.bits import tensor_distance
+from optimlab.lab.compare.bits import tensor_distance
 
 torch.manual_seed(0)
 x, y, grads = torch.randn(64, 100), torch.randn(64), []

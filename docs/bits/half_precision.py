@@ -4,7 +4,7 @@
 
 import torch
 
-from optimlab.parity.bits import tensor_distance
+from optimlab.lab.compare.bits import tensor_distance
 
 weight, grad = torch.linspace(1, 2, 1000).bfloat16(), torch.linspace(-1, 1, 1000).bfloat16()
 together = weight.add(grad, alpha=-0.1)  # what SGD computes

@@ -4,7 +4,7 @@
 import numpy as np
 import torch
 
-from optimlab.parity.bits import tensor_distance
+from optimlab.lab.compare.bits import tensor_distance
 
 start, results = torch.linspace(-1, 1, 1000, dtype=torch.float64), []
 for lr in (0.1, float(np.float32(0.1))):

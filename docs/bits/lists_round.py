@@ -3,7 +3,7 @@
 
 import torch
 
-from optimlab.parity.bits import tensor_distance
+from optimlab.lab.compare.bits import tensor_distance
 
 buffer = torch.linspace(1, 2, 129).bfloat16()
 alone, listed = buffer.clone(), [buffer.clone()]

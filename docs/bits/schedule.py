@@ -4,7 +4,7 @@
 import torch
 from torch.optim import lr_scheduler
 
-from optimlab.parity.bits import tensor_distance
+from optimlab.lab.compare.bits import tensor_distance
 
 rates, weights = [], []
 for kind in (lr_scheduler.ExponentialLR, lr_scheduler.LambdaLR):

@@ -3,7 +3,7 @@
 
 import torch
 
-from optimlab.parity.bits import tensor_distance
+from optimlab.lab.compare.bits import tensor_distance
 
 results = []
 for set_to_none in (True, False):

@@ -19,8 +19,8 @@ from surfaces import Surface
 from torch import Tensor
 
 import optimlab
-from optimlab.instruments.trace import TracedStep
-from optimlab.instruments.writing import Operation, Value
+from optimlab.lab.record.writing import Operation, Value
+from optimlab.lab.trace.trace import TracedStep
 
 Floats: TypeAlias = NDArray[np.float32]
 Doubles: TypeAlias = NDArray[np.float64]

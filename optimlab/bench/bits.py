@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from optimlab.parity.bits import as_integers, same_bits
+from optimlab.lab.compare.bits import as_integers, same_bits
 
 _NAMED = 3
 

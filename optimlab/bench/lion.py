@@ -13,15 +13,14 @@ from typing import Any
 import torch
 from torch.optim.optimizer import ParamsT
 
-import optimlab
-from optimlab.groups import ParamGroup
-from optimlab.optimizer import Step
-from optimlab.values import T
+from optimlab.core.groups import ParamGroup
+from optimlab.core.values import T
+from optimlab.optimizer import Optimizer, Step
 
 DEFAULTS = {"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.0}
 
 
-class Lion(optimlab.Optimizer):
+class Lion(Optimizer):
     r"""Evolved sign momentum.
 
     .. math::

@@ -9,10 +9,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from optimlab import terminal
 from optimlab.bench import tables
 from optimlab.bench.implementations import OURS
 from optimlab.bench.results import Outcome, Results, measured, reasons
+from optimlab.cli import terminal
 
 LEGEND = """\
 Medians in milliseconds of one interleaved run. limit: the bytes that a step must move, at the

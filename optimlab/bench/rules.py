@@ -9,14 +9,14 @@ from typing import Any, Literal
 
 import torch
 
-import optimlab
+from optimlab import optimizers
 from optimlab.bench.lion import ForLoopLion, Lion
 
 LibraryName = Literal["torch", "optimlab"]
 
 # Anything that has the classes of the rules will do. Neither library has Lion: optimlab's is a rule
 # as its users write them, torch's is the loop over parameters that it takes the place of.
-_OURS = SimpleNamespace(**vars(optimlab), Lion=Lion)
+_OURS = SimpleNamespace(**vars(optimizers), Lion=Lion)
 _THEIRS = SimpleNamespace(**vars(torch.optim), Lion=ForLoopLion)
 LIBRARIES: dict[LibraryName, Any] = {"torch": _THEIRS, "optimlab": _OURS}
 
@@ -50,7 +50,7 @@ class Rule:
     def state_names(self) -> tuple[str, ...]:
         """The state tensors that the rule keeps for each parameter."""
         optimizer_class = getattr(_OURS, self.class_name)
-        optimizer: optimlab.Optimizer = optimizer_class([torch.zeros(1)], **self.arguments)
+        optimizer: optimizers.Optimizer = optimizer_class([torch.zeros(1)], **self.arguments)
         return optimizer.state_names(optimizer.param_groups[0])
 
     @property

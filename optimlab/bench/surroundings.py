@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-import optimlab
+from optimlab.version import __version__
 
 _CPU_INFO, _CPU_TIMES = Path("/proc/cpuinfo"), Path("/proc/stat")
 _IDLE, _IOWAIT, _STEAL = 3, 4, 7
@@ -31,7 +31,7 @@ def environment(device: str) -> Mapping[str, Any]:
         "threads": torch.get_num_threads(),
         "cpu capability": torch.backends.cpu.get_cpu_capability(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "optimlab": optimlab.__version__,
+        "optimlab": __version__,
         "torch": version("torch"),
         "numpy": version("numpy"),
         "python": platform.python_version(),

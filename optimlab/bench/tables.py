@@ -9,7 +9,7 @@ from optimlab.bench.bits import Comparison
 from optimlab.bench.implementations import IMPLEMENTATIONS, OURS, default_of_torch
 from optimlab.bench.results import Memory, Outcome, Results
 from optimlab.bench.rules import RULES
-from optimlab.parity.bits import percent
+from optimlab.lab.compare.bits import percent
 
 SAME, DIFFERENT = "same", "DIFFER"
 _MEBIBYTE = 2**20

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from optimlab.parity.bits import Distance, compare_tensors
+from optimlab.lab.compare.bits import Distance, compare_tensors
 
 
 def compare(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Distance:

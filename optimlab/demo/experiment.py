@@ -11,7 +11,7 @@ from optimlab.demo.report import Report, make_console
 from optimlab.demo.results import Outcome, overall, write_json
 from optimlab.demo.resume import interrupt, resume
 from optimlab.demo.training import LockStep, reproducible
-from optimlab.parity.bits import Distance
+from optimlab.lab.compare.bits import Distance
 
 
 def run(settings: Sequence[Settings], folder: Path, *, quiet: bool = False) -> Distance:

@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from optimlab.demo.recipes import LibraryName
 from optimlab.demo.results import COMPARISONS, Outcome, device_name, overall, versions
-from optimlab.parity.bits import Distance
+from optimlab.lab.compare.bits import Distance
 
 INK, QUIET, RULE, ALARM = "#1f1f1f", "#5f5f5f", "#e4e4e4", "#b00020"
 LEFT, RIGHT = 0.06, 0.975

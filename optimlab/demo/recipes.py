@@ -8,12 +8,12 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-import optimlab
+from optimlab import optimizers
 
 LibraryName = Literal["torch", "optimlab"]
 
 # Anything that has the classes named below will do.
-LIBRARIES: dict[LibraryName, Any] = {"torch": torch.optim, "optimlab": optimlab}
+LIBRARIES: dict[LibraryName, Any] = {"torch": torch.optim, "optimlab": optimizers}
 
 
 @dataclass(frozen=True)

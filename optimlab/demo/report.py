@@ -11,11 +11,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from optimlab import terminal
+from optimlab.cli import terminal
 from optimlab.demo.recipes import RECIPES, Settings
 from optimlab.demo.results import COMPARISONS, Outcome, device_name, overall, versions
 from optimlab.demo.training import Epoch, LockStep
-from optimlab.parity.bits import Distance
+from optimlab.lab.compare.bits import Distance
 
 HEADER = """\
            mean training loss      test accuracy         elements     elements

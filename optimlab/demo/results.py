@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-import optimlab
 from optimlab.demo.recipes import RECIPES, Recipe, Settings
 from optimlab.demo.resume import PAIRS, Resumption
 from optimlab.demo.training import Epoch, LockStep
-from optimlab.parity.bits import Distance
+from optimlab.lab.compare.bits import Distance
+from optimlab.version import __version__
 
 PACKAGES = ("torch", "numpy", "scikit-learn", "matplotlib", "rich")
 NOTHING = Distance(elements=0, differing=0)
@@ -92,7 +92,7 @@ def overall(outcomes: Sequence[Outcome]) -> Distance:
 
 def versions() -> dict[str, str]:
     """Return the versions of all that the bits and the figure depend on."""
-    python = {"python": platform.python_version(), "optimlab": optimlab.__version__}
+    python = {"python": platform.python_version(), "optimlab": __version__}
     return python | {package: version(package) for package in PACKAGES}
 
 

@@ -23,7 +23,7 @@ from optimlab.demo import checkpoint
 from optimlab.demo.differences import compare
 from optimlab.demo.recipes import LibraryName
 from optimlab.demo.training import LockStep, reproducible
-from optimlab.parity.bits import Distance
+from optimlab.lab.compare.bits import Distance
 
 # (library that wrote the checkpoint, library that goes on from it)
 PAIRS: tuple[tuple[LibraryName, LibraryName], ...] = (

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from optimlab.demo.differences import compare
 from optimlab.demo.digits import Batches, Digits, build_network
 from optimlab.demo.recipes import LIBRARIES, RECIPES, LibraryName, Settings
-from optimlab.parity.bits import Distance
+from optimlab.lab.compare.bits import Distance
 
 
 class Run:

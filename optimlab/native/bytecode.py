@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from math import isinf
 from typing import TYPE_CHECKING, Any
 
-from optimlab.program import Recorder, Symbol
-from optimlab.scalar import SymbolicScalar, is_symbolic, value_of
+from optimlab.core.program import Recorder, Symbol
+from optimlab.core.scalar import SymbolicScalar, is_symbolic, value_of
 
 if TYPE_CHECKING:
     from optimlab.optimizer import Optimizer

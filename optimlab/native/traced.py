@@ -17,10 +17,10 @@ from optimlab.native.bytecode import INSTRUCTION_SIZE, assemble, trace
 from optimlab.native.guards import ANY_FLOAT, ANYTHING, Identity
 
 if TYPE_CHECKING:
+    from optimlab.core.program import Recorder
     from optimlab.native.launch import Launch
     from optimlab.native.library import Kernel
     from optimlab.optimizer import Optimizer
-    from optimlab.program import Recorder
 
 # They choose who carries a rule out, also where the rule itself never asks.
 FLAGS = frozenset({"params", "foreach", "fused", "capturable", "differentiable"})

@@ -20,8 +20,8 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from optimlab.parity.observed import observe
-from optimlab.parity.side import copied
+from optimlab.lab.compare.observed import observe
+from optimlab.lab.lockstep.side import copied
 
 PROCESSES = 2
 

@@ -35,7 +35,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from engines.training import ENGINES, Run, shards
 from optimlab.demo.recipes import LibraryName
-from optimlab.parity.observed import Comparison, place_name
+from optimlab.lab.compare.observed import Comparison, place_name
 
 STEPS, HALF = 4, 2
 PATIENCE = 120  # seconds, for all checks together

@@ -26,9 +26,9 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from optimlab.parity import Difference, NothingCompared, Tried, Verdict, check
-from optimlab.parity.account import alike, common
-from optimlab.parity.report import environment
+from optimlab.lab.parity import Difference, NothingCompared, Tried, Verdict, check
+from optimlab.lab.parity.account import alike, common
+from optimlab.lab.parity.report import environment
 
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 

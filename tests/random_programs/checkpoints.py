@@ -9,8 +9,8 @@ from copy import deepcopy
 
 import torch
 
-from optimlab.parity.scenario import laid_out
-from optimlab.parity.side import copied
+from optimlab.lab.lockstep.scenario import laid_out
+from optimlab.lab.lockstep.side import copied
 from random_programs.machine import Machine
 from random_programs.options import OPTIONS
 from random_programs.sides import Options, Side

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from optimlab.parity.scenario import Layout
+from optimlab.lab.lockstep.scenario import Layout
 
 
 class Source:

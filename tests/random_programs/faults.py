@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from optimlab import execution
-from optimlab.parity.side import copied
+from optimlab.lab.lockstep.side import copied
 from random_programs.machine import Machine
 from random_programs.options import ODD, OPTIONS
 from random_programs.sides import OtherError, Side, give

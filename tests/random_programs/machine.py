@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 import optimlab
-from optimlab.parity.cases import excluded
-from optimlab.parity.observed import Comparison, Differences, place_name
-from optimlab.parity.scenario import laid_out
-from optimlab.parity.side import copied
+from optimlab.lab.compare.observed import Comparison, Differences, place_name
+from optimlab.lab.lockstep.scenario import laid_out
+from optimlab.lab.lockstep.side import copied
+from optimlab.lab.parity.cases import excluded
 from random_programs.drawing import Source
 from random_programs.sides import (
     Diverged,

@@ -13,8 +13,8 @@ from beside import unnoticed
 from torch import Tensor
 from torch.optim import Optimizer
 
-from optimlab.parity.observed import observe
-from optimlab.parity.side import copied
+from optimlab.lab.compare.observed import observe
+from optimlab.lab.lockstep.side import copied
 
 Options: TypeAlias = dict[str, Any]
 Gradients: TypeAlias = list[Tensor | None]

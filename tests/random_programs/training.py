@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from optimlab.parity.side import copied
+from optimlab.lab.lockstep.side import copied
 from random_programs.machine import Machine
 from random_programs.options import OPTIONS, flags, new_group, without_graph
 from random_programs.sides import Group, Side, give

@@ -1,0 +1,1 @@
+"""Comparing as integers: tensors, what can be seen of an optimizer, digests."""

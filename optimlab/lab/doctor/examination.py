@@ -1,0 +1,188 @@
+"""The doctor itself: one checkpoint, two, or one with a live optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from optimlab.lab.doctor.comparing import compare_subjects
+from optimlab.lab.doctor.findings import Finding, Report, report
+from optimlab.lab.doctor.inside import examine
+from optimlab.lab.doctor.loading import check_loading
+from optimlab.lab.doctor.repairing import put, repaired, write
+from optimlab.lab.doctor.subject import CheckpointError, Source, StateDict, Subject, subjects
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """A repaired copy of a checkpoint.
+
+    Attributes:
+        content: all of it, to be saved or loaded.
+        done: what was changed, in words.
+        report: what the doctor finds in it.
+    """
+
+    content: Any
+    done: tuple[str, ...]
+    report: Report
+
+    def __str__(self) -> str:
+        done = self.done or ("nothing to repair: a copy, with memory of its own for each tensor",)
+        return "\n".join([*done, str(self.report)])
+
+
+def doctor(
+    checkpoint: Source,
+    against: Source | None = None,
+    *,
+    model: nn.Module | None = None,
+) -> Report:
+    """Examine a checkpoint for what loads without an error and trains wrongly.
+
+    * Alone: step counts, NaN and infinity, negative means of squares, shapes, numbering, aliasing,
+      half precision, hyperparameters that make no sense.
+    * Against a live optimizer: what loading it there would do. It is tried on a copy; the optimizer
+      stays as it is.
+    * Against another checkpoint, or between two live optimizers: everything in which they differ,
+      to the first differing bit, and memory that they share.
+
+    Args:
+        checkpoint: the path of a file, a state dict or a checkpoint in memory that holds one
+            anywhere (``{"model": ..., "optimizer": ...}``, Lightning's ``"optimizer_states"``), or
+            an optimizer. Files are read with ``weights_only=True``: no code in them is run.
+        against: what to compare with, of the same kinds; where both hold several optimizers, they
+            are paired in order.
+        model: whose names the parameters of live optimizers are called by.
+
+    Returns:
+        Report: print it; ``healthy`` tells whether there is an error or a warning in it.
+
+    Raises:
+        CheckpointError: if there is no optimizer in it, it is not safe to read, or two checkpoints
+            have no state to compare and do not differ otherwise.
+
+    Example:
+        >>> import torch, optimlab
+        >>> weight = torch.nn.Parameter(torch.ones(2))
+        >>> saved = torch.optim.SGD([("weight", weight)], lr=0.5).state_dict()
+        >>> print(optimlab.doctor(saved, torch.optim.SGD([("weight", weight)], lr=0.1)).verdict)
+        state dict against the live SGD: 1 warning (1 optimizer, 1 parameter, 0 state tensors)
+    """
+    ours, _ = subjects(checkpoint, model)
+    if against is None:
+        findings = [finding for subject in ours for finding in examine(subject)]
+        return report(_name(ours), findings, _looked_at(ours))
+    theirs, _ = subjects(against, model)
+    found, elements = _compared(ours, theirs)
+    live = any(subject.live is not None for subject in (*ours, *theirs))
+    if elements == 0 and found.healthy and not live:
+        raise CheckpointError(
+            f"nothing was compared: {found.subject}: neither has an element of state"
+        )
+    return found
+
+
+def repair(
+    checkpoint: Source,
+    out: str | PathLike[str] | None = None,
+    against: Source | None = None,
+    *,
+    keep: Collection[str] = (),
+    model: nn.Module | None = None,
+) -> Repaired:
+    """Make a repaired copy of a checkpoint.
+
+    Parameters are brought into the reference's order by their names, moments in half precision
+    become float32 (with the reference's bits where these, rounded, are the same), tensors that
+    share memory are separated, and the chosen hyperparameters are the reference's.
+
+    Args:
+        checkpoint: as for :func:`optimlab.doctor`, not a live optimizer. It stays as it is.
+        out: a file to write it to, which must not exist; ``None`` writes none.
+        against: the reference.
+        keep: the hyperparameters to take from the reference, such as ``["lr"]``.
+        model: whose names the parameters of a live reference are called by.
+
+    Returns:
+        Repaired: the copy, what was done, and what the doctor still finds in it.
+
+    Raises:
+        CheckpointError: as for :func:`optimlab.doctor`, or if the file is there already.
+    """
+    if isinstance(checkpoint, Optimizer):
+        raise CheckpointError("a live optimizer is not repaired: save its state_dict() first")
+    ours, content = subjects(checkpoint)
+    theirs = [None] * len(ours) if against is None else subjects(against, model)[0]
+    done: list[str] = []
+    for saved, reference in _pairs(ours, theirs):
+        part, changes = repaired(saved, reference, keep)
+        content = put(content, saved.path, part)
+        done += [f"{saved.name}: {change}" for change in changes]
+    if out is not None:
+        files = [Path(item) for item in (checkpoint, against) if isinstance(item, str | PathLike)]
+        write(Path(out), content, files)
+    copies = subjects(_opened(content))[0]
+    if against is None:
+        findings = [finding for subject in copies for finding in examine(subject)]
+        after = report(_name(copies), findings, _looked_at(copies))
+    else:
+        after, _ = _compared(copies, subjects(against, model)[0])
+    return Repaired(content, tuple(done), after)
+
+
+def _opened(content: Any) -> StateDict:
+    return content if isinstance(content, dict) else {"parts": content}
+
+
+def _compared(ours: list[Subject], theirs: list[Subject]) -> tuple[Report, int | None]:
+    """Return what was found, and how many elements were compared, if bits were to be compared."""
+    findings: list[Finding] = []
+    words = [f"{_name(ours)} against {_name(theirs)}"]
+    elements = None
+    for one, other in _pairs(ours, theirs):
+        assert other is not None
+        findings += [*examine(one), *examine(other)]
+        if other.live is not None and one.live is None:
+            findings += check_loading(one, other)
+        if other.live is None or one.live is not None or other.state:
+            found, compared = compare_subjects(one, other)
+            elements = (elements or 0) + compared.elements
+            # Loading has already told about everything but bits.
+            known = other.live is not None and one.live is None
+            findings += [f for f in found if f.kind in ("bits", "groups") or not known]
+    looked_at = _looked_at(ours)
+    if elements is not None:
+        looked_at += f", {elements} elements compared"
+    return report(" ".join(words), findings, looked_at), elements
+
+
+def _pairs(
+    ours: list[Subject], theirs: list[Subject] | list[None]
+) -> list[tuple[Subject, Subject | None]]:
+    if len(ours) != len(theirs):
+        names = ", ".join(subject.name for subject in ours)
+        raise CheckpointError(
+            f"there are {len(ours)} optimizers on one side ({names}) and {len(theirs)} on the "
+            "other: give the doctor the parts that belong together"
+        )
+    return list(zip(ours, theirs, strict=True))
+
+
+def _name(found: list[Subject]) -> str:
+    return ", ".join(subject.name for subject in found)
+
+
+def _looked_at(found: list[Subject]) -> str:
+    counts = {
+        "optimizer": len(found),
+        "parameter": sum(len(subject.numbers) for subject in found),
+        "state tensor": sum(1 for subject in found for _ in subject.tensors()),
+    }
+    return ", ".join(f"{count} {what}{'s' * (count != 1)}" for what, count in counts.items())

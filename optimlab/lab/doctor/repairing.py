@@ -1,0 +1,180 @@
+"""Writing a repaired copy of a checkpoint: never in place, and whole or not at all."""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optimlab.lab.compare.bits import same_bits
+from optimlab.lab.doctor.findings import listed
+from optimlab.lab.doctor.subject import CheckpointError, Keys, StateDict, Subject, entries
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def repaired(
+    saved: Subject, reference: Subject | None, keep: Collection[str] = ()
+) -> tuple[StateDict, list[str]]:
+    """Repair a copy of an optimizer's state dict.
+
+    Args:
+        saved: from a checkpoint; it stays as it is.
+        reference: whose order of parameters, kept hyperparameters and float32 moments to take.
+        keep: names of the hyperparameters to take from the reference.
+
+    Returns:
+        The repaired state dict, and what was done, in words.
+
+    Raises:
+        CheckpointError: if the reference has none of the hyperparameters to keep, or there is none.
+    """
+    groups = [{**copy.deepcopy(group), "params": list(group["params"])} for group in saved.groups]
+    # Each tensor by itself: what shared memory does so no longer.
+    state = {number: _separate(held) for number, held in saved.state.items()}
+    done: list[str] = []
+    if reference is not None and reference.sizes == saved.sizes:
+        # In the reference's order first, so that the same place is the same parameter from here on.
+        groups, state = _reorder(saved, reference, groups, state, done)
+    _keep(groups, reference, keep, done)
+    _widen(groups, state, reference, done)
+    return {"state": state, "param_groups": groups}, done
+
+
+def _separate(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return {key: _separate(item) for key, item in value.items()}
+    return copy.deepcopy(value)
+
+
+def _reorder(
+    saved: Subject,
+    reference: Subject,
+    groups: list[dict[str, Any]],
+    state: dict[Any, Any],
+    done: list[str],
+) -> tuple[list[dict[str, Any]], dict[Any, Any]]:
+    """Give each parameter the place that its name has in the reference."""
+    same = saved.names == reference.names
+    one_to_one = len(set(saved.names)) == len(saved.names) == len(set(saved.numbers))
+    if same or not one_to_one or sorted(saved.names) != sorted(reference.names):
+        return groups, state
+    number_of = dict(zip(saved.names, saved.numbers, strict=True))
+    order = [number_of[name] for name in reference.names]
+    placed = {place: state[number] for place, number in enumerate(order) if number in state}
+    start = 0
+    for group, size in zip(groups, reference.sizes, strict=True):
+        group["params"] = list(range(start, start + size))
+        if "param_names" in group:
+            group["param_names"] = list(reference.names[start : start + size])
+        start += size
+    moved = sum(a != b for a, b in zip(saved.names, reference.names, strict=True))
+    done.append(f"brought {moved} parameters into the order of {reference.name}")
+    return groups, placed
+
+
+def _keep(
+    groups: list[dict[str, Any]],
+    reference: Subject | None,
+    keep: Collection[str],
+    done: list[str],
+) -> None:
+    for name in keep:
+        if reference is None or len(reference.groups) != len(groups):
+            raise CheckpointError(f"there is nothing with the same groups to keep {name} from")
+        if not all(name in group for group in reference.groups):
+            raise CheckpointError(f"{reference.name} has no hyperparameter {name}")
+        for group, other in zip(groups, reference.groups, strict=True):
+            group[name] = _separate(other[name])
+        done.append(f"kept {name} of {reference.name}")
+
+
+def _widen(
+    groups: list[dict[str, Any]],
+    state: dict[Any, Any],
+    reference: Subject | None,
+    done: list[str],
+) -> None:
+    """Make moments and step counts in half precision float32, with the reference's bits if known.
+
+    The bits are known where the reference's float32 tensor, rounded, is the tensor in question.
+    """
+    numbers = [number for group in groups for number in group["params"]]
+    restored: list[str] = []
+    widened: list[str] = []
+    for place, number in enumerate(numbers):
+        held = state.get(number, {})
+        for key, value in held.items():
+            if not isinstance(value, Tensor) or value.dtype not in _HALF:
+                continue
+            other = _original(reference, place, key, value)
+            (widened if other is None else restored).append(f"{key} of {place}")
+            held[key] = value.float() if other is None else other.clone()
+    if restored:
+        done.append(f"restored float32 bits from the reference: {listed(restored)}")
+    if widened:
+        done.append(f"made float32, without the bits lost before: {listed(widened)}")
+
+
+def _original(reference: Subject | None, place: int, key: str, value: Tensor) -> Tensor | None:
+    if reference is None or place >= len(reference.numbers):
+        return None
+    held = reference.state.get(reference.numbers[place], {})
+    other = dict(entries(held)).get(key)
+    if not isinstance(other, Tensor) or other.dtype is not torch.float32:
+        return None
+    other = other.detach().cpu()
+    fits = other.shape == value.shape and same_bits(value, other.to(value.dtype))
+    return other if fits else None
+
+
+def put(content: Any, path: Keys, part: StateDict) -> Any:
+    """Return a checkpoint with one part replaced; the given one stays as it is."""
+    if not path:
+        return {**content, **part}
+    if isinstance(content, list | tuple):
+        items = list(content)
+        items[path[0]] = put(items[path[0]], path[1:], part)
+        return type(content)(items)
+    changed = copy.copy(content)
+    changed[path[0]] = put(content[path[0]], path[1:], part)
+    return changed
+
+
+def write(path: Path, content: Any, sources: Sequence[Path] = ()) -> None:
+    """Write a checkpoint under a name that is still free, whole or not at all.
+
+    Raises:
+        CheckpointError: if there is a file of that name, or no such directory.
+    """
+    if path.exists() or any(path.resolve() == source.resolve() for source in sources):
+        raise CheckpointError(f"{path} is there already, and is not overwritten")
+    if not path.parent.is_dir():
+        raise CheckpointError(f"there is no directory {path.parent} to write to")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    part = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        _give_name(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _give_name(part: Path, path: Path) -> None:
+    try:
+        os.link(part, path)  # unlike a rename, refuses a name that somebody took meanwhile
+    except FileExistsError as error:
+        raise CheckpointError(f"{path} is there already, and is not overwritten") from error
+    except OSError:  # a file system without hard links
+        part.replace(path)

@@ -1,0 +1,1 @@
+"""Two optimizers through one scenario, step by step."""

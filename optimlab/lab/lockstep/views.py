@@ -1,0 +1,253 @@
+"""Comparing optimizers whose state and parameter groups are not laid out alike.
+
+Two optimizers can make the same steps and still differ in what they keep: other names, another
+type, an option that only one has. Were such a key compared at each step, it would be the first
+difference everywhere and hide all others. So a :class:`View` leaves keys out of what is compared,
+and notes of which form each key is, so that what was left out is told once, by itself.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from optimlab.lab.lockstep.lockstep import drive
+from optimlab.lab.lockstep.scenario import Scenario
+from optimlab.lab.lockstep.side import Make, Side, copied
+from optimlab.lab.parity.configurations import Closures
+from optimlab.lab.parity.outcome import Outcome
+
+Kind: TypeAlias = Literal["state", "option", "saved", "beginning"]
+Key: TypeAlias = tuple[Kind, str]
+Forms: TypeAlias = dict[Key, set[str]]
+
+ABSENT = "absent"
+BEGINNING: Key = ("beginning", "state")
+"""When a parameter gets its state: some optimizers make it with themselves, others when needed."""
+
+
+@dataclass
+class View:
+    """What is seen of one optimizer.
+
+    Attributes:
+        hidden: keys that are not compared.
+        names: names of state that are shown under another.
+        gradients: whether what a step leaves in the gradients is compared, too.
+        forms: of which types, dtypes and shapes each key was, hidden or not.
+    """
+
+    hidden: frozenset[Key] = frozenset()
+    names: Mapping[str, str] = field(default_factory=dict)
+    gradients: bool = False
+    forms: Forms = field(default_factory=dict)
+    _layouts: set[frozenset[str]] = field(default_factory=set)
+
+    def of(self, seen: dict[str, Any], params: Sequence[Tensor], moved: set[int]) -> dict[str, Any]:
+        """View what :func:`~optimlab.lab.compare.observed.observe` laid out.
+
+        Args:
+            seen: that value.
+            params: the parameters.
+            moved: numbers of those that have had a gradient by now.
+        """
+        state_dict = seen["state_dict"]
+        packed = [number for group in seen["param_groups"] for number in group["params"]]
+        saved = state_dict["state"]
+        in_file = {i: saved[i] for i in saved if self._shows(saved[i], _at(packed, i), moved)}
+        for number, entries in seen["state"].items():
+            self._note_state(number, entries, params, moved)
+        for entries in saved.values():
+            self._note_saved(entries)
+        live = {n: each for n, each in seen["state"].items() if self._shows(each, n, moved)}
+        return {
+            **seen,
+            "param_groups": [*map(self._options, seen["param_groups"])],
+            "defaults": self._options(seen["defaults"]),
+            "shared tensors": [*map(self._shown_options, seen["shared tensors"])],
+            "state": self._state(live, "state"),
+            "state_dict": {
+                **state_dict,
+                "state": self._state(in_file, "saved"),
+                "param_groups": [*map(self._shown_options, state_dict["param_groups"])],
+            },
+        }
+
+    def form(self, key: Key) -> str:
+        """Say of which forms a key was."""
+        found = set(self.forms.get(key, {ABSENT}))
+        if key[0] == "option" and not all(key[1] in names for names in self._layouts):
+            found.add(ABSENT)
+        return " or ".join(sorted(found))
+
+    def _options(self, entries: dict[str, Any]) -> dict[str, Any]:
+        self._layouts.add(frozenset(entries))
+        for name, value in entries.items():
+            self._note(("option", name), _form(value))
+        return self._shown_options(entries)
+
+    def _shown_options(self, entries: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: entries[name] for name in sorted(entries) if ("option", name) not in self.hidden
+        }
+
+    def _shows(self, entries: Any, number: Any, moved: set[int]) -> bool:
+        """Tell whether state is shown, where the two do not begin it at the same time."""
+        return BEGINNING not in self.hidden or (bool(entries) and number in moved)
+
+    def _state(self, state: dict[Any, Any], kind: Kind) -> dict[Any, Any]:
+        shown = {key: self._entries(state[key], kind) for key in sorted(state, key=_order)}
+        if BEGINNING not in self.hidden:
+            return shown
+        return {key: entries for key, entries in shown.items() if entries != {}}
+
+    def _entries(self, entries: Any, kind: Kind) -> Any:
+        if not isinstance(entries, dict):
+            return entries
+        named = {self.names.get(name, name): value for name, value in entries.items()}
+        return {
+            name: named[name]
+            for name in sorted(named, key=str)
+            if not {("state", name), (kind, name)} & self.hidden
+        }
+
+    def _note_state(
+        self, number: Any, entries: Any, params: Sequence[Tensor], moved: set[int]
+    ) -> None:
+        if not (isinstance(number, int) and isinstance(entries, dict)):
+            return
+        began = "in the first step" if number in moved else "before the first step"
+        self._note(BEGINNING, began if entries else "empty")
+        param = params[number]
+        for name, value in entries.items() if param.dim() else ():  # a scalar's steps are alike it
+            self._note(("state", self.names.get(name, name)), _form(value, param))
+
+    def _note_saved(self, entries: Any) -> None:
+        for name, value in entries.items() if isinstance(entries, dict) else ():
+            self._note(("saved", self.names.get(name, name)), _form(value))
+
+    def _note(self, key: Key, form: str) -> None:
+        self.forms.setdefault(key, set()).add(form)
+
+
+class ViewedSide(Side):
+    """A side of which no more is compared than a view shows.
+
+    Args:
+        make: makes the optimizer.
+        scenario: what it is put through.
+        view: what is seen of it.
+    """
+
+    def __init__(self, make: Make, scenario: Scenario, view: View) -> None:
+        closures = isinstance(scenario, Closures)
+        super().__init__(partial(self._closing, make) if closures else make, scenario)
+        self._view = view
+        self._closed: dict[str, Any] = {}
+        self._left: dict[int, Tensor | None] = {}
+        self._held: set[int] = set()
+        self._moved: set[int] = set()
+
+    def observe(self) -> None:
+        """Lay out in ``seen`` what the view shows."""
+        super().observe()
+        stepped = {i for i, grad in enumerate(self.given) if grad is not None}
+        self._moved |= stepped & self._held  # as of before this event
+        self._held = {i for group in self.seen["param_groups"] for i in group["params"]}
+        viewed = self._view.of(self.seen, self.params, self._moved)
+        self.seen = {**viewed, "gradients left": self._gradients_left(), **self._closed}
+
+    def _closing(self, make: Make, groups: list[dict[str, Any]]) -> Optimizer:
+        """Make an optimizer whose ``step()`` is always called with a closure."""
+        optimizer = make(groups)
+        optimizer.step = partial(self._step, optimizer.step)  # type: ignore[assignment,method-assign]
+        return optimizer
+
+    def _step(self, step: Callable[..., Any]) -> None:
+        """Take the gradients away, and let a closure set them."""
+        gradients = [param.grad for param in self.params]
+        modes: list[bool] = []
+
+        def closure() -> Tensor:
+            modes.append(torch.is_grad_enabled())
+            for param, grad in zip(self.params, gradients, strict=True):
+                param.grad = grad
+            return torch.tensor(0.5)
+
+        for param in self.params:
+            param.grad = None
+        loss = step(closure)
+        self._closed = {"gradient mode in the closure": modes, "loss returned": loss}
+
+    def _gradients_left(self) -> dict[int, Tensor | None]:
+        """Return what is in the gradients, to be compared, and put back what was given."""
+        if not (self._view.gradients and self.given):
+            return {}
+        left = dict(enumerate(param.grad for param in self.params))
+        for param, grad in zip(self.params, self.given, strict=True):
+            param.grad = copied(grad, {})
+        return left
+
+
+@dataclass(frozen=True)
+class Viewed:
+    """What came of a comparison of two views.
+
+    Attributes:
+        outcome: the answer.
+        forms: for each key of either side its forms, mine and the reference's.
+    """
+
+    outcome: Outcome
+    forms: Mapping[Key, tuple[str, str]]
+
+    @property
+    def parted(self) -> frozenset[Key]:
+        """The keys that only one side has, or that are of another form there."""
+        return frozenset(key for key, (mine, theirs) in self.forms.items() if mine != theirs)
+
+    def present(self, keys: Collection[Key]) -> set[Key]:
+        """Return those of some keys that any side has."""
+        return {key for key in keys if key in self.forms}
+
+
+def compare_views(
+    make_mine: Make, make_theirs: Make, scenario: Scenario, mine: View, theirs: View
+) -> Viewed:
+    """Put two optimizers through a scenario and compare what the views show of them."""
+    outcome = drive(
+        lambda: (
+            ViewedSide(make_mine, scenario, mine),
+            ViewedSide(make_theirs, scenario, theirs),
+        ),
+        scenario,
+    )
+    keys = [*theirs.forms, *(key for key in mine.forms if key not in theirs.forms)]
+    return Viewed(outcome, {key: (mine.form(key), theirs.form(key)) for key in keys})
+
+
+def _at(numbers: Sequence[int], index: Any) -> int | None:
+    return numbers[index] if isinstance(index, int) and index < len(numbers) else None
+
+
+def _order(key: Any) -> tuple[int, str]:
+    """Sort numbers of parameters by their value, and anything else behind them."""
+    return (key, "") if isinstance(key, int) else (sys.maxsize, str(key))
+
+
+def _form(value: Any, param: Tensor | None = None) -> str:
+    if not isinstance(value, Tensor) or param is None:
+        return type(value).__name__
+    dtype = str(value.dtype).removeprefix("torch.")
+    if value.dim() == 0:
+        return f"{dtype} scalar"
+    if (value.dtype, value.shape) == (param.dtype, param.shape):
+        return "like the parameter"
+    return dtype if value.shape == param.shape else f"{dtype} of another shape"

@@ -1,0 +1,153 @@
+"""The three answers of a comparison: equal, the same error on both sides, or a difference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from optimlab.lab.compare.bits import Distance, Mismatch, hexadecimal
+from optimlab.lab.compare.observed import Place, place_name
+
+
+@dataclass(frozen=True)
+class Compared:
+    """How much was compared before an answer was given.
+
+    Attributes:
+        steps: calls of ``step()`` after which everything was compared.
+        tensors: pairs of tensors, counted anew after each step.
+        elements: pairs of their elements.
+        values: pairs of other values: numbers, flags, names, lists of keys.
+    """
+
+    steps: int = 0
+    tensors: int = 0
+    elements: int = 0
+    values: int = 0
+
+    def __add__(self, other: Compared) -> Compared:
+        return Compared(
+            self.steps + other.steps,
+            self.tensors + other.tensors,
+            self.elements + other.elements,
+            self.values + other.values,
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"{self.steps} steps, {self.tensors} tensors, {self.elements} elements, "
+            f"{self.values} other values compared"
+        )
+
+
+@dataclass(frozen=True)
+class Equal:
+    """Everything was equal to the last bit, through all steps.
+
+    Attributes:
+        compared: how much that was.
+        changed: the share of parameter elements that the steps changed.
+        finite: the share of parameter elements that are finite at the end.
+    """
+
+    compared: Compared
+    changed: float
+    finite: float
+
+    @property
+    def equal(self) -> bool:
+        """``True``."""
+        return True
+
+    def __str__(self) -> str:
+        return f"equal: {self.compared}"
+
+
+@dataclass(frozen=True)
+class EqualError:
+    """Both sides raised the same error at the same point, and were equal until then.
+
+    Attributes:
+        compared: how much was compared before.
+        step: in which step it was raised, 0 for the constructor.
+        during: what was going on, such as ``"step()"``.
+        error: type and message.
+    """
+
+    compared: Compared
+    step: int
+    during: str
+    error: str
+
+    @property
+    def equal(self) -> bool:
+        """``True``: both sides agree."""
+        return True
+
+    def __str__(self) -> str:
+        return f"equal error in {self.during}, step {self.step}: {self.error}"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first difference.
+
+    Attributes:
+        compared: how much was compared up to it.
+        step: after which step it was seen, 0 for after construction.
+        during: what had just been done, such as ``"step()"``.
+        place: where: keys and indices into what ``observe`` returns.
+        mismatch: what differs there, both values, the first element and all their distances.
+        names: names of the parameters, if they have any.
+        also: other places that differ at the same time.
+        final: how far apart all parameters are after the last step, if it was reached.
+    """
+
+    compared: Compared
+    step: int
+    during: str
+    place: Place
+    mismatch: Mismatch
+    names: tuple[str, ...] = ()
+    also: tuple[Place, ...] = ()
+    final: Distance | None = None
+
+    @property
+    def equal(self) -> bool:
+        """``False``."""
+        return False
+
+    @property
+    def where(self) -> str:
+        """The place in words, such as ``state 'exp_avg' of parameter 3``."""
+        return place_name(self.place, self.names)
+
+    def __str__(self) -> str:
+        lines = [f"step {self.step}, after {self.during}: {self.where}: {self._described()}"]
+        if self.mismatch.distance is not None:
+            lines.append(f"there, {self.mismatch.distance}")
+        if self.also:
+            shown = ", ".join(place_name(place, self.names) for place in self.also[:4])
+            more = f" and {len(self.also) - 4} more" if len(self.also) > 4 else ""
+            lines.append(f"also different: {shown}{more}")
+        if self.final is not None:
+            lines.append(f"after the last step, of all parameters {self.final}")
+        return "\n  ".join(lines)
+
+    def _described(self) -> str:
+        found = self.mismatch
+        if found.what != "bits":
+            part = f"{found.part} " if found.part else ""
+            return f"{part}{found.what}: ours {found.ours}, theirs {found.theirs}"
+        element = f"element {list(found.element)}: " if found.element is not None else ""
+        ulps = f", {found.ulps} ulp apart" if found.ulps is not None else ""
+        return f"{element}ours {self._spelt(found.ours)}, theirs {self._spelt(found.theirs)}{ulps}"
+
+    def _spelt(self, value: Any) -> str:
+        dtype = self.mismatch.dtype
+        if not isinstance(value, float) or dtype is None:
+            return repr(value)
+        return f"{value!r} ({hexadecimal(value, dtype)})"
+
+
+Outcome: TypeAlias = Equal | EqualError | Difference

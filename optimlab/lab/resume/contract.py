@@ -1,0 +1,96 @@
+"""What a run has to offer so that its resumption can be proved."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from optimlab.cli import terminal
+from optimlab.lab.compare.digest import digest
+from optimlab.lab.compare.observed import NothingCompared
+
+
+class Run(Protocol):
+    """A training run: what is trained, where it is, and how to go on.
+
+    What :meth:`state_dict` leaves out is what a resumption loses, so write it as the program under
+    test does. Keep the parts of the run (model, optimizer, scheduler, data) as attributes: that is
+    how a part that was not restored is found.
+    """
+
+    def step(self) -> object:
+        """Take one step of the training, with everything that belongs to it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the program saves; it goes through ``torch.save``."""
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> object:
+        """Continue from what :meth:`state_dict` returned, in a run that was just made."""
+
+    def tensors(self) -> Mapping[str, Any]:
+        """Name everything that has to have the same bits: tensors, numbers, nested dicts of them.
+
+        Parameters and buffers, optimizer state, the loss, the current lr: what is not named here is
+        not compared.
+        """
+
+
+MakeRun: TypeAlias = "Callable[[], Run] | str"
+Digests: TypeAlias = dict[str, str]
+
+
+def maker(make_run: MakeRun) -> Callable[[], Run]:
+    """Return the function that makes runs; a string names it as ``module:function``."""
+    made: Callable[[], Run] = terminal.resolve(make_run) if isinstance(make_run, str) else make_run
+    return made
+
+
+def check_travels(make_run: MakeRun) -> None:
+    """Refuse what a new process could not import.
+
+    Raises:
+        TypeError: if it is a lambda, or a function within another one.
+    """
+    try:
+        pickle.dumps(make_run)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise TypeError(
+            "make_run has to reach a new process: give a function at the top of a module, a "
+            f"functools.partial of one, or 'module:function' ({error})"
+        ) from error
+
+
+def digests(run: Run) -> Digests:
+    """Return a short number for the bits of everything that the run names.
+
+    Raises:
+        NothingCompared: if it names nothing.
+    """
+    found = {name: digest(value) for name, value in run.tensors().items()}
+    if not found:
+        raise NothingCompared("tensors() names nothing, so that no difference could be found")
+    return found
+
+
+def elements(value: Any) -> int:
+    """Count the elements of all tensors in a value; a number counts as one."""
+    if isinstance(value, Tensor):
+        return value.numel()
+    if isinstance(value, Mapping):
+        return sum(map(elements, value.values()))
+    if isinstance(value, list | tuple):
+        return sum(map(elements, value))
+    return 1
+
+
+def frozen(value: Any) -> Any:
+    """Copy a value, so that later steps do not change it."""
+    if isinstance(value, Tensor):
+        return value.detach().clone(memory_format=torch.preserve_format)
+    if isinstance(value, Mapping):
+        return {key: frozen(item) for key, item in value.items()}
+    return type(value)(map(frozen, value)) if isinstance(value, list | tuple) else value

@@ -1,0 +1,1 @@
+"""The microscope: each operation of a step, with its numbers."""

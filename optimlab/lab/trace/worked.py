@@ -1,0 +1,194 @@
+"""A traced step as a worked example, and as a document for a viewer."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.optim import Optimizer
+
+from optimlab.lab.compare.bits import hexadecimal
+from optimlab.lab.record.writing import Operation, Value
+
+if TYPE_CHECKING:
+    from optimlab.lab.trace.trace import TracedStep
+
+WIDTH = 100
+
+# How an operation is computed with numbers; what else there is, is shown as a function.
+_PATTERNS = {
+    "add": "{0} + {1}",
+    "add alpha": "{0} + {alpha} * {1}",
+    "sub": "{0} - {1}",
+    "sub alpha": "{0} - {alpha} * {1}",
+    "rsub": "{1} - {0}",
+    "mul": "{0} * {1}",
+    "div": "{0} / {1}",
+    "lerp": "{0} + {2} * ({1} - {0})",
+    "addcmul": "{0} + {value} * {1} * {2}",
+    "addcdiv": "{0} + {value} * {1} / {2}",
+    "neg": "-({0})",
+    "maximum": "max({0}, {1})",
+    "minimum": "min({0}, {1})",
+    "pow": "{0} ** {1}",
+    "square": "{0} * {0}",
+    "reciprocal": "1 / {0}",
+    "abs": "|{0}|",
+    "sqrt": "sqrt({0})",
+    "sign": "sign({0})",
+}
+
+
+def worked(optimizer: str, step: TracedStep) -> Iterator[str]:
+    """Print a traced step, once for each element."""
+    for place, index in enumerate(step.elements):
+        head = f"{optimizer}, step {step.step}, parameter {step.parameter} {list(step.shape)}"
+        lines = [line for o in step.operations for line in _lines(o, place, step)]
+        yield "\n".join([f"{head}, element {list(index)}", *lines])
+
+
+def _lines(operation: Operation, place: int, step: TracedStep) -> Iterator[str]:
+    name = operation.name.strip("_")
+    arguments = [(key, value) for key, value in operation.shown_arguments() if key != "out"]
+    code = f"{name}({', '.join(_code(key, value) for key, value in arguments)})"
+    texts = [step.origins.of(operation.name, number) for _, number in arguments]
+    note = ", ".join(text for text in texts if text)
+    numbers = _computed(name, arguments, place)
+    results = _changed(operation)
+    if len(results) == 1:
+        line = f"  {results[0].name} = {code}"
+        ending = " = ".join(["", *([numbers] if numbers else []), _number(results[0], place)])
+        if len(line) + len(ending) > WIDTH:
+            yield line
+            line = "     "
+        yield from _noted(line + ending, note)
+        return
+    yield from textwrap.wrap(f"  {code}", WIDTH, subsequent_indent="      ")
+    yield from _noted(
+        "      " + ", ".join(f"{v.name} = {_number(v, place)}" for v in results), note
+    )
+
+
+def _noted(line: str, note: str) -> Iterator[str]:
+    """Put a note behind a line, or below it where there is no room."""
+    if not note:
+        yield line
+    elif len(line) + len(note) + 4 <= WIDTH:
+        yield f"{line}  # {note}"
+    else:
+        yield line
+        yield f"      # {note}"
+
+
+def _changed(operation: Operation) -> list[Value]:
+    """Of a fused kernel's results, which are all that it may write, leave the gradient out."""
+    if len(operation.results) < 2:
+        return list(operation.results)
+    return [value for value in operation.results if value.label != "grad"]
+
+
+def _computed(name: str, arguments: Sequence[tuple[str, Any]], place: int) -> str:
+    shown = [_number(value, place) for _, value in arguments]
+    named = {"value": "1", **dict(zip([key for key, _ in arguments], shown, strict=True))}
+    if name in ("addcmul", "addcdiv") and len(shown) == 4:
+        named["value"] = shown[3]
+    alpha = " alpha" if "alpha" in named and name in ("add", "sub") else ""
+    pattern = _PATTERNS.get(f"{name}{alpha}")
+    if pattern is None or "…" in shown:
+        return ""
+    try:
+        return pattern.format(*shown, **named).replace("+ 1 * ", "+ ")
+    except IndexError:
+        return ""
+
+
+def _code(key: str, value: Any) -> str:
+    keyword = f"{key}=" if key in ("alpha", "value", "lr", "eps", "dtype") else ""
+    if isinstance(value, Value):
+        return f"{keyword}{value.name}"
+    if isinstance(value, float):
+        return f"{keyword}{value:.6g}"
+    if isinstance(value, list):
+        return f"[{', '.join(_code('', item) for item in value)}]"
+    return keyword + str(value).removeprefix("torch.")
+
+
+def _number(value: Any, place: int) -> str:
+    if isinstance(value, Value):
+        value = "…" if value.kept is None else value.kept[place]
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, tuple):  # the parts of a complex number, each computed with by itself
+        return f"[{value[0]:.6g}, {value[1]:.6g}]"
+    return f"({value:.6g})" if isinstance(value, complex) else str(value)
+
+
+def document(optimizer: Optimizer, steps: Sequence[TracedStep]) -> dict[str, Any]:
+    """Lay traced steps out as :meth:`optimlab.lab.trace.trace.Trace.to_json` documents."""
+    return {
+        "schema": "optimlab.trace/1",
+        "optimizer": type(optimizer).__name__,
+        "torch": str(torch.__version__),
+        "steps": [
+            {
+                "step": step.step,
+                "parameter": step.parameter,
+                "shape": list(step.shape),
+                "dtype": _dtype(step.dtype),
+                "elements": [list(index) for index in step.elements],
+                "operations": [_operation(each, step) for each in step.operations],
+            }
+            for step in steps
+        ],
+    }
+
+
+def _operation(operation: Operation, step: TracedStep) -> dict[str, Any]:
+    return {
+        "operation": operation.name,
+        "function": str(operation.function),
+        "code": str(operation),
+        "in_place": operation.in_place,
+        "operands": [_tensor(value) for value in operation.operands],
+        "scalars": [
+            {
+                "argument": name,
+                "origin": step.origins.of(operation.name, number),
+                "value": exact(number, None),
+            }
+            for name, number in operation.scalars.items()
+        ],
+        "results": [_tensor(value) for value in operation.results],
+    }
+
+
+def _tensor(value: Value) -> dict[str, Any]:
+    kept = value.kept
+    dtype = value.dtype.to_real() if value.dtype.is_complex else value.dtype
+    return {
+        "name": value.name,
+        "dtype": _dtype(value.dtype),
+        "shape": list(value.shape),
+        "values": None if kept is None else [exact(number, dtype) for number in kept],
+    }
+
+
+def exact(number: Any, dtype: torch.dtype | None) -> dict[str, Any]:
+    """Spell a number exactly: decimal, hexadecimal, and its bits in a dtype."""
+    if isinstance(number, complex):
+        number = (number.real, number.imag)
+    if isinstance(number, tuple):
+        parts = [exact(part, dtype) for part in number]
+        return {key: [part[key] for part in parts] for key in parts[0]}
+    spelt = {"decimal": repr(number)}
+    if isinstance(number, float):
+        spelt["hex"] = number.hex()
+        if dtype is not None:
+            spelt["bits"] = hexadecimal(number, dtype)
+    return spelt
+
+
+def _dtype(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

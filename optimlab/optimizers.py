@@ -1,0 +1,10 @@
+"""Every optimizer of this package, under the names that ``torch.optim`` has for them."""
+
+from torch.optim import lr_scheduler, swa_utils
+
+from optimlab.adam import Adam, AdamW
+from optimlab.optimizer import Optimizer
+from optimlab.rmsprop import RMSprop
+from optimlab.sgd import SGD
+
+__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "lr_scheduler", "swa_utils"]
