@@ -419,8 +419,9 @@ def add_scaled(value: T, other: T, scale: Any, *, derive: bool = True) -> T:
     if isinstance(value, TensorList) and value.is_temporary:
         return value.add_(other, alpha=scale)
     if derive and isinstance(value, Tensor) and wants_gradient(scale):
-        # A copy, because other changes in place before the backward pass reads it.
-        return value.addcmul(other.clone(), scale)
+        # A copy, because other changes in place before the backward pass reads it; and in place, or
+        # without dimensions the sum would have the dtype of the scale.
+        return value.clone().addcmul_(other.clone(), scale)
     return value.add(other, alpha=scale)
 
 

@@ -30,7 +30,7 @@ from graphs_on_cpu import let_graphs_be_captured_on_cpu
 from torch import Tensor
 
 import optimlab
-from optimlab import execution
+from optimlab import native
 from optimlab.parity import TensorSpec
 from optimlab.parity.side import copied
 
@@ -42,7 +42,7 @@ FOREACH: Options = {"foreach": True}
 @pytest.fixture
 def without_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every tensor take the plain path, through ATen."""
-    monkeypatch.setattr(execution, "carriers", tuple)
+    monkeypatch.setattr(native, "runner", lambda: None)
 
 
 @pytest.fixture
