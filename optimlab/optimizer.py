@@ -11,8 +11,8 @@ this class extends. Everything that a program can observe is as in torch, with t
   one dict do not share their learning rate.
 * ``load_state_dict`` copies every tensor: two optimizers never share momentum.
 * ``state_dict`` refers to the live tensors, as in torch, but its dicts are its own.
-* ``p.grad`` is only ever read. (torch's foreach Nesterov momentum overwrites it, and so does a weight
-  decay that autograd differentiates.)
+* ``p.grad`` is only ever read. (torch's foreach Nesterov momentum overwrites it, and so does a
+  weight decay that autograd differentiates.)
 """
 
 from __future__ import annotations
