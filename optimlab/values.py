@@ -437,6 +437,9 @@ def add_like(value: T, other: T, scale: Any) -> T:
             return value.add_(other, alpha=scale)
         if not (isinstance(scale, float | int) and _alike(value, other)):
             return value.copied().add_(other, alpha=scale)
+        added = value.add(other, alpha=scale)
+        added.tensors = list(added.tensors)  # as the gradients come in
+        return added
     return value.add(other, alpha=scale)
 
 
