@@ -22,7 +22,7 @@ Mend: TypeAlias = Callable[[], object]
 
 @contextmanager
 def plain_path(machine: Machine) -> Iterator[None]:
-    """Let ATen carry out every step meanwhile: the native machine reads numbers in its own way."""
+    """Let ATen carry out every step meanwhile: the native kernel reads numbers in its own way."""
     vars(machine.ours.optimizer).pop("_kept", None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(native, "runner", lambda: None)
