@@ -5,12 +5,14 @@ Hooks, profiling and the graph-capture check are those of :class:`torch.optim.Op
 this class extends. Everything that a program can observe is as in torch, with these decisions:
 
 * A step, ``add_param_group`` or ``load_state_dict`` that is refused leaves the optimizer as it was.
-  ``step`` checks every group before it changes any.
+  ``step`` checks every group before it changes any. (What fails after that, in an operation, leaves
+  what it leaves in torch.)
 * The dict given to ``add_param_group`` is copied, not completed in place: two optimizers built from
   one dict do not share their learning rate.
 * ``load_state_dict`` copies every tensor: two optimizers never share momentum.
 * ``state_dict`` refers to the live tensors, as in torch, but its dicts are its own.
-* ``p.grad`` is only ever read. (torch's foreach Nesterov momentum overwrites it.)
+* ``p.grad`` is only ever read. (torch's foreach Nesterov momentum overwrites it, and so does a
+  weight decay that autograd differentiates.)
 """
 
 from __future__ import annotations

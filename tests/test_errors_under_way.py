@@ -19,9 +19,9 @@ from beside import (
     raised,
 )
 
-from optimlab import execution
-from optimlab.lab.lockstep.side import copied
+from optimlab import native
 from optimlab.lab.parity import TensorSpec
+from optimlab.lab.lockstep.side import copied
 
 Fault: TypeAlias = Callable[[Side, int], Callable[[], object]]
 
@@ -110,11 +110,11 @@ def steps_with_faults() -> Iterator[Any]:
                         yield pytest.param(name, way, fault, steps_before, id=label)
 
 
-@pytest.fixture(params=["machine", "plain"])
+@pytest.fixture(params=["kernel", "plain"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Take the native machine for what is in order, or ATen for everything."""
+    """Take the native kernel for what is in order, or ATen for everything."""
     if request.param == "plain":
-        monkeypatch.setattr(execution, "carriers", tuple)
+        monkeypatch.setattr(native, "runner", lambda: None)
     return str(request.param)
 
 
@@ -122,8 +122,8 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 def test_an_error_under_way_leaves_what_torch_leaves_and_the_next_steps_are_torchs(
     name: str, way: Options, fault: str, steps_before: int, path: str
 ) -> None:
-    if path == "machine" and "too large" in fault:
-        pytest.skip("the machine converts such numbers itself")
+    if path == "kernel" and "too large" in fault:
+        pytest.skip("the kernel converts such numbers itself")
     options = {**STATEFUL[name], **way}
     if name == "SGD":
         options["nesterov"] = False  # which torch's foreach writes into gradients

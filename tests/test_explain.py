@@ -11,7 +11,6 @@ from typing import Any, TypeAlias
 import pytest
 import torch
 from beside import WAYS, Options, assert_equal, one_thread
-from optimlab.instruments import equivalence
 from torch import Tensor
 from torch.optim import Optimizer
 from wrong_optimizers import WRONG, FusedOrder, PlainAdam
@@ -19,6 +18,7 @@ from wrong_optimizers import WRONG, FusedOrder, PlainAdam
 import optimlab
 from optimlab import __main__ as command_line
 from optimlab.lab.compare.bits import same_bits
+from optimlab.lab.explain import equivalence
 from optimlab.lab.explain.equivalence import OPTIMIZERS, way_cell
 from optimlab.lab.explain.explanation import Explanation
 from optimlab.lab.explain.fma import fma

@@ -8,7 +8,7 @@ type ``T``, and it never knows which:
 ===============  =======================================  ==========================================
 ``Tensor``       runs the ATen operation                  the bits of torch's for-loop
 ``TensorList``   runs the ``torch._foreach_*`` operation  the bits of torch's foreach implementation
-``Symbol``       writes the operation down                a ``Program`` (``optimlab/core/program.py``)
+``Symbol``       writes the operation down                a ``Program`` (``optimlab/program.py``)
 ===============  =======================================  ==========================================
 
 ``T`` is a constrained type variable, so mypy checks every rule three times: an operation that one
@@ -419,8 +419,9 @@ def add_scaled(value: T, other: T, scale: Any, *, derive: bool = True) -> T:
     if isinstance(value, TensorList) and value.is_temporary:
         return value.add_(other, alpha=scale)
     if derive and isinstance(value, Tensor) and wants_gradient(scale):
-        # A copy, because other changes in place before the backward pass reads it.
-        return value.addcmul(other.clone(), scale)
+        # A copy, because other changes in place before the backward pass reads it; and in place, or
+        # without dimensions the sum would have the dtype of the scale.
+        return value.clone().addcmul_(other.clone(), scale)
     return value.add(other, alpha=scale)
 
 
@@ -436,6 +437,9 @@ def add_like(value: T, other: T, scale: Any) -> T:
             return value.add_(other, alpha=scale)
         if not (isinstance(scale, float | int) and _alike(value, other)):
             return value.copied().add_(other, alpha=scale)
+        added = value.add(other, alpha=scale)
+        added.tensors = list(added.tensors)  # as the gradients come in
+        return added
     return value.add(other, alpha=scale)
 
 

@@ -67,9 +67,10 @@ CIRCUMSTANCES: Mapping[str, Circumstance] = MappingProxyType(
 # Around the widths of vector registers.
 EDGE_SIZES = (0, 1, 7, 8, 15, 16, 17, 31, 33, 1023)
 
-# The tests' share of the 20 steps: every event, and some steps after the last of them.
+# The tests' share of the 20 steps: every event, and some steps after the last of them. (No group is
+# added where a gradient scaler reports an overflow: torch leaves uninitialised memory there.)
 _FEWER_STEPS: Mapping[str, int] = MappingProxyType(
-    {"steps": 12, "group_added_at": 4, "lr_changed_at": 6, "resumed_at": 9}
+    {"steps": 12, "group_added_at": 5, "lr_changed_at": 6, "resumed_at": 9}
 )
 
 _QUICK_DTYPES = ("bfloat16", "float32")
