@@ -70,7 +70,7 @@ from optimlab.optimizer import Optimizer, Step, pure, unequal_steps
 
 
 def second_moment(state: dict[str, T], group: ParamGroup, *, derive: bool) -> T:
-    r"""Return what the root is taken of: :math:`v_t`, with AMSGrad the largest one so far.
+    """Return the second moment that the root is taken of, with AMSGrad the largest one so far.
 
     Args:
         state: of the parameter; the largest one is brought up to date.
