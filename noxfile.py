@@ -28,10 +28,13 @@ TORCH_RELEASES = ("2.11.0", "2.13.0", "2.15.0")
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and formatting with ruff."""
-    install(session, "ruff")
+    """Check style and formatting with ruff, and that modules import from lower floors only."""
+    install(session, "ruff", "import-linter")
     python(session, "-m", "ruff", "check", *session.posargs)
     python(session, "-m", "ruff", "format", "--check")
+    # Reads the sources and imports nothing of them: torch need not be there.
+    linter = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    python(session, "-c", linter, env={"PYTHONPATH": "."})
 
 
 @nox.session

@@ -6,8 +6,8 @@ Use it in place of ``torch.optim``::
 
     optimizer = optim.Adam(model.parameters(), lr=1e-3)
 
-Read it in this order: ``sgd.py``, ``adam.py`` and ``rmsprop.py`` (the rules); ``core/values.py`` (what
-a rule is applied to), ``core/program.py`` and ``core/scalar.py`` (a rule written down);
+Read it in this order: ``sgd.py``, ``adam.py`` and ``rmsprop.py`` (the rules); ``core/values.py``
+(what a rule is applied to), ``core/program.py`` and ``core/scalar.py`` (a rule written down);
 ``execution.py`` (a rule carried out), ``native/`` (by the kernel, and how a step is cached) and
 ``optimizer.py`` (everything around it). Floor by floor, each importing only from those below:
 

@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from optimlab.cli.terminal import MISUSE, MisuseError
+from optimlab.lab.report import MISUSE, MisuseError
 from optimlab.version import __version__
 
 # Each command and the extra that brings its optional packages. Its module optimlab.cli.COMMAND

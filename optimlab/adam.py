@@ -49,6 +49,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from optimlab.core.batch import Batch, Execution, FusedStep, Member
 from optimlab.core.groups import ParamGroup
 from optimlab.core.values import (
     L,
@@ -65,7 +66,6 @@ from optimlab.core.values import (
     read_step,
     wants_gradient,
 )
-from optimlab.execution import Batch, Execution, FusedStep, Member
 from optimlab.optimizer import Optimizer, Step, pure, unequal_steps
 
 

@@ -6,103 +6,21 @@ here reads the same rule on another kind of value, and none of them knows an opt
 
 from __future__ import annotations
 
-import enum
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from optimlab import native
+from optimlab.core.batch import Batch, Execution, FusedStep, Member, Stepped
 from optimlab.core.values import Moving, OneByOne, PartialState, TensorList, Unread, as_scalars
 from optimlab.native.launch import Launch
 from optimlab.native.step_cache import CachedStep, cache_step, launch, no_modes_active
 
-if TYPE_CHECKING:
-    from optimlab.optimizer import Optimizer
 
-
-class Execution(enum.Enum):
-    """The ways to carry out a rule."""
-
-    ONE_BY_ONE = "one by one"
-    TOGETHER = "together"
-    FUSED = "fused"
-
-
-@dataclass(slots=True)
-class Member:
-    """A parameter that takes part in a step, with what the rule needs of it.
-
-    Attributes:
-        param: the parameter.
-        grad: its gradient, which is only ever read.
-        state: the state tensors that the rule names, without those it has yet to make.
-        step: the step count, if the optimizer counts steps.
-        is_new: whether its state has still to be made.
-    """
-
-    param: Tensor
-    grad: Tensor
-    state: dict[str, Tensor]
-    step: Tensor | None = None
-    is_new: bool = False
-
-
-@dataclass(slots=True)
-class Batch:
-    """The members of one parameter group, and how their step is carried out.
-
-    Attributes:
-        group: the group.
-        names: what the rule's state is called.
-        members: its parameters with a gradient.
-        execution: how the rule is carried out.
-        capturable: whether step counts have to stay on their device, unread.
-        differentiable: whether autograd differentiates through the step.
-        lists: the members that are carried out together, if any are.
-    """
-
-    group: dict[str, Any]
-    names: tuple[str, ...]
-    members: list[Member]
-    execution: Execution
-    capturable: Any = False
-    differentiable: Any = False
-    lists: Collection[list[Member]] = field(default=())
-
-    @property
-    def steps_stay_tensors(self) -> bool:
-        """Whether the rule is given step counts as tensors, whose values it must not read."""
-        return bool(self.capturable or self.differentiable or torch.compiler.is_compiling())
-
-
-@dataclass(frozen=True, slots=True)
-class FusedStep:
-    """What a fused kernel takes besides hyperparameters.
-
-    Attributes:
-        is_first_step: whether no parameter of the group has state yet.
-        grad_scale: what ``torch.amp.GradScaler`` multiplied the loss with, or ``None``.
-        found_inf: 1 if a scaled gradient overflowed and the step must change nothing, or ``None``.
-    """
-
-    is_first_step: bool = False
-    grad_scale: Tensor | None = None
-    found_inf: Tensor | None = None
-
-    def to(self, device: torch.device) -> FusedStep:
-        """Return the same with its tensors on a device."""
-
-        def moved(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device, non_blocking=True)
-
-        return FusedStep(self.is_first_step, moved(self.grad_scale), moved(self.found_inf))
-
-
-def carry_out(optimizer: Optimizer, batches: Sequence[Batch]) -> CachedStep | None:
+def carry_out(optimizer: Stepped, batches: Sequence[Batch]) -> CachedStep | None:
     """Carry out a step, group by group: an error leaves the groups behind it untouched.
 
     Returns:
@@ -128,7 +46,7 @@ def carry_out(optimizer: Optimizer, batches: Sequence[Batch]) -> CachedStep | No
     return cache_step(runner, optimizer, batches, served)
 
 
-def _keep_made_state(optimizer: Optimizer, batch: Batch) -> None:
+def _keep_made_state(optimizer: Stepped, batch: Batch) -> None:
     """Store the state that the rule made, once all of the group has been carried out."""
     if optimizer.rule_makes_state and batch.names:
         for member in batch.members:
@@ -137,19 +55,19 @@ def _keep_made_state(optimizer: Optimizer, batch: Batch) -> None:
                 held[name] = member.state[name]
 
 
-def takes_unequal_steps(optimizer: Optimizer) -> bool:
+def takes_unequal_steps(optimizer: Stepped) -> bool:
     """Tell whether a rule itself is declared so, and not one that it wraps."""
     rule = getattr(optimizer.update, "__func__", None)
     return rule is not None and getattr(rule, "declared_unequal", None) is rule
 
 
-def _group_of(optimizer: Optimizer, batch: Batch) -> dict[str, Any]:
+def _group_of(optimizer: Stepped, batch: Batch) -> dict[str, Any]:
     """Return the hyperparameters for the rule."""
     group = as_scalars(batch.group, optimizer.scalars)
     return Moving(group) if torch.is_grad_enabled() else group
 
 
-def one_by_one(optimizer: Optimizer, batch: Batch) -> None:
+def one_by_one(optimizer: Stepped, batch: Batch) -> None:
     """Read the rule on one tensor after the other: torch's for-loop."""
     group = _group_of(optimizer, batch)
     is_lazy = takes_unequal_steps(optimizer)
@@ -171,7 +89,7 @@ def _next(step: Tensor, batch: Batch, *, is_lazy: bool) -> Any:
     return Unread(step) if is_lazy else float(step.item())
 
 
-def together(optimizer: Optimizer, batch: Batch) -> None:
+def together(optimizer: Stepped, batch: Batch) -> None:
     """Read the rule on lists of tensors: torch's foreach implementation.
 
     Each list has one device and one dtype. A rule that is not declared to take unequal steps gets
@@ -200,7 +118,7 @@ def _count_together(steps: list[Tensor]) -> None:
 
 
 def _update_list(
-    optimizer: Optimizer, batch: Batch, members: Sequence[Member], number: float | None = None
+    optimizer: Stepped, batch: Batch, members: Sequence[Member], number: float | None = None
 ) -> None:
     """Read the rule on one list; without a number the step is counted here, and left to read."""
 
@@ -233,7 +151,7 @@ def _update_list(
                 member.state[name] = tensor
 
 
-def fused(optimizer: Optimizer, batch: Batch) -> None:
+def fused(optimizer: Stepped, batch: Batch) -> None:
     """Hand lists of tensors to torch's fused kernel, one call for each device and dtype."""
     members = batch.members
     is_first_step = (
@@ -253,7 +171,7 @@ def fused(optimizer: Optimizer, batch: Batch) -> None:
 
 
 def _update_fused(
-    optimizer: Optimizer, batch: Batch, members: Sequence[Member], scaling: FusedStep
+    optimizer: Stepped, batch: Batch, members: Sequence[Member], scaling: FusedStep
 ) -> None:
     # A tensor that is missing stays missing: the kernel's own error is torch's error.
     state: dict[str, Any] = {
@@ -295,7 +213,7 @@ def _divided(members: list[Member], batch: Batch) -> list[tuple[float, list[Memb
     return [(number, same) for (number, _), same in divided.items()]
 
 
-_EXECUTIONS: dict[Execution, Callable[[Optimizer, Batch], None]] = {
+_EXECUTIONS: dict[Execution, Callable[[Stepped, Batch], None]] = {
     Execution.TOGETHER: together,
     Execution.FUSED: fused,
 }

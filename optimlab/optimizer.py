@@ -33,16 +33,17 @@ from torch.optim.optimizer import (
 )
 
 from optimlab.core import devices
+from optimlab.core.batch import Batch, Execution, FusedStep, Member
 from optimlab.core.checkpoint import StateDict, complete_old_groups, pack, steps_to_tensors, unpack
 from optimlab.core.groups import ParamGroup, all_params, complete_group, zero
 from optimlab.core.program import Program, Recorder, Symbol
 from optimlab.core.values import L, T, as_scalars
-from optimlab.execution import Batch, Execution, FusedStep, Member, carry_out, of_one_kind
+from optimlab.execution import carry_out, of_one_kind
 
 Step: TypeAlias = float | T
 """A step count: a number, or a tensor where its value must stay on the device or in autograd.
 
-In place of a number, a rule declared :func:`unequal_steps` gets :class:`optimlab.core.values.Unread`.
+In place of a number, a rule declared :func:`unequal_steps` gets :class:`optimlab.values.Unread`.
 """
 
 
@@ -64,10 +65,10 @@ def pure(update: Callable[_P, _R]) -> Callable[_P, _R]:
 def unequal_steps(update: Callable[_P, _R]) -> Callable[_P, _R]:
     """Declare that an update rule can be read on a list of tensors of unequal step counts.
 
-    It gets a step count that :func:`optimlab.core.values.read_step` reads, and must not compare or
-    convert that: on lists it is one number for each tensor (:class:`optimlab.core.values.Numbers`).
+    It gets a step count that :func:`optimlab.values.read_step` reads, and must not compare or
+    convert that: on lists it is one number for each tensor (:class:`optimlab.values.Numbers`).
     Where the rule makes state itself, some of the tensors may have it and others not
-    (:class:`optimlab.core.values.PartialState`). For a rule without this declaration lists are divided,
+    (:class:`optimlab.values.PartialState`). For a rule without this declaration lists are divided,
     so that each has one step count, which is a float, and either all of its state or none.
     """
     cast(Any, update).declared_unequal = update  # itself: functools.wraps copies attributes

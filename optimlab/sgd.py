@@ -52,6 +52,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from optimlab.core import devices
+from optimlab.core.batch import Batch, Execution, FusedStep, Member
 from optimlab.core.groups import ParamGroup
 from optimlab.core.values import (
     L,
@@ -62,7 +63,6 @@ from optimlab.core.values import (
     fused_kernel,
     subtract_scaled_,
 )
-from optimlab.execution import Batch, Execution, FusedStep, Member
 from optimlab.optimizer import Optimizer, Step, pure, unequal_steps
 
 

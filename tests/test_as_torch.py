@@ -31,8 +31,8 @@ from torch import Tensor
 
 import optimlab
 from optimlab import native
-from optimlab.lab.parity import TensorSpec
 from optimlab.lab.lockstep.side import copied
+from optimlab.lab.parity import TensorSpec
 
 Change: TypeAlias = Callable[[Side], object]
 

@@ -20,8 +20,8 @@ from beside import (
 )
 
 from optimlab import native
-from optimlab.lab.parity import TensorSpec
 from optimlab.lab.lockstep.side import copied
+from optimlab.lab.parity import TensorSpec
 
 Fault: TypeAlias = Callable[[Side, int], Callable[[], object]]
 

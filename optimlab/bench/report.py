@@ -12,7 +12,7 @@ from rich.text import Text
 from optimlab.bench import tables
 from optimlab.bench.implementations import OURS
 from optimlab.bench.results import Outcome, Results, measured, reasons
-from optimlab.cli import terminal
+from optimlab.lab import report as terminal
 
 LEGEND = """\
 Medians in milliseconds of one interleaved run. limit: the bytes that a step must move, at the

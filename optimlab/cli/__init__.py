@@ -1,1 +1,1 @@
-"""The command line: a file for each command, and what they share in ``terminal.py``."""
+"""The command line: a file for each command, and what they share is in ``lab/report.py``."""

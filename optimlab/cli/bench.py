@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from optimlab.bench.rules import RULES
 from optimlab.bench.workloads import QUICK, WORKLOADS
-from optimlab.cli.terminal import (
+from optimlab.lab.report import (
     MisuseError,
     Subparsers,
     add_command,

@@ -7,7 +7,8 @@ import json
 import os
 from pathlib import Path
 
-from optimlab.cli.terminal import (
+from optimlab.demo.recipes import RECIPES, Settings
+from optimlab.lab.report import (
     MisuseError,
     Subparsers,
     add_command,
@@ -19,7 +20,6 @@ from optimlab.cli.terminal import (
     prints_json,
     write_json,
 )
-from optimlab.demo.recipes import RECIPES, Settings
 
 DESCRIPTION = """\
 Train a small CNN on handwritten digits twice in lock step, once with torch.optim and once with

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optimlab.cli import terminal
-from optimlab.cli.terminal import DIFFERENT, EQUAL, MisuseError, Subparsers, add_command, add_json
+from optimlab.lab import report as terminal
+from optimlab.lab.report import DIFFERENT, EQUAL, MisuseError, Subparsers, add_command, add_json
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from optimlab.cli.terminal import (
+from optimlab.lab.report import (
     DIFFERENT,
     EQUAL,
     MisuseError,

@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 
-from optimlab.cli.terminal import (
+from optimlab.lab.report import (
     EQUAL,
     Subparsers,
     add_command,

@@ -10,8 +10,8 @@ import argparse
 import time
 from typing import TYPE_CHECKING, Any
 
-from optimlab.cli import terminal
-from optimlab.cli.terminal import MisuseError, Subparsers, add_command, add_device, add_json
+from optimlab.lab import report as terminal
+from optimlab.lab.report import MisuseError, Subparsers, add_command, add_device, add_json
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -1,1 +1,1 @@
-"""What a rule is applied to, and what it becomes: tensors, lists, symbols, programs; groups and checkpoints."""
+"""What a rule is applied to and what it becomes: lists, symbols, programs; groups, checkpoints."""

@@ -1,9 +1,9 @@
 """Numbers that remember how they were computed, and under which conditions they are right.
 
 An update rule computes two kinds of things: tensors, and the numbers in between, such as
-``lr / (1 - beta1**step)``. While a rule is traced, tensors are :class:`~optimlab.core.program.Symbol`
-values, and hyperparameters and the step count are :class:`SymbolicScalar` values: they have the
-value that they have, and write down what is done with them.
+``lr / (1 - beta1**step)``. While a rule is traced, tensors are symbols of ``program.py``, and
+hyperparameters and the step count are :class:`SymbolicScalar` values: they have the value that they
+have, and write down what is done with them.
 
 * **Arithmetic** gives another symbolic scalar: an expression of hyperparameters and step count.
 * **A comparison** gives its answer, and leaves a *guard*: the trace is right as long as the answer

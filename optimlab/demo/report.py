@@ -11,10 +11,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from optimlab.cli import terminal
 from optimlab.demo.recipes import RECIPES, Settings
 from optimlab.demo.results import COMPARISONS, Outcome, device_name, overall, versions
 from optimlab.demo.training import Epoch, LockStep
+from optimlab.lab import report as terminal
 from optimlab.lab.compare.bits import Distance
 
 HEADER = """\

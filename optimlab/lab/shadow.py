@@ -20,8 +20,8 @@ from torch.utils.hooks import RemovableHandle
 from optimlab.adam import Adam, AdamW
 from optimlab.core.groups import all_params
 from optimlab.lab.compare.observed import Comparison, NothingCompared
+from optimlab.lab.lockstep.outcome import Compared, Difference
 from optimlab.lab.lockstep.side import copied
-from optimlab.lab.parity.outcome import Compared, Difference
 from optimlab.optimizer import Optimizer
 from optimlab.rmsprop import RMSprop
 from optimlab.sgd import SGD

@@ -16,7 +16,7 @@ from optimlab.core.program import Recorder, Symbol
 from optimlab.core.scalar import SymbolicScalar, is_symbolic, value_of
 
 if TYPE_CHECKING:
-    from optimlab.optimizer import Optimizer
+    from optimlab.core.batch import Stepped
 
 
 class Opcode(enum.IntEnum):
@@ -117,7 +117,7 @@ class Bytecode:
 
 
 def trace(
-    optimizer: Optimizer,
+    optimizer: Stepped,
     names: tuple[str, ...],
     step: float,
     group: dict[str, Any],
@@ -214,7 +214,7 @@ def _number(scalar: Any) -> Any:
 
 
 def read(
-    optimizer: Optimizer, names: tuple[str, ...], step: float, group: dict[str, Any]
+    optimizer: Stepped, names: tuple[str, ...], step: float, group: dict[str, Any]
 ) -> Bytecode:
     """Trace a rule for one step, and encode it.
 

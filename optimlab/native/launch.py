@@ -22,9 +22,8 @@ from optimlab.native.bytecode import INSTRUCTION_SIZE, MOST_INSTRUCTIONS
 from optimlab.native.guards import layout, start
 
 if TYPE_CHECKING:
-    from optimlab.execution import Batch, Member
+    from optimlab.core.batch import Batch, Member, Stepped
     from optimlab.native.traced import Traced
-    from optimlab.optimizer import Optimizer
 
 Ranges: TypeAlias = "array[int]"
 """Where a range of memory begins and where it ends, then the next one, in ascending order."""
@@ -64,7 +63,7 @@ class Launch:
     )
 
     def __init__(
-        self, optimizer: Optimizer, batch: Batch, members: Sequence[Member], written: Ranges
+        self, optimizer: Stepped, batch: Batch, members: Sequence[Member], written: Ranges
     ) -> None:
         steps = [member.step for member in members if member.step is not None]
         self.group = batch.group
@@ -138,7 +137,7 @@ class Launch:
         self.record.length = len(program) // INSTRUCTION_SIZE
 
 
-def launches_of(optimizer: Optimizer, batch: Batch) -> list[Launch] | None:
+def launches_of(optimizer: Stepped, batch: Batch) -> list[Launch] | None:
     """Divide the members of a batch into launches.
 
     All of them or none: members that the kernel does not serve could share memory with those that

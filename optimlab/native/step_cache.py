@@ -38,8 +38,7 @@ from optimlab.native.self_check import Capabilities
 from optimlab.native.traced import FLAGS, Traced, traced
 
 if TYPE_CHECKING:
-    from optimlab.execution import Batch
-    from optimlab.optimizer import Optimizer
+    from optimlab.core.batch import Batch, Stepped
 
 ALONE = 1 << 15
 """Up to so many elements one thread is faster than waking the others."""
@@ -135,7 +134,7 @@ class CachedGroup:
     def __init__(
         self,
         runner: Runner,
-        optimizer: Optimizer,
+        optimizer: Stepped,
         group: dict[str, Any],
         names: tuple[str, ...],
         launches: Sequence[Launch],
@@ -152,7 +151,7 @@ class CachedGroup:
         self._flags_stayed = runner.kernel.stayed(flags)
         self._names_are_ours = is_of_this_package(type(optimizer).state_names)
 
-    def holds(self, optimizer: Optimizer, rule: Any) -> bool:
+    def holds(self, optimizer: Stepped, rule: Any) -> bool:
         """Tell whether the same parameters take part, with the same flags and kinds of state."""
         for trace in self.traces:
             if rule is not trace.rule or not trace.stayed():
@@ -162,7 +161,7 @@ class CachedGroup:
             return False
         return self._names_are_ours or optimizer.state_names(self.group) == self.names
 
-    def compute(self, optimizer: Optimizer) -> bool:
+    def compute(self, optimizer: Stepped) -> bool:
         """Write the numbers of the coming step; tell whether the kernel takes the rule."""
         self.was_run = False
         group = self.group
@@ -185,7 +184,7 @@ class CachedGroup:
                     return False
         return True
 
-    def trace(self, optimizer: Optimizer) -> None:
+    def trace(self, optimizer: Stepped) -> None:
         """Trace the way that the rule went in the last step, when it had to be run."""
         if self.launches and self._attempts < MOST_TRACES:
             self._attempts += 1
@@ -213,7 +212,7 @@ class CachedStep:
     def __init__(
         self,
         runner: Runner,
-        optimizer: Optimizer,
+        optimizer: Stepped,
         groups: Sequence[CachedGroup],
         others: Sequence[Tensor],
     ) -> None:
@@ -241,7 +240,7 @@ class CachedStep:
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         return type(None), ()  # a copy of an optimizer caches nothing: here are addresses
 
-    def replay(self, optimizer: Optimizer) -> bool:
+    def replay(self, optimizer: Stepped) -> bool:
         """Make a step, if everything but numbers and gradients is as it was.
 
         Returns:
@@ -265,7 +264,7 @@ class CachedStep:
             self._turn.release()
         return bool(changed)
 
-    def _guard(self, optimizer: Optimizer) -> bool:
+    def _guard(self, optimizer: Stepped) -> bool:
         """Tell whether optimizer, groups and lists of parameters are the same objects."""
         attributes = optimizer.__dict__
         if self.escaped[0]:
@@ -288,7 +287,7 @@ class CachedStep:
                 return False
         return True
 
-    def _compute(self, optimizer: Optimizer) -> bool:
+    def _compute(self, optimizer: Stepped) -> bool:
         """Write the scalars of the rule for this step; tell whether the kernel takes it."""
         for group in self.groups:  # noqa: SIM110 - as above
             if not group.compute(optimizer):
@@ -320,7 +319,7 @@ class CachedStep:
         increment_version(changed)
 
 
-def launch(runner: Runner, optimizer: Optimizer, batch: Batch) -> list[Launch] | None:
+def launch(runner: Runner, optimizer: Stepped, batch: Batch) -> list[Launch] | None:
     """Carry a batch out, if the kernel can.
 
     Returns:
@@ -345,7 +344,7 @@ def launch(runner: Runner, optimizer: Optimizer, batch: Batch) -> list[Launch] |
     return launches
 
 
-def _takes(runner: Runner, optimizer: Optimizer, batch: Batch) -> bool:
+def _takes(runner: Runner, optimizer: Stepped, batch: Batch) -> bool:
     """Tell whether the kernel takes the rule, before the tensors are looked at."""
     first = batch.members[0]
     dtypes = {member.param.dtype for member in batch.members}
@@ -359,7 +358,7 @@ def _takes(runner: Runner, optimizer: Optimizer, batch: Batch) -> bool:
     return all(runner.serves(bytecode, dtype) for dtype in dtypes)
 
 
-def read_rule(runner: Runner, optimizer: Optimizer, launch: Launch) -> bool:
+def read_rule(runner: Runner, optimizer: Stepped, launch: Launch) -> bool:
     """Read the rule for the coming step; tell whether the kernel takes it."""
     if not (1 <= launch.step <= MOST_STEPS and launch.step.is_integer()):
         return False
@@ -375,7 +374,7 @@ def read_rule(runner: Runner, optimizer: Optimizer, launch: Launch) -> bool:
 
 def cache_step(
     runner: Runner,
-    optimizer: Optimizer,
+    optimizer: Stepped,
     batches: Sequence[Batch],
     launches: Mapping[int, list[Launch]],
 ) -> CachedStep | None:
@@ -411,7 +410,7 @@ def is_of_this_package(function: Any) -> bool:
     return str(function.__module__).startswith(f"{__name__.partition('.')[0]}.")
 
 
-def _is_made_of_lists_and_dicts(optimizer: Optimizer) -> bool:
+def _is_made_of_lists_and_dicts(optimizer: Stepped) -> bool:
     """Tell whether whatever may change between steps is of the kinds that are guarded."""
     groups = optimizer.param_groups
     return (

@@ -17,10 +17,10 @@ from optimlab.native.bytecode import INSTRUCTION_SIZE, assemble, trace
 from optimlab.native.guards import ANY_FLOAT, ANYTHING, Identity
 
 if TYPE_CHECKING:
+    from optimlab.core.batch import Stepped
     from optimlab.core.program import Recorder
     from optimlab.native.launch import Launch
     from optimlab.native.library import Kernel
-    from optimlab.optimizer import Optimizer
 
 # They choose who carries a rule out, also where the rule itself never asks.
 FLAGS = frozenset({"params", "foreach", "fused", "capturable", "differentiable"})
@@ -61,7 +61,7 @@ class Traced:
             raise ValueError("the trace does not give the numbers of the step that was made")
 
 
-def traced(kernel: Kernel, optimizer: Optimizer, launch: Launch) -> Traced | None:
+def traced(kernel: Kernel, optimizer: Stepped, launch: Launch) -> Traced | None:
     """Trace a rule for all steps, after one that was made.
 
     Returns:

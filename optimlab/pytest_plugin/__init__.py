@@ -18,20 +18,20 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from optimlab.lab.parity import Verdict
+    from optimlab.parity import Verdict
 
 
 @pytest.fixture(scope="session")
 def optimizer_parity() -> Callable[..., Verdict]:
     """Compare an optimizer with another, bit for bit, and fail with the report unless it is equal.
 
-    Takes the arguments of optimlab.lab.parity.check and returns its verdict. A comparison of nothing is
+    Takes the arguments of optimlab.parity.check and returns its verdict. A comparison of nothing is
     an error.
     """
 
     def assert_parity(*args: object, **options: object) -> Verdict:
         __tracebackhide__ = True
-        from optimlab.lab.parity import check
+        from optimlab.parity import check
 
         verdict: Verdict = check(*args, **options)  # type: ignore[arg-type]
         verdict.require()

@@ -23,7 +23,7 @@ from optimlab.lab.doctor.kinds import writer
 from optimlab.lab.doctor.loading import shared_by_two
 from optimlab.lab.doctor.places import check_order
 from optimlab.lab.doctor.subject import Subject, entries
-from optimlab.lab.parity.outcome import Compared, Difference
+from optimlab.lab.lockstep.outcome import Compared, Difference
 
 
 def compare_subjects(ours: Subject, theirs: Subject) -> tuple[list[Finding], Compared]:

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from optimlab.lab.compare.bits import Distance, Mismatch, tensor_distance
 from optimlab.lab.compare.observed import Comparison, Differences, NothingCompared
+from optimlab.lab.lockstep.outcome import Compared, Difference, Equal, EqualError, Outcome
 from optimlab.lab.lockstep.scenario import Scenario
 from optimlab.lab.lockstep.side import Make, Side, copied, through_a_file
-from optimlab.lab.parity.outcome import Compared, Difference, Equal, EqualError, Outcome
 
 Action: TypeAlias = Callable[[Side], None]
 

@@ -10,12 +10,12 @@ from textwrap import TextWrapper
 import torch
 
 from optimlab.lab.compare.observed import Place
-from optimlab.lab.lockstep.views import ABSENT, Key
+from optimlab.lab.lockstep.outcome import Difference
 from optimlab.lab.parity.configurations import PLAIN, Configuration
-from optimlab.lab.parity.outcome import Difference
 from optimlab.lab.parity.report import environment
 from optimlab.lab.parity.table import DTYPES, IMPLEMENTATIONS
 from optimlab.lab.parity.verdict import Tried, Verdict, spelt
+from optimlab.lab.parity.views import ABSENT, Key
 
 WIDTH = 100
 SHOWN = 5

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from optimlab.lab.lockstep.lockstep import compare
+from optimlab.lab.lockstep.outcome import Outcome
 from optimlab.lab.lockstep.scenario import Resume, Scenario, TensorSpec
 from optimlab.lab.lockstep.side import fresh
-from optimlab.lab.parity.outcome import Outcome
 from optimlab.lab.parity.table import (
     DTYPES,
     EXCLUSIONS,

@@ -12,14 +12,14 @@ from typing import Any, TypeAlias
 from torch.optim import Optimizer
 
 from optimlab.lab.compare.observed import NothingCompared
+from optimlab.lab.lockstep.outcome import Difference, Equal
 from optimlab.lab.lockstep.side import fresh
-from optimlab.lab.lockstep.views import ABSENT, Key, View, Viewed, compare_views
 from optimlab.lab.parity.cases import excluded
 from optimlab.lab.parity.configurations import CROSSED, PLAIN, Configuration, Extent, configurations
-from optimlab.lab.parity.outcome import Difference, Equal
 from optimlab.lab.parity.signatures import Factory, Shared, made, shared, unnamed
 from optimlab.lab.parity.table import IMPLEMENTATIONS, TABLE, Options
 from optimlab.lab.parity.verdict import Excepted, Tried, Verdict
+from optimlab.lab.parity.views import ABSENT, Key, View, Viewed, compare_views
 
 #: Told of progress: how many configurations are done, how many there are, and which is next.
 Progress: TypeAlias = Callable[[int, int, str], None]

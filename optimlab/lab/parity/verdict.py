@@ -1,4 +1,4 @@
-"""What :func:`optimlab.lab.parity.check` answers: every configuration's outcome, and the sum of it."""
+"""What :func:`optimlab.parity.check` answers: every configuration's outcome, and the sum of it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
-from optimlab.lab.lockstep.views import BEGINNING, Key
+from optimlab.lab.lockstep.outcome import Compared, Difference, Equal, EqualError, Outcome
 from optimlab.lab.parity.configurations import Configuration, printed
-from optimlab.lab.parity.outcome import Compared, Difference, Equal, EqualError, Outcome
 from optimlab.lab.parity.report import environment
 from optimlab.lab.parity.table import Options
+from optimlab.lab.parity.views import BEGINNING, Key
 
 #: What came of a configuration. ``"random"``: torch's own kernel has no defined result there.
 Kind: TypeAlias = Literal[

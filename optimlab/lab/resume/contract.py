@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from optimlab.cli import terminal
+from optimlab.lab import report as terminal
 from optimlab.lab.compare.digest import digest
 from optimlab.lab.compare.observed import NothingCompared
 

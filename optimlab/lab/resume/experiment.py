@@ -11,7 +11,7 @@ from torch import Tensor
 
 from optimlab.lab.compare.bits import same_bits
 from optimlab.lab.compare.observed import Comparison
-from optimlab.lab.parity.outcome import Compared, Difference
+from optimlab.lab.lockstep.outcome import Compared, Difference
 from optimlab.lab.resume.contract import Digests, Run, digests, frozen
 from optimlab.lab.resume.outcome import Cause, Offender
 from optimlab.lab.resume.parts import Part, Randomness, generators, randomness, set_randomness

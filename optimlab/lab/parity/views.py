@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from optimlab.lab.lockstep.lockstep import drive
+from optimlab.lab.lockstep.outcome import Outcome
 from optimlab.lab.lockstep.scenario import Scenario
 from optimlab.lab.lockstep.side import Make, Side, copied
 from optimlab.lab.parity.configurations import Closures
-from optimlab.lab.parity.outcome import Outcome
 
 Kind: TypeAlias = Literal["state", "option", "saved", "beginning"]
 Key: TypeAlias = tuple[Kind, str]
