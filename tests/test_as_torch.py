@@ -448,7 +448,7 @@ def test_a_string_is_no_step_count_whatever_stands_in_it(name: str) -> None:
         saved["state"][0]["step"] = "3"
         errors.append(raised(partial(side.optimizer.load_state_dict, saved)))
     # torch quotes the text of the generator that it makes of a string.
-    assert errors[0] == (ValueError, "could not convert string to float: '3'")
+    assert errors[0] == (ValueError, """could not convert string to float: "'3'\"""")
     assert errors[1] is not None
     assert errors[1][0] is ValueError
 

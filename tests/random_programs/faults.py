@@ -120,7 +120,6 @@ _COUNTS = {
     "nan": torch.tensor(float("nan")),
     "that requires a gradient": torch.tensor(3.0, requires_grad=True),
     "a number": 3.0,
-    "nothing": None,
 }
 
 
