@@ -417,9 +417,10 @@ def _check_tensors_on_lists(group: ParamGroup) -> None:
     beta1, beta2 = group["betas"]
     for name, value in {"lr": group["lr"], "beta1": beta1, "beta2": beta2}.items():
         if isinstance(value, Tensor):
+            if not group["capturable"] and name == "lr":
+                raise RuntimeError(_NOT_ON_LISTS.format("lr"))
             if not group["capturable"]:
-                kind = RuntimeError if name == "lr" else ValueError
-                raise kind(_NOT_ON_LISTS.format(name))
+                raise ValueError(_NOT_ON_LISTS.format(name))
             if value.numel() != 1:
                 raise ValueError(f"Tensor {name} must be 1-element")
 

@@ -356,28 +356,27 @@ class Optimizer(torch.optim.Optimizer):
         if grad.is_sparse and self.sparse_gradients is not True:
             raise RuntimeError(self.sparse_gradients)
         if self.rule_makes_state:
-            names = self.state_names(group)
-            held = self._held(param) if names else {}
-            state = {name: held.get(name) for name in names}
-            return Member(param, grad, {n: made for n, made in state.items() if made is not None})
-        held = self._held(param)
+            made = {}
+            for name in self.state_names(group):
+                tensor = self.state.get(param, {}).get(name)
+                if tensor is not None:
+                    made[name] = tensor
+            return Member(param, grad, made)
+        held = self.state.get(param, {})
         if len(held) == 0:
             if self._flag(group, "fused"):
                 devices.check_fused(param)
             _ = self._flag(group, "capturable"), self.state_names(group)
             return Member(param, grad, {}, is_new=True)
         names = self.state_names(group)
-        order = self.reading_order(names) if self.counts_steps else names
-        found = {name: held[name] for name in order}
-        step = found.pop("step") if self.counts_steps else None
-        return Member(param, grad, {name: found[name] for name in names}, step)
+        if not self.counts_steps:
+            return Member(param, grad, {name: held[name] for name in names})
+        state = {name: held[name] for name in self.reading_order(names)}
+        return Member(param, grad, state, state.pop("step"))
 
     def reading_order(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Return the state entries in the order in which a step of torch's would miss them."""
         return (*names, "step")
-
-    def _held(self, param: Tensor) -> Any:
-        return self.state.get(param, {})
 
     def _flag(self, group: ParamGroup, name: str) -> Any:
         """Return an option of a group, if optimizers of this class have it."""

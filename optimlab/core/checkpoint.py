@@ -98,10 +98,11 @@ def steps_to_tensors(
         for param in group["params"]:
             held = state.get(param, {})
             if len(held) != 0 and not isinstance(held["step"], Tensor):
-                if isinstance(held["step"], str):  # torch reads no string, whatever stands in it
-                    raise ValueError(f"could not convert string to float: {held['step']!r}")
+                step = held["step"]
+                # Of a string torch makes another one, which is no number whatever stood in it.
+                number = float(repr(step) if isinstance(step, str) else step)
                 held["step"] = torch.tensor(
-                    float(held["step"]),
+                    number,
                     dtype=devices.step_dtype(fused=fused),
                     device=param.device if flag(group, "capturable") or fused else None,
                 )

@@ -62,16 +62,6 @@ def no_modes_active() -> bool:
     )
 
 
-def may_be_served(group: dict[str, Any]) -> bool:
-    """Tell whether the flags of a group leave its tensors to the kernel."""
-    return not (
-        group.get("differentiable")
-        or group.get("capturable")
-        or group.get("foreach")
-        or group.get("fused")
-    )
-
-
 class Runner:
     """The kernel, with what it may be used for.
 
@@ -325,7 +315,7 @@ def launch(runner: Runner, optimizer: Stepped, batch: Batch) -> list[Launch] | N
     Returns:
         How it was carried out, or ``None`` if nothing was done.
     """
-    if torch.is_grad_enabled() or not (may_be_served(batch.group) and no_modes_active()):
+    if torch.is_grad_enabled() or batch.steps_stay_tensors or not no_modes_active():
         return None
     if not _takes(runner, optimizer, batch):
         return None

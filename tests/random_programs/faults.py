@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any, TypeAlias
 
-import pytest
 import torch
 
-from optimlab import native
 from optimlab.lab.lockstep.side import copied
 from random_programs.machine import Machine
 from random_programs.options import ODD, OPTIONS
@@ -18,15 +15,6 @@ from random_programs.sides import OtherError, Side, give
 from random_programs.table import action
 
 Mend: TypeAlias = Callable[[], object]
-
-
-@contextmanager
-def plain_path(machine: Machine) -> Iterator[None]:
-    """Let ATen carry out every step meanwhile: the native kernel reads numbers in its own way."""
-    vars(machine.ours.optimizer).pop("_kept", None)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(native, "runner", lambda: None)
-        yield
 
 
 @action(2)
@@ -99,7 +87,7 @@ def set_an_odd_hyperparameter(machine: Machine) -> None:
     def change(side: Side) -> None:
         side.optimizer.param_groups[index][name] = deepcopy(value)
 
-    with machine.detour(), plain_path(machine):
+    with machine.detour():
         machine.both(f"groups[{index}][{name!r}] = {value!r}", change)
         machine.gradients = machine.new_gradients()
         machine.step("step with an odd number")
@@ -120,7 +108,6 @@ _COUNTS = {
     "nan": torch.tensor(float("nan")),
     "that requires a gradient": torch.tensor(3.0, requires_grad=True),
     "a number": 3.0,
-    "nothing": None,
 }
 
 
@@ -134,7 +121,7 @@ def set_an_odd_step_count(machine: Machine) -> None:
         if isinstance(held, dict) and "step" in held:
             held["step"] = deepcopy(_COUNTS[kind])
 
-    with machine.detour(), plain_path(machine):
+    with machine.detour():
         machine.both(f"step count of parameter {index} {kind}", change)
         machine.gradients = machine.new_gradients(but_one_for=index)
         machine.step("step with an odd step count")
@@ -154,8 +141,7 @@ def fail_under_way_and_go_on(machine: Machine) -> None:
     present = machine.snapshot()
     machine.both(f"{fault} of parameter {index}", spoil)
     try:
-        with plain_path(machine):
-            error = machine.both("step with it", lambda side: side.optimizer.step())
+        error = machine.both("step with it", lambda side: side.optimizer.step())
     except OtherError:
         if len(machine.groups) == 1:
             raise
