@@ -30,8 +30,8 @@ from graphs_on_cpu import let_graphs_be_captured_on_cpu
 from torch import Tensor
 
 import optimlab
-from optimlab.parity import TensorSpec
 from optimlab.lab.lockstep.side import copied
+from optimlab.parity import TensorSpec
 
 Change: TypeAlias = Callable[[Side], object]
 
