@@ -23,8 +23,7 @@ def probe(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], int]], int]
     """Runs a function as the only command, `optimlab probe`."""
 
     def run_as_command(function: Callable[[], int]) -> int:
-        monkeypatch.setitem(sys.modules, "optimlab.probe", ModuleType("optimlab.probe"))
-        monkeypatch.setitem(sys.modules, "optimlab.probe.command", probe_module(function))
+        monkeypatch.setitem(sys.modules, "optimlab.cli.probe", probe_module(function))
         monkeypatch.setattr(command_line, "COMMANDS", {"probe": "probing"})
         return command_line.main(["probe"])
 
@@ -35,7 +34,7 @@ def probe_module(function: Callable[[], int]) -> ModuleType:
     def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
         subparsers.add_parser("probe").set_defaults(run=lambda _: function())
 
-    module = ModuleType("optimlab.probe.command")
+    module = ModuleType("optimlab.cli.probe")
     module.add_parser = add_parser  # type: ignore[attr-defined]
     return module
 

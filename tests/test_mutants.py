@@ -206,6 +206,7 @@ RULES: Mapping[str, tuple[Callable[..., Any], tuple[Setting, ...]]] = {
     "SGD.update": (optimlab.SGD.update, SGD_SETTINGS),
     "SGD.fused_update": (optimlab.SGD.fused_update, SGD_SETTINGS),
     "Adam.update": (optimlab.Adam.update, (*ADAM_SETTINGS, *ADAM_ERRORS)),
+    "second_moment": (adam.second_moment, ADAM_SETTINGS),
     "Adam.fused_update": (optimlab.Adam.fused_update, ADAM_SETTINGS),
     "RMSprop.update": (optimlab.RMSprop.update, (*RMSPROP_SETTINGS, *RMSPROP_ERRORS)),
     "add_scaled": (values.add_scaled, (*SGD_SETTINGS, *ADAM_SETTINGS)),
@@ -233,9 +234,11 @@ EQUIVALENT: Mapping[str, Mapping[str, str]] = {
     "Adam.update": {
         "param -> grad in exp_avg.lerp_(grad, 1 - beside(beta1, param, group))": _ONE_PLACE,
         "param -> grad in if is_many(param):": _ONE_TYPE,
-        "maximum_(state['max_exp_avg_sq'], exp_avg_sq, derive=not by_number) -> "
-        "maximum_(state['max_exp_avg_sq'], exp_avg_sq) "
-        "in return maximum_(state['max_exp_avg_sq'], exp_avg_sq, derive=": (
+    },
+    "second_moment": {
+        "maximum_(state['max_exp_avg_sq'], state['exp_avg_sq'], derive=derive) -> "
+        "maximum_(state['max_exp_avg_sq'], state['exp_avg_sq']) "
+        "in return maximum_(state['max_exp_avg_sq'], state['exp_avg_sq']": (
             "only where a group is not differentiable though the optimizer is; see test_as_torch.py"
         ),
     },
@@ -259,8 +262,12 @@ EQUIVALENT: Mapping[str, Mapping[str, str]] = {
             _IN_NEW_MEMORY
         ),
         "without return value.add_(other, alpha=scale)": _IN_NEW_MEMORY,
-        "value.addcmul(other.clone(), scale) -> value.addcmul(scale, other.clone()) "
-        "in return value.addcmul(other.clone(), scale)": _IN_ANY_ORDER,
+        "value.clone().addcmul_(other.clone(), scale) -> "
+        "value.clone().addcmul_(scale, other.clone()) "
+        "in return value.clone().addcmul_(other.clone(), scale)": _IN_ANY_ORDER,
+        "value.clone() -> value in return value.clone().addcmul_(other.clone(), scale)": (
+            "it writes into the gradient, which test_as_torch.py notices"
+        ),
     },
     "subtract_scaled_": {
         "value -> other in if isinstance(value, Tensor) and wants_gradient(scale):": _ONE_TYPE,

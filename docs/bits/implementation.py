@@ -6,10 +6,10 @@ import torch
 from optimlab.lab.compare.bits import tensor_distance
 
 torch.manual_seed(0)
-start, grads, weights = torch.randn(1000), torch.randn(10, 1000), []
+start, grads, weights = torch.randn(1003), torch.randn(10, 1003), []
 for flags in ({"foreach": False}, {"foreach": True}, {"fused": True}):
     weight = start.clone().requires_grad_()
-    optimizer = torch.optim.Adam([weight], **flags)
+    optimizer = torch.optim.Adam([weight], lr=0.1, eps=1e-3, **flags)
     for grad in grads:
         weight.grad = grad
         optimizer.step()

@@ -42,7 +42,7 @@ def prove_resume(make_run: MakeRun, steps: int, at: int) -> Resumption:
     these experiments takes the remaining steps once more.
 
     Args:
-        make_run: makes a :class:`~optimlab.resume.Run`: a function without arguments that a new
+        make_run: makes a :class:`~optimlab.lab.resume.Run`: a function without arguments that a new
             process can import (at the top of a module, or a ``functools.partial`` of one), or
             ``"module:function"``.
             It is called where the generators are as in the caller, which get their states back. A
