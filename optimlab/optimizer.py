@@ -54,7 +54,7 @@ _R = TypeVar("_R")
 def pure(update: Callable[_P, _R]) -> Callable[_P, _R]:
     """Declare that an update rule depends on its arguments alone, and changes nothing else.
 
-    Such a rule need not be read anew for the numbers of each step, which saves some microseconds.
+    Such a rule need not be run anew for the numbers of each step, which saves some microseconds.
     A rule that looks at attributes of the optimizer, the time or a random number is not pure, and
     neither is one that asks for the ``type()`` of a hyperparameter, rather than ``isinstance``.
     """

@@ -184,11 +184,11 @@ def unnoticed(optimizer: Optimizer) -> Iterator[None]:
     Steps of optimizers that own their state (``optimlab/native/ownership.py``) would not be tested
     otherwise, because every comparison asks.
     """
-    kept = vars(optimizer).get("_kept")
-    was_seen = kept is not None and kept.state_was_seen
+    cached = vars(optimizer).get("_cached_step")
+    has_escaped = cached is not None and cached.escaped[0]
     yield
-    if kept is not None:
-        kept.state_was_seen = was_seen
+    if cached is not None:
+        cached.escaped[0] = has_escaped
 
 
 @pytest.fixture(autouse=True)

@@ -28,7 +28,7 @@ before is seen by the guards, whatever comes after finds the step made. (An oper
 another thread is in the middle of, without the lock, can race with a step, as it can with torch's.)
 
 **What is not asked.** State that its optimizer alone can reach; numbers of a rule that is declared
-pure, which are computed from formulas (``formulas.py``) as long as what the rule compares or
+pure, which are computed from its trace (``traced.py``) as long as what the rule compares or
 converts has stayed. The first program of each kind is compared with ATen before any is used
 (``self_check.py``); instructions that give other bits here are never used.
 
