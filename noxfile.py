@@ -17,7 +17,11 @@ nox.options.reuse_venv = "yes"  # torch is large; pip still brings a kept enviro
 CONSTRAINTS = Path("constraints.txt")
 PYTEST = ("-m", "pytest")
 SPHINX = ("-m", "sphinx", "--fail-on-warning", "--keep-going", "-b", "html")
-CARRIED_OUT = ("tests/test_random_programs.py", "tests/test_program.py", "tests/test_native.py")
+CARRIED_OUT = (
+    "tests/programs/test_random_programs.py",
+    "tests/core/test_program.py",
+    "tests/native/test_native.py",
+)
 SANITIZED = (
     *("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
     *("-shared", "-fPIC", "-fopenmp"),
@@ -85,7 +89,7 @@ def docs(session: nox.Session) -> None:
     for made in (site, Path("docs/gallery")):
         shutil.rmtree(made, ignore_errors=True)  # what has no source any more would stay
     python(session, *SPHINX, *session.posargs, "docs", str(site))
-    tests = ("tests/test_site.py", "tests/test_viewer.py")
+    tests = ("tests/site/test_site.py", "tests/site/test_viewer.py")
     python(session, *PYTEST, "-p", "no:cacheprovider", "-rs", *tests)
 
 
@@ -121,8 +125,7 @@ def sanitize(session: nox.Session) -> None:
         "OPTIMLAB_RANDOM_PROGRAMS": "2000",
         "OMP_NUM_THREADS": "1",
     }
-    chosen = ("native", "native_adversaries", "boundaries", "ownership", "random_programs")
-    tests = session.posargs or [f"tests/test_{name}.py" for name in chosen]
+    tests = session.posargs or ("tests/native", "tests/programs")
     python(session, "-m", "pytest", "-p", "no:cacheprovider", *tests, env=env)
 
 
@@ -131,7 +134,7 @@ def stress(session: nox.Session) -> None:
     """Let threads and a signal handler act on optimizers that step, for ten minutes."""
     install(session, "-e", ".")
     options = ("--seconds", "600", *session.posargs)
-    python(session, "tests/stress.py", *options, env={"PYTHONPATH": "."})
+    python(session, "tests/programs/stress.py", *options, env={"PYTHONPATH": "."})
 
 
 @nox.session(default=False)

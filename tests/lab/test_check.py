@@ -662,7 +662,7 @@ def test_the_example_proves_the_right_one_and_finds_the_mistake(
         assert example.main(["--optim", library, "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     last = printed.splitlines()[-1].removeprefix("Shown: ")
-    readme = Path(__file__).parent.parent / "examples" / "README.md"
+    readme = Path(__file__).parents[2] / "examples" / "README.md"
     assert last in readme.read_text(encoding="utf-8")
     assert "(0x3f01), theirs" in printed  # the first differing element, with its bits
 

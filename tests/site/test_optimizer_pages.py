@@ -12,7 +12,7 @@ from mathematics import HYPERPARAMETERS, read
 import optimlab
 
 PAGES = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}
-DIRECTORY = Path(__file__).resolve().parents[1] / "docs" / "optimizers"
+DIRECTORY = Path(__file__).resolve().parents[2] / "docs" / "optimizers"
 
 # How a step is carried out, and not what it computes.
 FLAGS = {"params", "foreach", "maximize", "capturable", "differentiable", "fused"}

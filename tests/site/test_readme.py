@@ -7,7 +7,7 @@ import torch
 
 import optimlab
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+README = Path(__file__).resolve().parents[2] / "README.md"
 
 
 def test_the_readme_prints_what_it_shows() -> None:

@@ -22,7 +22,7 @@ from optimlab.native.self_check import capabilities
 FOUND = capabilities()
 needs_kernel = pytest.mark.skipif(FOUND.kernel is None, reason=FOUND.reason)
 needs_compiler = pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no gcc here")
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HEAD = """
 import ctypes, gc, multiprocessing, signal, sys, threading, time, torch, optimlab
 def run(library):

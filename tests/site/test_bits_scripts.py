@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted((ROOT / "docs" / "bits").glob("*.py"))
 PAGE = (ROOT / "docs" / "bits" / "index.md").read_text(encoding="utf-8")
 SHOWS = re.compile(r"# shows: (different|equal) bits")

@@ -13,7 +13,7 @@ import pytest
 import optimlab
 from optimlab import __main__ as command_line
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 COMMANDS = tuple(command_line.COMMANDS)
 OPTIONAL_PACKAGES = command_line.OPTIONAL_PACKAGES
 

@@ -16,7 +16,7 @@ import pytest
 import optimlab
 import optimlab.__main__ as command_line
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
 STOCK, OURS = "import torch.optim as optim", "import optimlab as optim"
 CORE = [

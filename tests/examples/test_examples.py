@@ -42,7 +42,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from optimlab.demo.recipes import LIBRARIES
 from optimlab.demo.training import reproducible
 
-FOLDER = Path(__file__).parent.parent / "examples"
+FOLDER = Path(__file__).parents[2] / "examples"
 
 SHORT = {
     "autograd_tour": ("--steps", "2"),

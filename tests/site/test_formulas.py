@@ -31,7 +31,7 @@ from executed import (
 from listing import as_numpy
 from mathematics import NotationError, read
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PAGES = {
     "optimizers/sgd": "SGD",
     "optimizers/adam": "Adam",

@@ -3,7 +3,7 @@
 Some hundred of them by default; OPTIMLAB_RANDOM_PROGRAMS=5000 runs five thousand. The number of a
 program is all it takes to run it again:
 
-    OPTIMLAB_RANDOM_PROGRAMS=5000 python -m pytest tests/test_random_programs.py -k "[4711]"
+    OPTIMLAB_RANDOM_PROGRAMS=5000 python -m pytest tests/programs -k "[4711]"
 """
 
 import os

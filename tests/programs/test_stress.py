@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.skipif(
     not hasattr(signal, "setitimer"), reason="this system interrupts no program at given times"
@@ -34,7 +34,7 @@ Adam = AdamW = RMSprop = SGD
 
 
 def stress(library: str, seconds: float, path: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    program = [sys.executable, str(ROOT / "tests" / "stress.py"), "--library", library]
+    program = [sys.executable, str(ROOT / "tests" / "programs" / "stress.py"), "--library", library]
     return subprocess.run(
         [*program, "--seconds", str(seconds), "--seed", "7"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(path)])},

@@ -29,7 +29,7 @@ import distributed as example
 from engines.training import PROCESSES, alone
 from engines.worker import CHECKS, HALF, LIBRARIES, PATIENCE, result_of
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TOGETHER = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(PROCESSES))
 
 
@@ -61,7 +61,7 @@ def save_alone(directory: Path) -> None:
 
 def run_together(directory: Path) -> tuple[str, int]:
     """Carry out the checks in two processes; return what they printed and the exit status."""
-    paths = [ROOT / "tests", ROOT / "examples", ROOT]
+    paths = [ROOT / "tests" / "support", ROOT / "examples", ROOT]
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 NEEDED = (
     *("sphinx", "myst_parser", "pydata_sphinx_theme", "sphinx_design", "sphinx_gallery"),
     *("sphinx-mathjax-offline", "matplotlib"),

@@ -30,7 +30,7 @@ import optimlab
 from optimlab.demo.recipes import LIBRARIES, LibraryName
 from optimlab.lab.compare.bits import hexadecimal
 
-sys.path.append(str(Path(__file__).parents[1] / "docs" / "viewer"))
+sys.path.append(str(Path(__file__).parents[2] / "docs" / "viewer"))
 
 import export
 from presets import OPENING, PRESETS, Side, Situation

@@ -1,6 +1,6 @@
 """Four threads and a signal handler act on optimizers while these step.
 
-    python tests/stress.py --library optimlab --seconds 60 --seed 0
+    python tests/programs/stress.py --library optimlab --seconds 60 --seed 0
 
 It ends with 0 if nothing crashed, hung, raised or gave other bits than it should, and says how
 often each thing was done. It goes in rounds, each from a seed of its own, through these scenes:
