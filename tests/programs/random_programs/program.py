@@ -29,7 +29,7 @@ from optimlab.lab.lockstep.clone import clone, clone_optimizer, save_and_load
 from optimlab.lab.parity.cases import excluded
 from random_programs import choices
 from random_programs.choices import Made, tensor_of
-from random_programs.statements import FAULTS, UNFUSED, carry_out
+from random_programs.statements import FAULTS, UNFUSED, carry_out, group_of
 
 _COLUMNS = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
 _IN_RULE = execution.carry_out.__code__
@@ -409,8 +409,6 @@ class Program(RuleBasedStateMachine):
         changes: bool = False,
     ) -> None:
         """Step both; come back to the last good state after an error."""
-        completed: list[Side] = []
-
         def stepped(side: Side) -> list[object]:
             returned = []
             for number in range(times):
@@ -422,7 +420,6 @@ class Program(RuleBasedStateMachine):
                 if side is self.ours:
                     given[:] = clone([param.grad for param in side.params])
                 returned.append(call(side))
-                completed.append(side)
             return returned
 
         given: list[Tensor | None] = []
@@ -454,6 +451,8 @@ class Program(RuleBasedStateMachine):
         for place in range(len(self.ours.params)):
             self._only = place
             self._restore(present)
+            for side in self.sides:
+                side.optimizer.param_groups[:] = [group_of(side, side.params[place])]
             self._same_errors(*(attempt(step, side)[1] for side in self.sides))
         self._only = None
 
