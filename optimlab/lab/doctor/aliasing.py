@@ -45,7 +45,9 @@ def check_between(
     """
     left, right = _named(ours, "", here), _named(theirs, live, there)
     names = {name for name, _ in right}
-    pairs = [each for each in _overlaps([*left, *right]) if (each[0] in names) != (each[1] in names)]
+    pairs = [
+        each for each in _overlaps([*left, *right]) if (each[0] in names) != (each[1] in names)
+    ]
     if pairs:
         yield error(
             "aliasing",

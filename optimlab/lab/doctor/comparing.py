@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from optimlab.lab.compare.bits import Mismatch, same_bits
-from optimlab.lab.compare.diff import Diff
+from optimlab.lab.compare.diff import Diff, path_name
 from optimlab.lab.doctor import aliasing
 from optimlab.lab.doctor.author import writer
 from optimlab.lab.doctor.checkpoint import Checkpoint
@@ -22,7 +22,6 @@ from optimlab.lab.doctor.hyperparameters import (
     shown,
 )
 from optimlab.lab.doctor.order import check_moments, check_order
-from optimlab.lab.lockstep.outcome import Compared, Difference
 
 States: TypeAlias = dict[int, dict[str, Any]]
 
@@ -37,7 +36,9 @@ def compare(ours: Checkpoint, theirs: Checkpoint) -> tuple[list[Finding], int]:
         what = f"{ours.sizes} parameters in its groups, {theirs.sizes} in {theirs.name}"
         return [error("groups", ours.name, what, "torch refuses to load one into the other.")], 0
     found = [*_classes(ours, theirs), *check_order(ours, theirs)]
-    found += [finding for index in range(len(ours.groups)) for finding in _group(index, ours, theirs)]
+    found += [
+        finding for index in range(len(ours.groups)) for finding in _group(index, ours, theirs)
+    ]
     shared = list(aliasing.check_between(ours, theirs, here=" here", there=" there"))
     left, right = _states(ours), _states(theirs)
     if shared:  # tensors that are the same one are the same by being so
@@ -123,11 +124,10 @@ def _bits(
     if len(differences) == 1 and known:
         return
     (path, mismatch), *_ = differences
-    first = Difference(Compared(), 0, "", path, mismatch, names=ours.names)
-    text = str(first).partition(f"{first.where}: ")[2].replace("\n", ";")
+    there = "" if mismatch.distance is None else f";  there, {mismatch.distance}"
     # What only one side has differs without having been compared, so "of" would be wrong.
     what = f"{len({path for path, _ in differences})} tensors or keys differ, {compared} tensors "
-    what += f"were compared; the first: {first.where}: {text}"
+    what += f"were compared; the first: {path_name(path, ours.names)}: {mismatch}{there}"
     yield warning("bits", ours.name, what, "ours is the first checkpoint, theirs the second.")
 
 

@@ -14,12 +14,12 @@ from torch.optim import Optimizer
 from optimlab.lab.doctor.checkpoint import Checkpoint, Source, checkpoints
 from optimlab.lab.doctor.comparing import compare
 from optimlab.lab.doctor.errors import CheckpointError
-from optimlab.lab.doctor.findings import Finding, Report, report
+from optimlab.lab.doctor.findings import Report, report
 from optimlab.lab.doctor.loading import check_loading
 from optimlab.lab.doctor.repairing import put, repaired, write
 from optimlab.lab.doctor.state_checks import examine
 
-Other = TypeVar("Other", Checkpoint, None)
+Other = TypeVar("Other")
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def repair(
     ours, content = checkpoints(checkpoint)
     theirs = None if against is None else checkpoints(against, model)[0]
     done: list[str] = []
-    for saved, reference in _pairs(ours, theirs or [None] * len(ours)):
+    for saved, reference in _pairs(ours, theirs or (None,) * len(ours)):
         part, changes = repaired(saved, reference, keep)
         content = put(content, saved.path, part)
         done += [f"{saved.name}: {change}" for change in changes]
@@ -131,9 +131,7 @@ def repair(
     return Repaired(content, tuple(done), _examined(copies, theirs)[0])
 
 
-def _examined(
-    ours: list[Checkpoint], theirs: list[Checkpoint] | None
-) -> tuple[Report, int | None]:
+def _examined(ours: list[Checkpoint], theirs: list[Checkpoint] | None) -> tuple[Report, int | None]:
     """Return what was found, and how many elements were compared, if bits were to be compared."""
     looked_at = _looked_at(ours)
     if theirs is None:

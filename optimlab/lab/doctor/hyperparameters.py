@@ -15,9 +15,8 @@ from optimlab.lab.doctor.findings import Finding, Severity, error, note, warning
 Group: TypeAlias = Mapping[str, Any]
 
 #: What schedulers and torch itself write into a group beside the optimizer's hyperparameters.
-BOOKKEEPING = frozenset(
-    "params param_names initial_lr max_lr min_lr base_momentum max_momentum swa_lr name".split()
-)
+BOOKKEEPING = {"params", "param_names", "name", "initial_lr", "max_lr", "min_lr", "swa_lr"}
+BOOKKEEPING |= {"base_momentum", "max_momentum"}
 IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")
 
 Check: TypeAlias = tuple[Severity, str, Callable[[float, Group], bool], str]
@@ -42,7 +41,12 @@ _CHECKS: tuple[Check, ...] = (
         "times lr it is more than 1: every step turns the parameters' signs over",
     ),
     ("warning", "lr", lambda x, _: x == 0, "no step moves anything"),
-    ("warning", "momentum", lambda x, _: x >= 1, "the buffer never forgets and grows without bound"),
+    (
+        "warning",
+        "momentum",
+        lambda x, _: x >= 1,
+        "the buffer never forgets and grows without bound",
+    ),
     (
         "warning",
         "alpha",

@@ -63,8 +63,11 @@ def _reordered(made: Checkpoint, reference: Checkpoint, done: list[str]) -> Chec
     one_to_one = len(set(made.names)) == len(made.names) == len(set(made.numbers))
     if same or not one_to_one or sorted(made.names) != sorted(reference.names):
         return made
-    held = {name: made.state.get(number) for name, number in zip(made.names, made.numbers)}
-    state = {p: held[name] for p, name in enumerate(reference.names) if held[name] is not None}
+    number_of = dict(zip(made.names, made.numbers, strict=True))
+    order = [number_of[name] for name in reference.names]
+    state = {
+        place: made.state[number] for place, number in enumerate(order) if number in made.state
+    }
     for group, here in zip(made.groups, reference.ranges, strict=True):
         group["params"] = list(here)
         if "param_names" in group:
@@ -92,7 +95,9 @@ def _widen(made: Checkpoint, reference: Checkpoint | None) -> list[str]:
     restored: list[str] = []
     widened: list[str] = []
     for place, number in enumerate(made.numbers):
-        known = {} if reference is None or place >= len(reference.numbers) else reference.held(place)
+        known = (
+            {} if reference is None or place >= len(reference.numbers) else reference.held(place)
+        )
         held = made.state.get(number, {})
         for key, value in held.items():
             if isinstance(value, Tensor) and value.dtype in HALF:
