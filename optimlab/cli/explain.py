@@ -146,7 +146,7 @@ def rehearse(makes: Sequence[Any], scenario: Scenario) -> None:
         MisuseError: if a constructor or step raises; the message says which, and its reason.
     """
     from optimlab.lab.record.copies import give_gradients, parameters
-    from optimlab.lab.record.pairs import Made
+    from optimlab.lab.record.pair import Made
 
     for make in makes:
         try:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from optimlab.lab.record.copies import parameters
-from optimlab.lab.record.extent import Extent
+from optimlab.lab.record.step_scope import StepScope
 
 
 class Writer(Protocol):
@@ -89,7 +89,7 @@ class Watch:
         self._tag = tag
         self._names = {id(param): name for name, param in names} | _group_names(optimizer)
         self._before: dict[int, Tensor] = {}
-        self._extent = Extent()
+        self._scope = StepScope()
         self._hooks = [
             optimizer.register_step_pre_hook(self._begin),
             optimizer.register_step_post_hook(self._end),
@@ -112,7 +112,7 @@ class Watch:
         self.remove()
 
     def _begin(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-        if not self._extent.begins():
+        if not self._scope.begins():
             return None
         self._before = {}
         if (self.step + 1) % self.every:
@@ -142,7 +142,7 @@ class Watch:
         return guarded
 
     def _end(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if not self._extent.ends():
+        if not self._scope.ends():
             return
         self.step += 1
         if not self._before:

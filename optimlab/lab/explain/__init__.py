@@ -1,4 +1,4 @@
 """Where two optimizers part, in which operation, and why.
 
-Read ``explaining.py``, ``parting.py``, ``formulas.py`` and ``causes.py``.
+Read ``explaining.py``, ``divergence.py``, ``formulas.py`` and ``causes.py``.
 """

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from optimlab.lab.explain.parting import Parting, Steps, digest
+from optimlab.lab.explain.divergence import Divergence, Steps, digest
 from optimlab.lab.record.writing import Value
 
 
@@ -33,13 +33,13 @@ class Case:
     """What the experiments are made on.
 
     Attributes:
-        parting: the operations at which the steps part.
+        divergence: the operations at which the steps part.
         ours: our step.
         theirs: the other.
         names: what the two sides are called.
     """
 
-    parting: Parting
+    divergence: Divergence
     ours: Steps
     theirs: Steps
     names: tuple[str, str]

@@ -12,13 +12,13 @@ from torch.optim import Optimizer
 from optimlab.lab.compare.bits import Distance, Mismatch, compare_tensors, tensor_distance
 from optimlab.lab.compare.observed import NothingCompared
 from optimlab.lab.explain.cases import Case
-from optimlab.lab.explain.causes import cause_of
+from optimlab.lab.explain.diagnosis import cause_of
 from optimlab.lab.explain.explanation import Explanation, side_by_side, values_at
-from optimlab.lab.explain.parting import Parting, Steps, parting
+from optimlab.lab.explain.divergence import Divergence, Steps, divergence
 from optimlab.lab.lockstep.scenario import Scenario
 from optimlab.lab.lockstep.side import Make
 from optimlab.lab.record.copies import copy_optimizer, give_gradients, parameters
-from optimlab.lab.record.pairs import (
+from optimlab.lab.record.pair import (
     GivenGradients,
     Gradients,
     Live,
@@ -211,7 +211,7 @@ class _Search:
             return self._unexplained(step, number, found, note)
         steps = [Steps(operations, number, found) for operations in recorded]
         found = {name: found[name] for name in sorted(found, key=steps[0].place_of)}
-        parted = parting(*steps)
+        parted = divergence(*steps)
         element = _element(parted) or next(iter(found.values())).element
         words = [words_of(each) for each in found.values() if each.what != "bits"]
         return Explanation(
@@ -255,7 +255,7 @@ def _recorded(optimizer: Optimizer, number: int, gradients: Gradients) -> list[O
     return recorded
 
 
-def _element(parted: Parting) -> tuple[int, ...] | None:
+def _element(parted: Divergence) -> tuple[int, ...] | None:
     """Find the first element in which the results of the two operations differ."""
     if _name(parted.ours) != _name(parted.theirs):
         return None  # their results are two steps of two ways

@@ -12,7 +12,7 @@ import torch
 
 from optimlab.lab.compare.bits import Distance, hexadecimal
 from optimlab.lab.explain.cases import Cause
-from optimlab.lab.explain.parting import Parting, Steps, digest
+from optimlab.lab.explain.divergence import Divergence, Steps, digest
 from optimlab.lab.record.writing import Operation, Value
 
 WIDTH = 100
@@ -175,7 +175,7 @@ def _wrapped(head: str, text: str) -> list[str]:
     return textwrap.wrap(head + text, WIDTH, subsequent_indent=indent, break_on_hyphens=False)
 
 
-def side_by_side(ours: Steps, theirs: Steps, parting: Parting) -> tuple[Line, ...]:
+def side_by_side(ours: Steps, theirs: Steps, divergence: Divergence) -> tuple[Line, ...]:
     """Lay two sequences of operations side by side; results that both have stand on one line."""
     left, right = ours.computing(), theirs.computing()
     keys = [[_key(operation) for operation in each] for each in (left, right)]
@@ -186,7 +186,7 @@ def side_by_side(ours: Steps, theirs: Steps, parting: Parting) -> tuple[Line, ..
         for row in range(rows):
             one = left[i + row] if i + row < j else None
             other = right[k + row] if k + row < end else None
-            parts = {one, other} & {parting.ours, parting.theirs} - {None}
+            parts = {one, other} & {divergence.ours, divergence.theirs} - {None}
             mark = "=" if tag == "equal" else "≠" if parts else ""
             lines.append(Line(mark, _short(one), _short(other)))
     return tuple(lines)
@@ -203,9 +203,9 @@ def _short(operation: Operation | None) -> str:
     return operation.spelt({number: f"{number:.6g}" for number in long})
 
 
-def values_at(parting: Parting, element: tuple[int, ...]) -> tuple[Shown, ...]:
+def values_at(divergence: Divergence, element: tuple[int, ...]) -> tuple[Shown, ...]:
     """Show operands and results of the two operations at an element."""
-    sides = [_values(operation, element) for operation in (parting.ours, parting.theirs)]
+    sides = [_values(operation, element) for operation in (divergence.ours, divergence.theirs)]
     names = list(dict.fromkeys(name for side in sides for name in side))
     return tuple(Shown(name, sides[0].get(name, ""), sides[1].get(name, "")) for name in names)
 

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from optimlab import native
-from optimlab.lab.record.extent import Extent
+from optimlab.lab.record.step_scope import StepScope
 from optimlab.lab.record.registers import Register, Registers
 from optimlab.lab.record.writing import Operation, Value, is_listed, split, written_arguments
 
@@ -58,7 +58,7 @@ class Recording(TorchDispatchMode):
         self._look = look
         self._finished = finished
         self._started = started
-        self._extent = Extent()
+        self._scope = StepScope()
         self._registers: Registers | None = None  # of the step that is being recorded
         self._operations: list[Operation] = []
         self._suspended = 0
@@ -85,7 +85,7 @@ class Recording(TorchDispatchMode):
     # Where steps begin and end.
 
     def _begin(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-        if not self._extent.begins():
+        if not self._scope.begins():
             return None
         self._registers = None  # of a step that raised
         if self._started is not None:
@@ -95,7 +95,7 @@ class Recording(TorchDispatchMode):
         return args, {name: self._outside(value) for name, value in kwargs.items()}
 
     def _end(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if not self._extent.ends() or self._registers is None:
+        if not self._scope.ends() or self._registers is None:
             return
         self._registers.name_locals(sys._getframe(1))
         self._registers.name_optimizers_tensors()

@@ -53,7 +53,7 @@ def _lines(operation: Operation, place: int, step: TracedStep) -> Iterator[str]:
     name = operation.name.strip("_")
     arguments = [(key, value) for key, value in operation.shown_arguments() if key != "out"]
     code = f"{name}({', '.join(_code(key, value) for key, value in arguments)})"
-    texts = [step.origins.of(operation.name, number) for _, number in arguments]
+    texts = [step.provenance.of(operation.name, number) for _, number in arguments]
     note = ", ".join(text for text in texts if text)
     numbers = _computed(name, arguments, place)
     results = _changed(operation)
@@ -155,7 +155,7 @@ def _operation(operation: Operation, step: TracedStep) -> dict[str, Any]:
         "scalars": [
             {
                 "argument": name,
-                "origin": step.origins.of(operation.name, number),
+                "origin": step.provenance.of(operation.name, number),
                 "value": exact(number, None),
             }
             for name, number in operation.scalars.items()

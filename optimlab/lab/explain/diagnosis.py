@@ -14,14 +14,14 @@ from typing import Any
 import torch
 
 from optimlab.lab.explain.cases import Case, Cause, is_result
-from optimlab.lab.explain.parting import Digest, Steps, digest
-from optimlab.lab.explain.roundings import other_rounding, state_precision
+from optimlab.lab.explain.divergence import Digest, Steps, digest
+from optimlab.lab.explain.experiments import other_rounding, state_precision
 from optimlab.lab.record.writing import Operation, Value
 
 
 def cause_of(case: Case) -> Cause:
     """Find out what makes the difference."""
-    if case.parting.ours is None and case.parting.theirs is None:
+    if case.divergence.ours is None and case.divergence.theirs is None:
         return Cause(
             "outside the recorded operations",
             "what makes the difference does not go through the operations that were recorded",
@@ -40,8 +40,8 @@ def cause_of(case: Case) -> Cause:
 
 def _experiments(case: Case) -> Iterator[Cause]:
     yield from _place_in_memory(case)
-    if case.parting.ours is not None and case.parting.theirs is not None:
-        yield from _other_arguments(case, case.parting.ours, case.parting.theirs)
+    if case.divergence.ours is not None and case.divergence.theirs is not None:
+        yield from _other_arguments(case, case.divergence.ours, case.divergence.theirs)
     yield from state_precision(case)
     yield from other_rounding(case)
     yield from _operation_too_many(case)
@@ -52,7 +52,7 @@ def _experiments(case: Case) -> Iterator[Cause]:
 
 
 def _place_in_memory(case: Case) -> Iterator[Cause]:
-    ours, theirs = case.parting.ours, case.parting.theirs
+    ours, theirs = case.divergence.ours, case.divergence.theirs
     if ours is None or theirs is None:
         yield from _written_gradient(case)
         return
@@ -70,8 +70,8 @@ def _written_gradient(case: Case) -> Iterator[Cause]:
     """Tell an operation on the gradient, which is not the optimizer's, that one side lacks."""
     a, b = case.names
     for operation, name, other, steps in (
-        (case.parting.ours, a, b, case.theirs),
-        (case.parting.theirs, b, a, case.ours),
+        (case.divergence.ours, a, b, case.theirs),
+        (case.divergence.theirs, b, a, case.ours),
     ):
         if operation is None or operation.target is None or operation.target.label != "grad":
             continue
@@ -166,8 +166,8 @@ def _number_cause(names: tuple[str, str], mine: float, other: float) -> tuple[st
 def _operation_too_many(case: Case) -> Iterator[Cause]:
     a, b = case.names
     sides = [
-        (case.parting.theirs, case.theirs, case.ours, (b, a)),
-        (case.parting.ours, case.ours, case.theirs, (a, b)),
+        (case.divergence.theirs, case.theirs, case.ours, (b, a)),
+        (case.divergence.ours, case.ours, case.theirs, (a, b)),
     ]
     for operation, own, other, (name, without) in sides:
         if operation is None or operation.target is None or not operation.operands:
@@ -213,7 +213,7 @@ def _is_alike(one: Operation, another: Operation) -> bool:
 
 
 def _missing(case: Case) -> Iterator[Cause]:
-    ours, theirs = case.parting.ours, case.parting.theirs
+    ours, theirs = case.divergence.ours, case.divergence.theirs
     for operation, name, other in (
         (theirs, case.names[1], case.names[0]),
         (ours, case.names[0], case.names[1]),

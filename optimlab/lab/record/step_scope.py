@@ -6,7 +6,7 @@ import sys
 from types import FrameType
 
 
-class Extent:
+class StepScope:
     """Tells a call of ``step`` from those of a parent's ``step`` that are made inside it.
 
     torch wraps ``step`` of a class when an instance of it is made, so where a subclass calls

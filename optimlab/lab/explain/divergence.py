@@ -5,7 +5,7 @@ views, with lists. So operations are not compared by name or place but by what t
 result is *common* if the other step has it, too: for one of the optimizer's own tensors (``param``,
 ``grad``, state) the same bits under the same name, for a temporary the same bits anywhere; what
 both held before the step is common. From every tensor of the optimizer that ends different,
-:func:`parting` goes back through the operations that it was computed from, for as long as their
+:func:`divergence` goes back through the operations that it was computed from, for as long as their
 results are not common. The earliest operation that it reaches is where that step leaves the other:
 the first whose result the other never has, and which matters for a tensor that ends different.
 """
@@ -31,7 +31,7 @@ _MAKES |= {"ones", "ones_like", "full", "full_like", "zero_", "fill_", "scalar_t
 
 
 @dataclass(frozen=True)
-class Parting:
+class Divergence:
     """The operations at which two steps part, ``None`` where a side has none.
 
     Attributes:
@@ -125,7 +125,7 @@ def _is_computing(operation: Operation) -> bool:
     return operation.computes and operation.name not in _MAKES
 
 
-def parting(ours: Steps, theirs: Steps) -> Parting:
+def divergence(ours: Steps, theirs: Steps) -> Divergence:
     """Find where two steps part, one operation on each side.
 
     A side that has nothing which the other lacks is represented by the operation that results in
@@ -136,7 +136,7 @@ def parting(ours: Steps, theirs: Steps) -> Parting:
         right = _elsewhere(left, ours, theirs)
     elif left is None and right is not None:
         left = _elsewhere(right, theirs, ours)
-    return Parting(left, right)
+    return Divergence(left, right)
 
 
 def _elsewhere(operation: Operation, own: Steps, other: Steps) -> Operation | None:

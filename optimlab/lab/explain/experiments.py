@@ -12,19 +12,19 @@ from torch import Tensor
 
 from optimlab.lab.compare.bits import same_bits
 from optimlab.lab.explain.cases import Case, Cause, is_result
-from optimlab.lab.explain.formulas import Manner, Term, evaluate, evaluate_widely, term_of
-from optimlab.lab.explain.manners import (
+from optimlab.lab.explain.expressions import Variant, Expression, evaluate, evaluate_widely, expression_of
+from optimlab.lab.explain.variants import (
     changes,
     computes_numbers,
-    manners,
+    variants,
     order_in_words,
     structure,
 )
-from optimlab.lab.explain.parting import Steps, digest
+from optimlab.lab.explain.divergence import Steps, digest
 from optimlab.lab.record.writing import Operation, Value
 
 _MOST_ELEMENTS = 512
-_MANNERS = 120  # of each formula that are tried together with each other change
+_VARIANTS = 120  # of each formula that are tried together with each other change
 _VECTOR = 32  # elements of a vector at most, those that kernels unroll included
 _ROUNDINGS = 64  # within how many units in the last place of float64 two formulas are the same
 
@@ -75,15 +75,15 @@ def _narrowed(
 class _Formula:
     """One side's formula of a tensor that ends different, and the bits of both sides."""
 
-    term: Term
+    expression: Expression
     own: Tensor
     other: Tensor
-    other_term: Term | None
+    other_expression: Expression | None
     names: tuple[str, str]
 
 
 def other_rounding(case: Case) -> Iterator[Cause]:
-    """Try whether both compute one formula, and which manner of one side gives the other's bits."""
+    """Try whether both compute one formula, and which variant of one side gives the other's bits."""
     # A result that both have need not be used by both: then the longer formulas tell.
     for opaque in (False, True):
         yield from _other_rounding(_formulas(case, opaque=opaque))
@@ -93,45 +93,45 @@ def _other_rounding(formulas: Iterable[_Formula]) -> Iterator[Cause]:
     alike = []
     for formula in formulas:
         small = _sampled(formula)
-        manner = next((m for m in manners(small.term) if _is_own(formula, small, m)), None)
-        if manner is not None and _same_mathematics(small):
+        variant = next((m for m in variants(small.expression) if _is_own(formula, small, m)), None)
+        if variant is not None and _same_mathematics(small):
             alike.append(formula)
-            yield from _by_manner(formula, small, manner)
-            yield from _at_the_end(formula, manner)
+            yield from _by_variant(formula, small, variant)
+            yield from _at_the_end(formula, variant)
     for formula in alike:
         yield from _by_order(formula)
 
 
-def _by_manner(formula: _Formula, small: _Formula, manner: Manner) -> Iterator[Cause]:
+def _by_variant(formula: _Formula, small: _Formula, variant: Variant) -> Iterator[Cause]:
     a, b = formula.names
 
-    def is_theirs(changed: Manner) -> bool:
-        # A few elements tell most manners apart, in less time than all.
-        return _gives(small.term, changed, small.other) and _gives(
-            formula.term, changed, formula.other
+    def is_theirs(changed: Variant) -> bool:
+        # A few elements tell most variants apart, in less time than all.
+        return _gives(small.expression, changed, small.other) and _gives(
+            formula.expression, changed, formula.other
         )
 
-    def tried(bases: list[Manner], changed: list[Any]) -> Iterator[Cause]:
+    def tried(bases: list[Variant], changed: list[Any]) -> Iterator[Cause]:
         for kind, words, change in changed:
             if any(is_theirs(replace(base, **change)) for base in bases):
                 yield Cause(kind, f"{b} {words}; {a} does not", evidence)
 
     evidence = f"{a}'s formula evaluated so gives {b}'s bits in every element"
-    others = list(itertools.islice(manners(small.term), _MANNERS))
-    changed = list(changes(formula.term)) if formula.own.dim() else []
+    others = list(itertools.islice(variants(small.expression), _VARIANTS))
+    changed = list(changes(formula.expression)) if formula.own.dim() else []
     wide = [each for each in changed if "wide" in each[2]]
-    yield from tried([manner], changed)
+    yield from tried([variant], changed)
     yield from tried(others, wide)  # of half precision, before contractions that do the same
     candidates = [each for each in others if is_theirs(each)]
-    candidates.sort(key=lambda m: (m.orders != manner.orders, len(m.contracted)))
+    candidates.sort(key=lambda m: (m.orders != variant.orders, len(m.contracted)))
     for each in candidates[:1]:
-        yield Cause(*_rounding_words(formula, manner, each), evidence)
+        yield Cause(*_rounding_words(formula, variant, each), evidence)
     yield from tried(others, changed)
 
 
-def _rounding_words(formula: _Formula, own: Manner, other: Manner) -> tuple[str, str]:
+def _rounding_words(formula: _Formula, own: Variant, other: Variant) -> tuple[str, str]:
     a, b = formula.names
-    order = order_in_words(formula.term, own, other)
+    order = order_in_words(formula.expression, own, other)
     if order and own.contracted == other.contracted:
         return "order of operations", f"{a} and {b} compute {order}"
     order = f"; they compute {order}" if order else ""
@@ -144,7 +144,7 @@ def _rounding_words(formula: _Formula, own: Manner, other: Manner) -> tuple[str,
     )
 
 
-def _at_the_end(formula: _Formula, manner: Manner) -> Iterator[Cause]:
+def _at_the_end(formula: _Formula, variant: Variant) -> Iterator[Cause]:
     """Try whether only elements behind the last full vector, at the end, are rounded differently.
 
     A vectorised kernel computes these in a loop of its own, which compilers may contract otherwise.
@@ -155,10 +155,10 @@ def _at_the_end(formula: _Formula, manner: Manner) -> Iterator[Cause]:
         return
     end = slice(int(differing[0]), count)
     small = _chosen(formula, torch.arange(count, device=formula.own.device)[end])
-    for changed in manners(small.term):
-        if _gives(small.term, changed, small.other):
+    for changed in variants(small.expression):
+        if _gives(small.expression, changed, small.other):
             a, b = formula.names
-            kind, words = _rounding_words(formula, manner, changed)
+            kind, words = _rounding_words(formula, variant, changed)
             text = f"in the last elements, behind the last full vector, {words}"
             shown = f"{a}'s formula evaluated so gives {b}'s bits"
             yield Cause(kind, text, f"{shown} from element {end.start} of {count} on")
@@ -166,12 +166,12 @@ def _at_the_end(formula: _Formula, manner: Manner) -> Iterator[Cause]:
 
 
 def _by_order(formula: _Formula) -> Iterator[Cause]:
-    term, other = formula.term, formula.other_term
-    if other is None or structure(term) == structure(other):
+    expression, other = formula.expression, formula.other_expression
+    if other is None or structure(expression) == structure(other):
         return
     a, b = formula.names
     text = f"{a} and {b} spell the same mathematics differently, and so round differently"
-    for name, one in ((a, term), (b, other)):
+    for name, one in ((a, expression), (b, other)):
         if computes_numbers(one):
             text += f"; {name} computes with tensors without dimensions, in their dtype"
     yield Cause(
@@ -196,12 +196,12 @@ def _formulas(case: Case, *, opaque: bool) -> Iterator[_Formula]:
             continue
         if left.shape != right.shape or left.dtype != right.dtype:
             continue
-        terms = [_term(v, s, o, opaque=opaque) for v, s, o in _with_sides(case, left, right)]
-        mine, other = terms
+        expressions = [_expression(v, s, o, opaque=opaque) for v, s, o in _with_sides(case, left, right)]
+        mine, other = expressions
         if other is None and mine is not None:  # a fused kernel: what it has on the way is not seen
-            mine = _term(left, case.ours, case.theirs, opaque=True)
+            mine = _expression(left, case.ours, case.theirs, opaque=True)
         elif mine is None and other is not None:
-            other = _term(right, case.theirs, case.ours, opaque=True)
+            other = _expression(right, case.theirs, case.ours, opaque=True)
         if mine is not None:
             yield _Formula(mine, left.kept, right.kept, other, (a, b))
         if other is not None:
@@ -224,7 +224,7 @@ def _end(steps: Steps, label: str) -> Value | None:
     return ends[-1] if ends else None
 
 
-def _term(value: Value, own: Steps, other: Steps, *, opaque: bool = False) -> Term | None:
+def _expression(value: Value, own: Steps, other: Steps, *, opaque: bool = False) -> Expression | None:
     """Write a formula out down to what the other side has, too; the value itself excepted.
 
     Of an opaque side only that counts which it ends with, under the same name.
@@ -238,8 +238,8 @@ def _term(value: Value, own: Steps, other: Steps, *, opaque: bool = False) -> Te
 
     reads = [each for each in own.operations if isinstance(each.returned, float)]
     read = {o.returned: o.operands[0] for o in reads if o.returned not in (0.0, 1.0)}
-    written = term_of(value, operation_of, read)
-    return written if isinstance(written, Term) else None
+    written = expression_of(value, operation_of, read)
+    return written if isinstance(written, Expression) else None
 
 
 def _is_end(value: Value, own: Steps, other: Steps) -> bool:
@@ -249,13 +249,13 @@ def _is_end(value: Value, own: Steps, other: Steps) -> bool:
 
 def _same_mathematics(formula: _Formula) -> bool:
     """Tell whether both sides compute one mathematical formula, up to rounding."""
-    mine, scale = evaluate_widely(formula.term)
-    if formula.other_term is not None:
-        other, other_scale = evaluate_widely(formula.other_term)
+    mine, scale = evaluate_widely(formula.expression)
+    if formula.other_expression is not None:
+        other, other_scale = evaluate_widely(formula.other_expression)
         allowed = _ROUNDINGS * torch.finfo(torch.float64).eps
         scale = torch.maximum(scale, other_scale)
     else:  # a kernel that shows its result alone: as far off as its own precision allows
-        other, allowed = formula.other.double(), 4 * torch.finfo(formula.term.dtype).eps
+        other, allowed = formula.other.double(), 4 * torch.finfo(formula.expression.dtype).eps
     if mine.shape != other.shape or mine.isfinite().ne(other.isfinite()).any():
         return False
     finite = mine.isfinite()
@@ -263,13 +263,13 @@ def _same_mathematics(formula: _Formula) -> bool:
     return bool((apart <= allowed * scale)[finite].all())
 
 
-def _gives(term: Term, manner: Manner, bits: Tensor) -> bool:
-    result = evaluate(term, manner)
+def _gives(expression: Expression, variant: Variant, bits: Tensor) -> bool:
+    result = evaluate(expression, variant)
     return result.shape == bits.shape and same_bits(result, bits)
 
 
-def _is_own(formula: _Formula, small: _Formula, manner: Manner) -> bool:
-    return _gives(small.term, manner, small.own) and _gives(formula.term, manner, formula.own)
+def _is_own(formula: _Formula, small: _Formula, variant: Variant) -> bool:
+    return _gives(small.expression, variant, small.own) and _gives(formula.expression, variant, formula.own)
 
 
 def _sampled(formula: _Formula) -> _Formula:
@@ -287,13 +287,13 @@ def _chosen(formula: _Formula, chosen: Tensor) -> _Formula:
     shape = formula.own.shape
 
     def part(value: Any) -> Any:
-        if isinstance(value, Term):
-            return Term(value.name, tuple(map(part, value.arguments)), value.dtype)
+        if isinstance(value, Expression):
+            return Expression(value.name, tuple(map(part, value.arguments)), value.dtype)
         if isinstance(value, Tensor) and value.shape == shape:
             return value.flatten()[chosen]
         return value
 
-    other_term = part(formula.other_term)
+    other_expression = part(formula.other_expression)
     return _Formula(
-        part(formula.term), part(formula.own), part(formula.other), other_term, formula.names
+        part(formula.expression), part(formula.own), part(formula.other), other_expression, formula.names
     )
