@@ -19,9 +19,9 @@ from torch.utils.hooks import RemovableHandle
 
 from optimlab.adam import Adam, AdamW
 from optimlab.core.groups import all_params
-from optimlab.lab.compare.observed import Comparison, NothingCompared
+from optimlab.lab.compare.diff import Diff, NothingCompared
+from optimlab.lab.lockstep.clone import clone
 from optimlab.lab.lockstep.outcome import Compared, Difference
-from optimlab.lab.lockstep.side import copied
 from optimlab.optimizer import Optimizer
 from optimlab.rmsprop import RMSprop
 from optimlab.sgd import SGD
@@ -130,7 +130,7 @@ class Shadow:
         self.differing = 0
         self._rule, self._on_difference, self._every = rule, on_difference, every
         self._names = {} if model is None else {id(p): n for n, p in model.named_parameters()}
-        self._comparison = Comparison()
+        self._comparison = Diff()
         self._steps_compared = 0
         self._twin: Optimizer | None = None
         self._handles = (
@@ -230,15 +230,15 @@ class Shadow:
         self._steps_compared += 1
         if not found:
             return
-        (place, mismatch), *others = found
+        (path, mismatch), *others = found
         difference = Difference(
             compared=self.compared,
             step=self.steps,
             during="step()",
-            place=place,
+            path=path,
             mismatch=mismatch,
             names=self._parameter_names(),
-            also=tuple(place for place, _ in others),
+            also=tuple(path for path, _ in others),
         )
         self.difference = self.difference or difference
         self.differing += 1
@@ -268,16 +268,16 @@ def twin_of(optimizer: torch.optim.Optimizer, rule: type[Optimizer]) -> Optimize
     for group in groups:
         originals = group["params"]
         group["params"] = [_with_gradient(param, copies) for param in originals]
-        group.update(copied({k: v for k, v in group.items() if k != "params"}, copies))
+        group.update(clone({k: v for k, v in group.items() if k != "params"}, copies))
     state: defaultdict[Any, Any] = defaultdict(dict)
     for key, value in optimizer.state.items():
-        state[copies.get(id(key), key)] = copied(value, copies)
+        state[copies.get(id(key), key)] = clone(value, copies)
     twin = rule.__new__(rule)
-    defaults = copied(optimizer.defaults, copies)
+    defaults = clone(optimizer.defaults, copies)
     twin.__setstate__({"defaults": defaults, "state": state, "param_groups": groups})
     for name in _SCALING:
         if getattr(optimizer, name, None) is not None:
-            setattr(twin, name, copied(getattr(optimizer, name), copies))
+            setattr(twin, name, clone(getattr(optimizer, name), copies))
     for group, live in zip(twin.param_groups, optimizer.param_groups, strict=True):
         _choose_loop(twin, group, live["params"])
     return twin
@@ -294,8 +294,8 @@ def _choose_loop(twin: Optimizer, group: dict[str, Any], live: Sequence[Tensor])
 def _with_gradient(param: Tensor, copies: dict[int, Any]) -> Tensor:
     if id(param) not in copies:
         # Detached: the copy is a plain tensor, where the parameter may be an nn.Parameter.
-        copy = copied(param.detach(), {})
-        copy.grad = None if param.grad is None else copied(param.grad.detach(), {})
+        copy = clone(param.detach())
+        copy.grad = None if param.grad is None else clone(param.grad.detach())
         copies[id(param)] = copy
     return cast(Tensor, copies[id(param)])
 

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from optimlab.lab.compare.bits import same_bits
+from optimlab.lab.compare.diff import Diff
 from optimlab.lab.compare.digest import digest
-from optimlab.lab.compare.observed import Comparison
 from optimlab.lab.doctor.findings import Finding, listed
 from optimlab.lab.doctor.hyperparameters import (
     BOOKKEEPING,
@@ -85,7 +85,7 @@ def _shared(ours: Subject, theirs: Subject) -> Iterator[Finding]:
 
 
 def _bits(ours: Subject, theirs: Subject, *, aliased: bool) -> tuple[list[Finding], Compared]:
-    comparison = Comparison()
+    comparison = Diff()
     left, right = _state_by_place(ours), _state_by_place(theirs)
     if aliased:  # tensors that are the same one are the same by being so
         left, right = _unshared(left, right)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from optimlab.lab.compare.bits import Distance, Mismatch, hexadecimal
-from optimlab.lab.compare.observed import Place, place_name
+from optimlab.lab.compare.diff import Path, path_name
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Difference:
         compared: how much was compared up to it.
         step: after which step it was seen, 0 for after construction.
         during: what had just been done, such as ``"step()"``.
-        place: where: keys and indices into what ``observe`` returns.
+        path: where: keys and indices into what ``snapshot`` returns.
         mismatch: what differs there, both values, the first element and all their distances.
         names: names of the parameters, if they have any.
         also: other places that differ at the same time.
@@ -106,10 +106,10 @@ class Difference:
     compared: Compared
     step: int
     during: str
-    place: Place
+    path: Path
     mismatch: Mismatch
     names: tuple[str, ...] = ()
-    also: tuple[Place, ...] = ()
+    also: tuple[Path, ...] = ()
     final: Distance | None = None
 
     @property
@@ -119,15 +119,15 @@ class Difference:
 
     @property
     def where(self) -> str:
-        """The place in words, such as ``state 'exp_avg' of parameter 3``."""
-        return place_name(self.place, self.names)
+        """The path in words, such as ``state 'exp_avg' of parameter 3``."""
+        return path_name(self.path, self.names)
 
     def __str__(self) -> str:
         lines = [f"step {self.step}, after {self.during}: {self.where}: {self._described()}"]
         if self.mismatch.distance is not None:
             lines.append(f"there, {self.mismatch.distance}")
         if self.also:
-            shown = ", ".join(place_name(place, self.names) for place in self.also[:4])
+            shown = ", ".join(path_name(path, self.names) for path in self.also[:4])
             more = f" and {len(self.also) - 4} more" if len(self.also) > 4 else ""
             lines.append(f"also different: {shown}{more}")
         if self.final is not None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from optimlab.lab.compare.bits import same_bits
-from optimlab.lab.compare.observed import Comparison
+from optimlab.lab.compare.diff import Diff
 from optimlab.lab.lockstep.outcome import Compared, Difference
 from optimlab.lab.resume.contract import Digests, Run, digests, frozen
 from optimlab.lab.resume.outcome import Cause, Offender
@@ -131,7 +131,7 @@ def described(offender: Offender, loaded: Mapping[str, Any], values: Mapping[str
     name = offender.name
     if name not in loaded or name not in values:
         return offender.what
-    found = Comparison().differences({name: loaded[name]}, {name: values[name]})
+    found = Diff().differences({name: loaded[name]}, {name: values[name]})
     if not found:
         return offender.what
     place, mismatch = found[0]
