@@ -58,9 +58,7 @@ class Expression:
     @property
     def structure(self) -> tuple[Any, ...]:
         """The names of the operations, nested as they are."""
-        nested = (
-            each.structure if isinstance(each, Expression) else "" for each in self.arguments
-        )
+        nested = (each.structure if isinstance(each, Expression) else "" for each in self.arguments)
         return (self.name, *nested)
 
     @property
@@ -99,9 +97,9 @@ def expression_of(
         return None if inner is None else Expression("copy", (inner,), value.dtype)
     arguments: list[Expression | Leaf] = []
     for name, given in operation.arguments.items():
-        source = read.get(given) if isinstance(given, float) else given
-        known = isinstance(source, Value)
-        inner = expression_of(source, operation_of, read, depth - 1) if known else given
+        source, inner = read.get(given) if isinstance(given, float) else given, given
+        if isinstance(source, Value):
+            inner = expression_of(source, operation_of, read, depth - 1)
         if isinstance(given, bool) or not isinstance(inner, Expression | Tensor | float | int):
             return None
         if name != "out":

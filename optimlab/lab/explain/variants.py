@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from optimlab.lab.record.writing import short
 from optimlab.lab.explain.expressions import Expression
+from optimlab.lab.record.writing import short
 
 HALF = (torch.float16, torch.bfloat16)
 _SUMS = {"lerp", "addcmul", "addcdiv", "add", "sub", "rsub"}

@@ -22,8 +22,8 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from optimlab import native
-from optimlab.lab.record.step_scope import StepScope
 from optimlab.lab.record.registers import Register, Registers
+from optimlab.lab.record.step_scope import StepScope
 from optimlab.lab.record.writing import Operation, Value, is_listed, split, written_arguments
 
 if TYPE_CHECKING:
