@@ -19,9 +19,9 @@ from torch.utils.hooks import RemovableHandle
 
 from optimlab.adam import Adam, AdamW
 from optimlab.core.groups import all_params
-from optimlab.lab.compare.diff import Diff, NothingCompared
+from optimlab.lab.compare.diff import Compared, Diff, NothingCompared
 from optimlab.lab.lockstep.clone import clone
-from optimlab.lab.lockstep.outcome import Compared, Difference
+from optimlab.lab.lockstep.outcome import Difference
 from optimlab.optimizer import Optimizer
 from optimlab.rmsprop import RMSprop
 from optimlab.sgd import SGD
@@ -130,8 +130,7 @@ class Shadow:
         self.differing = 0
         self._rule, self._on_difference, self._every = rule, on_difference, every
         self._names = {} if model is None else {id(p): n for n, p in model.named_parameters()}
-        self._comparison = Diff()
-        self._steps_compared = 0
+        self._diff = Diff()
         self._twin: Optimizer | None = None
         self._handles = (
             optimizer.register_step_pre_hook(self._before),
@@ -141,19 +140,18 @@ class Shadow:
     @property
     def compared(self) -> Compared:
         """How much was compared."""
-        done = self._comparison
-        return Compared(self._steps_compared, done.tensors, done.elements, done.values)
+        return self._diff.compared
 
     @property
     def equal(self) -> bool:
         """Whether every compared step had the rule's bits, and any was compared."""
-        return self._steps_compared > 0 and self.difference is None
+        return self._diff.steps > 0 and self.difference is None
 
     def remove(self) -> None:
         """Detach from the optimizer; warns if nothing was ever compared."""
         for handle in self._handles:
             handle.remove()
-        if not self._steps_compared:
+        if not self._diff.steps:
             warnings.warn(str(self), stacklevel=2)
 
     def __enter__(self) -> Shadow:
@@ -162,17 +160,17 @@ class Shadow:
     def __exit__(self, error_type: object, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
-        if error_type is None and not self._steps_compared:
+        if error_type is None and not self._diff.steps:
             raise NothingCompared(str(self))
 
     def __str__(self) -> str:
         name = f"shadow of {type(self.optimizer).__name__}"
         left_out = "".join(f"; {n} not compared: {why}" for why, n in self.left_out.items())
-        if not self._steps_compared:
+        if not self._diff.steps:
             return f"{name}: nothing was compared in {self.steps} steps{left_out}"
         if self.difference is None:
             return f"{name}: the same bits: {self.compared}{left_out}"
-        differing = f"{self.differing} of {self._steps_compared} compared steps differ{left_out}"
+        differing = f"{self.differing} of {self._diff.steps} compared steps differ{left_out}"
         return f"{name}: {differing}\n{self.difference}"
 
     def _before(
@@ -226,20 +224,12 @@ class Shadow:
         if twin is None:
             return
         inspect.unwrap(self._rule.step)(twin)  # no hook of anybody's sees this step
-        found = self._comparison.differences(_seen(twin), _seen(optimizer))
-        self._steps_compared += 1
+        found = self._diff.differences(_seen(twin), _seen(optimizer))
+        self._diff.steps += 1
         if not found:
             return
-        (path, mismatch), *others = found
-        difference = Difference(
-            compared=self.compared,
-            step=self.steps,
-            during="step()",
-            path=path,
-            mismatch=mismatch,
-            names=self._parameter_names(),
-            also=tuple(path for path, _ in others),
-        )
+        names = self._parameter_names()
+        difference = Difference.first_of(found, self.compared, self.steps, "step()", names)
         self.difference = self.difference or difference
         self.differing += 1
         if callable(self._on_difference):

@@ -24,6 +24,7 @@ from optimlab.lab.parity.table import IMPLEMENTATIONS, TABLE
 
 Options: TypeAlias = dict[str, Any]
 
+LIBRARIES = (optimlab, torch.optim)
 NAMES = tuple(row.name for row in TABLE)
 STATEFUL: dict[str, Options] = {row.name: dict(row.many) for row in TABLE}
 """Options with which each optimizer has as much state as it can have."""
@@ -204,6 +205,27 @@ def one_thread() -> Iterator[None]:
 def assert_equal(ours: object, theirs: object) -> None:
     """Compare two nested values: tensors and floats as integers, dicts with the order of keys."""
     _report(Diff(), ours, theirs)
+
+
+def beside_torch(program: Callable[[Any], Any]) -> Any:
+    """Run a program with our library and with torch's; compare what it returns, or its error.
+
+    Args:
+        program: is called with ``optimlab``, and with ``torch.optim``, from one random state.
+
+    Returns:
+        What it returned with ours, or type and text of the error that it raised.
+    """
+    __tracebackhide__ = True
+    ends = []
+    for library in LIBRARIES:
+        torch.manual_seed(5)
+        try:
+            ends.append(program(library))
+        except Exception as error:  # noqa: BLE001 - which errors are raised is compared
+            ends.append((type(error), str(error)))
+    assert_equal(*ends)
+    return ends[0]
 
 
 def _report(comparison: Diff, ours: object, theirs: object) -> None:
