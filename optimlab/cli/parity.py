@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from optimlab.lab.parity.cases import Case, Extent
-    from optimlab.lab.parity.report import Report
-    from optimlab.lab.parity.verdict import Verdict
+    from optimlab.lab.parity.cases import Case
+    from optimlab.lab.parity.configurations import Level
+    from optimlab.lab.parity.result import ParityResult, TableResult
 
 DESCRIPTION = """\
 Compare every optimizer with torch.optim, bit by bit: all combinations of its options, for each
@@ -88,13 +88,13 @@ def run(args: argparse.Namespace) -> int:
     from optimlab.lab.parity.cases import cases
 
     check_table(args)
-    extent: Extent = "quick" if args.quick else "full"
-    chosen = list(cases(extent, optimizers=args.optimizer, device=args.device, seed=args.seed))
+    level: Level = "quick" if args.quick else "full"
+    chosen = list(cases(level, optimizers=args.optimizer, device=args.device, seed=args.seed))
     console = terminal.console(quiet=terminal.prints_json(args))
     began = time.perf_counter()
     report = run_cases(console, args.device, chosen)
     print_report(console, report)
-    about = {"extent": extent, "seed": args.seed, "seconds": time.perf_counter() - began}
+    about = {"extent": level, "seed": args.seed, "seconds": time.perf_counter() - began}
     terminal.write_json(args, report.as_json(**about))
     return int(not report.equal)
 
@@ -131,10 +131,10 @@ def run_check(args: argparse.Namespace) -> int:
     mine, reference = terminal.resolve(args.mine), terminal.resolve(args.reference)
     check_pair(args, mine, reference)
     console = terminal.console(quiet=terminal.prints_json(args))
-    verdict = checked(args, console, mine, reference)
-    console.print(str(verdict))
-    terminal.write_json(args, verdict.as_json())
-    return terminal.EQUAL if verdict.equal else terminal.DIFFERENT
+    result = checked(args, console, mine, reference)
+    console.print(str(result))
+    terminal.write_json(args, result.as_json())
+    return terminal.EQUAL if result.equal else terminal.DIFFERENT
 
 
 def check_pair(args: argparse.Namespace, mine: Any, reference: Any) -> None:
@@ -144,16 +144,16 @@ def check_pair(args: argparse.Namespace, mine: Any, reference: Any) -> None:
         MisuseError: if one makes no optimizer, or there is no such dtype or implementation.
     """
     from optimlab.lab.parity.checking import require_optimizers
-    from optimlab.lab.parity.configurations import Extent
+    from optimlab.lab.parity.configurations import Coverage
 
     try:
         require_optimizers(mine, reference, {})
-        Extent(args.implementation, args.dtype)
+        Coverage(args.implementation, args.dtype)
     except (TypeError, ValueError) as error:
         raise MisuseError(str(error)) from error
 
 
-def checked(args: argparse.Namespace, console: Console, mine: Any, reference: Any) -> Verdict:
+def checked(args: argparse.Namespace, console: Console, mine: Any, reference: Any) -> ParityResult:
     """Compare two optimizers behind a progress bar.
 
     Raises:
@@ -198,25 +198,23 @@ def names_of_state(text: str) -> tuple[str, str]:
     return theirs, mine
 
 
-def run_cases(console: Console, device: str, chosen: list[Case]) -> Report:
+def run_cases(console: Console, device: str, chosen: list[Case]) -> TableResult:
     """Run the cases behind a progress bar."""
-    from optimlab.lab.parity.report import Report, environment
+    from optimlab.lab.parity.case_result import environment
+    from optimlab.lab.parity.checking import check_table
 
     facts = ", ".join(f"{name} {value}" for name, value in environment(device).items())
     console.print(f"Comparing with torch.optim: {facts}")
-    report = Report(device)
     with terminal.progress(console) as progress:
         task = progress.add_task("", total=len(chosen))
-        for case in chosen:
-            doing = f"{case.row.name} {case.implementation} {case.dtype}"
-            progress.update(task, description=f"{len(report.differences)} differ  {doing}")
-            report.add(case, case.run())
-            progress.advance(task)
-        progress.update(task, description=f"{len(report.differences)} differ")
-    return report
+
+        def show(done: int, total: int, doing: str) -> None:
+            progress.update(task, completed=done, total=total, description=doing)
+
+        return check_table(chosen, device, show)
 
 
-def print_report(console: Console, report: Report) -> None:
+def print_report(console: Console, report: TableResult) -> None:
     """Print the matrix, the totals, and what differs."""
     console.print(matrix(report))
     console.print(LEGEND, style="dim")
@@ -224,15 +222,15 @@ def print_report(console: Console, report: Report) -> None:
     console.print(report.totals())
     for exclusion in report.exclusions:
         console.print(f"excluded: {exclusion}")
-    for difference, found_in in report.alike[:SHOWN_DIFFERENCES]:
-        others = f" and {len(found_in) - 1} more cases" if len(found_in) > 1 else ""
-        console.print(f"\n{found_in[0]}{others}", style="bold")
-        console.print(f"  {difference}")
+    for found in report.alike[:SHOWN_DIFFERENCES]:
+        others = f" and {len(found) - 1} more cases" if len(found) > 1 else ""
+        console.print(f"\n{found[0].configuration}{others}", style="bold")
+        console.print(f"  {found[0].outcome}")
     if len(report.alike) > SHOWN_DIFFERENCES:
         console.print(f"\nand {len(report.alike) - SHOWN_DIFFERENCES} other differences")
 
 
-def matrix(report: Report) -> Table:
+def matrix(report: TableResult) -> Table:
     """Lay the cells out, optimizer by optimizer."""
     from rich.table import Table
 
