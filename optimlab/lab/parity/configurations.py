@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from optimlab import renamed
 from optimlab.lab.lockstep.clone import clone
 from optimlab.lab.lockstep.scenario import Scenario, TensorSpec
 from optimlab.lab.parity.events import PLAIN
@@ -44,6 +45,8 @@ class Configuration:
     options: Options
     event: str
     scenario: Scenario = field(default=Scenario(), repr=False)
+
+    circumstance = renamed.attribute("circumstance", "event")
 
     @property
     def facts(self) -> tuple[str, ...]:

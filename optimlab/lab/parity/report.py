@@ -197,7 +197,8 @@ def common(differing: Sequence[CaseResult], compared: Sequence[CaseResult]) -> s
 
 
 def _facts(results: Iterable[CaseResult]) -> Counter[str]:
-    return Counter(fact for each in results for fact in {*each.configuration.facts} - {PLAIN})
+    facts = (fact for each in results for fact in each.configuration.facts)
+    return Counter(fact for fact in facts if fact != PLAIN)
 
 
 def _shortened(text: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
 
+from optimlab import renamed
 from optimlab.lab.compare.bits import Distance, percent
 from optimlab.lab.compare.diff import Compared
 from optimlab.lab.lockstep.outcome import Difference, Equal, EqualError
@@ -55,6 +56,8 @@ class ParityResult:
     narrowed: bool = False
     strict: bool = False
     device: str = "cpu"
+
+    tried = renamed.attribute("tried", "results")
 
     @property
     def equal(self) -> bool:
