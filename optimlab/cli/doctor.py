@@ -63,19 +63,18 @@ def doctor(
     json: Json,
 ) -> int:
     """Examine, repair and print; equal is a checkpoint in which nothing is wrong."""
+    from optimlab.lab import doctor as lab
     from optimlab.lab import report
-    from optimlab.lab.doctor import examination
-    from optimlab.lab.doctor.subject import CheckpointError
 
     check(other, against, repair, keep)
     reference, model = (other, None) if against is None else made_by(against)
     console = report.console(quiet=json.printed)
     try:
-        found = examination.doctor(checkpoint, reference, model=model)
+        found = lab.doctor(checkpoint, reference, model=model)
         repaired = None
         if repair is not None:
-            repaired = examination.repair(checkpoint, repair, reference, keep=keep, model=model)
-    except CheckpointError as error:
+            repaired = lab.repair(checkpoint, repair, reference, keep=keep, model=model)
+    except lab.CheckpointError as error:
         raise MisuseError(str(error)) from error
     print_report(console, found)
     if repair is not None and repaired is not None:
