@@ -3,9 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
-
-LibraryName = Literal["torch", "optimlab"]
+from typing import Any
 
 
 @dataclass(frozen=True)

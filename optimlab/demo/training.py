@@ -15,14 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from optimlab import optimizers
 from optimlab.demo.differences import compare
 from optimlab.demo.digits import Batches, Digits, build_network
-from optimlab.demo.recipes import RECIPES, LibraryName, Settings
+from optimlab.demo.libraries import LIBRARIES, LibraryName
+from optimlab.demo.recipes import RECIPES, Settings
 from optimlab.lab.compare.bits import Distance
-
-# Anything that has the classes of the recipes will do.
-LIBRARIES: dict[LibraryName, Any] = {"torch": torch.optim, "optimlab": optimizers}
 
 
 class Run:

@@ -26,7 +26,7 @@ pytest.importorskip("rich", reason="the demo prints with rich")
 from matplotlib.image import imread
 
 from optimlab import __main__ as command_line
-from optimlab.demo import checkpoint, resume, training
+from optimlab.demo import checkpoint, libraries, resume
 from optimlab.demo.differences import compare
 from optimlab.demo.digits import Batches, build_network, read_digits
 from optimlab.demo.recipes import Settings
@@ -143,7 +143,7 @@ class OneWrongBit(torch.optim.SGD):
 def test_one_wrong_bit_is_reported_as_a_difference_and_ends_with_status_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(training.LIBRARIES, "optimlab", SimpleNamespace(SGD=OneWrongBit))
+    monkeypatch.setitem(libraries.LIBRARIES, "optimlab", SimpleNamespace(SGD=OneWrongBit))
     finished = run_demo(tmp_path, "--epochs", "1", "--batch-size", "1437", "--optimizers", "sgd")
     total = PARAMETERS * (1 + len(resume.PAIRS))
     assert finished.status == 1
