@@ -30,7 +30,7 @@ import line_fit
 from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from optimlab.demo.recipes import LIBRARIES
+from optimlab.demo.libraries import LIBRARIES
 
 STEPS = {
     "autograd_tour": 2,

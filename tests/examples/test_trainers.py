@@ -26,7 +26,7 @@ from running import finish, need, stepping
 from torch import Tensor, nn
 from torch.optim import Optimizer, lr_scheduler
 
-from optimlab.demo.recipes import LIBRARIES
+from optimlab.demo.libraries import LIBRARIES
 from optimlab.lab.compare.snapshot import snapshot
 
 STEPS, SEED = 12, 3
