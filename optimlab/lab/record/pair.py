@@ -95,7 +95,7 @@ def outputs(optimizer: Optimizer, param: Tensor) -> Outputs:
     """Return what an optimizer leaves behind of a parameter: tensors and numbers by their names."""
     held = optimizer.state.get(param, {})
     numbers = {name: value for name, value in held.items() if isinstance(value, int | float)}
-    found = {"param": param, **dict(named_tensors(held, "")), **numbers}
+    found = {"param": param, **dict(named_tensors(held)), **numbers}
     return found if param.grad is None else {**found, "grad": param.grad}
 
 
