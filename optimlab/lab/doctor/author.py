@@ -11,8 +11,8 @@ import torch
 
 from optimlab.adam import Adam, AdamW
 from optimlab.lab.doctor.checkpoint import Checkpoint
-from optimlab.lab.doctor.findings import Finding, error
 from optimlab.lab.doctor.hyperparameters import BOOKKEEPING
+from optimlab.lab.findings import Finding, error
 from optimlab.optimizer import Optimizer
 from optimlab.rmsprop import RMSprop
 from optimlab.sgd import SGD
