@@ -212,7 +212,8 @@ def _measured(params: Sequence[Tensor], before: list[Tensor]) -> Iterator[Readin
     for update, (*measured, moved, with_gradient, both_moved) in zip(updates, numbers, strict=True):
         norm, update_norm, count = measured[0], measured[4], update.numel()
         ratio = update_norm / norm if norm else float("nan")
-        yield Reading(*measured, ratio, 1 - moved / count, (with_gradient - both_moved) / count)
+        lost = (with_gradient - both_moved) / count
+        yield Reading(*(*measured, ratio, 1 - moved / count, lost))
 
 
 def _sizes(tensors: list[Tensor]) -> list[Tensor]:

@@ -13,7 +13,7 @@ which evaluates the model again, are not a part of the rule and are left out.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from optimlab import native
-from optimlab.lab.record.registers import Registers
+from optimlab.lab.record.registers import Register, Registers
 from optimlab.lab.record.step_scope import Closure, StepScope
 from optimlab.lab.record.writing import (
     Operation,
@@ -89,7 +89,7 @@ class Recording(TorchDispatchMode):
     def _end(self, optimizer: Optimizer) -> None:
         if self._registers is not None:
             self._registers.name_optimizers_tensors()
-            self._registers.settle(self._operations)
+            settle(self._operations)
             self._registers = None
             self._finished(self._operations)
 
@@ -169,3 +169,31 @@ def _with_values(argument: Any, seen: dict[int, Value]) -> Any:
     if isinstance(argument, list | tuple):
         return [_with_values(item, seen) for item in argument]
     return argument
+
+
+def settle(operations: Sequence[Operation]) -> None:
+    """Attribute all registers to parameters, and give those of each parameter unique names."""
+    everything: dict[Register, None] = {}  # in order
+    for operation in operations:
+        registers = [value.register for value in (*operation.operands, *operation.results)]
+        everything.update(dict.fromkeys(registers))
+        numbers = [r.parameter for r in registers if r.parameter is not None]
+        operation.parameter = numbers[0] if numbers else None
+        for value in operation.results:
+            if value.register.parameter is None:
+                value.register.parameter = operation.parameter
+    taken: dict[int | None, set[str]] = {}
+    for register in sorted(everything, key=lambda register: -register.rank):
+        names = taken.setdefault(register.parameter, set())
+        register.name = unique_name(register.name or "tensor", names)
+        register.looks = {}
+
+
+def unique_name(wanted: str, taken: set[str]) -> str:
+    """Return a name, with a number if others have taken it, and note that it is taken."""
+    number, name = 1, wanted
+    while name in taken:
+        number += 1
+        name = f"{wanted}_{number}"
+    taken.add(name)
+    return name

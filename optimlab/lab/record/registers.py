@@ -7,17 +7,14 @@ it. That is read from the frames of the running functions, as they keep their lo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-
-if TYPE_CHECKING:
-    from optimlab.lab.record.writing import Operation
 
 # Functions between the optimizer's code and ATen, whose local variables are not the optimizer's.
 _BETWEEN = (
@@ -145,22 +142,6 @@ class Registers:
                 register.name, register.rank = name, _LOCAL
                 self._unnamed -= 1
 
-    def settle(self, operations: Sequence[Operation]) -> None:
-        """Attribute all registers to parameters, and give those of each parameter unique names."""
-        for operation in operations:
-            registers = [value.register for value in (*operation.operands, *operation.results)]
-            numbers = [r.parameter for r in registers if r.parameter is not None]
-            operation.parameter = numbers[0] if numbers else None
-            for value in operation.results:
-                if value.register.parameter is None:
-                    value.register.parameter = operation.parameter
-        taken: dict[int | None, set[str]] = {}
-        everything = [v.register for o in operations for v in (*o.operands, *o.results)]
-        for register in sorted(dict.fromkeys(everything), key=lambda register: -register.rank):
-            names = taken.setdefault(register.parameter, set())
-            register.name = unique_name(register.name or "tensor", names)
-            register.looks = {}
-
 
 def operation_name(function: Any) -> str:
     """Return an operation's name as a method of tensors: ``lerp_`` for ``aten._foreach_lerp_``."""
@@ -187,13 +168,3 @@ def _memory(tensor: Tensor) -> tuple[int, int, int]:
     reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) + 1
     start = tensor.data_ptr()
     return start, start + reach * tensor.element_size(), tensor.untyped_storage().data_ptr()
-
-
-def unique_name(wanted: str, taken: set[str]) -> str:
-    """Return a name, with a number if others have taken it, and note that it is taken."""
-    number, name = 1, wanted
-    while name in taken:
-        number += 1
-        name = f"{wanted}_{number}"
-    taken.add(name)
-    return name
