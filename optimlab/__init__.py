@@ -8,8 +8,8 @@ Use it in place of ``torch.optim``::
 
 Read it in this order: ``sgd.py``, ``adam.py`` and ``rmsprop.py`` (the rules); ``core/values.py``
 (what a rule is applied to), ``core/program.py`` and ``core/scalar.py`` (a rule written down);
-``execution.py`` (a rule carried out), ``native/`` (by the kernel, and how a step is cached) and
-``optimizer.py`` (everything around it). Floor by floor, each importing only from those below:
+``execution.py`` (a rule carried out), ``native/`` (by the kernel, and how a step is cached),
+``rule.py`` (the one step) and ``optimizer.py`` (everything around it). Floor by floor, each importing only from those below:
 
 ==============  ==================================================================================
 ``cli``         the command line, a file for each command
@@ -17,7 +17,8 @@ Read it in this order: ``sgd.py``, ``adam.py`` and ``rmsprop.py`` (the rules); `
 ``lab``         the tools: parity, explain, trace, watch, shadow, doctor, resume, info; below them
                 what they share: compare, lockstep, record
 ``optimizers``  all optimizers by their names, each in a file of its own
-``optimizer``   the container: groups, state, checkpoints, hooks, and the one step
+``rule``        update rules, the state that they declare, and the one step
+``optimizer``   the container: groups, state, checkpoints, hooks
 ``execution``   for-loop, foreach, fused and native, side by side
 ``native``      the kernel, guards, the cached step
 ``core``        tensors and symbols that a rule is applied to, programs, groups, checkpoints
@@ -36,6 +37,7 @@ from optimlab.optimizers import (
     AdamW,
     Optimizer,
     RMSprop,
+    Rule,
     lr_scheduler,
     swa_utils,
 )
@@ -61,6 +63,7 @@ __all__ = [
     "Optimizer",
     "Program",
     "RMSprop",
+    "Rule",
     "doctor",
     "explain",
     "info",

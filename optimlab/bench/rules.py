@@ -50,8 +50,8 @@ class Rule:
     def state_names(self) -> tuple[str, ...]:
         """The state tensors that the rule keeps for each parameter."""
         optimizer_class = getattr(_OURS, self.class_name)
-        optimizer: optimizers.Optimizer = optimizer_class([torch.zeros(1)], **self.arguments)
-        return optimizer.state_names(optimizer.param_groups[0])
+        optimizer: optimizers.Rule = optimizer_class([torch.zeros(1)], **self.arguments)
+        return optimizer.state_spec.names(optimizer.param_groups[0])
 
     @property
     def traffic(self) -> Traffic:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
-from optimlab.adam import Adam, AdamW
+from optimlab.adam import Adam
+from optimlab.adamw import AdamW
 from optimlab.native.bytecode import NotServedError, read
 from optimlab.native.launch import DTYPES
 from optimlab.native.self_check import Capabilities, capabilities
-from optimlab.optimizer import Optimizer
+from optimlab.rule import Rule
 from optimlab.rmsprop import RMSprop
 from optimlab.sgd import SGD
 
@@ -56,7 +57,7 @@ class Info:
         return "\n".join(lines)
 
 
-def info(*optimizers: type[Optimizer]) -> Info:
+def info(*optimizers: type[Rule]) -> Info:
     """Tell which execution serves which optimizer on CPU, with default hyperparameters, and why.
 
     Args:
@@ -79,10 +80,10 @@ def info(*optimizers: type[Optimizer]) -> Info:
     return Info(kernel is not None, found.reason, used, served)
 
 
-def _carried_out_by(found: Capabilities, optimizer: Optimizer, dtype: torch.dtype) -> str:
+def _carried_out_by(found: Capabilities, optimizer: Rule, dtype: torch.dtype) -> str:
     group = optimizer.param_groups[0]
     try:
-        bytecode = read(optimizer, ("param", "grad", *optimizer.state_names(group)), 2.0, group)
+        bytecode = read(optimizer, ("param", "grad", *optimizer.state_spec.names(group)), 2.0, group)
     except (NotServedError, AttributeError, TypeError):
         return "ATen"
     return "native kernel" if bytecode.fits() and found.serves(bytecode.opcodes, dtype) else "ATen"
