@@ -1,4 +1,4 @@
-"""AdamW: Adam whose weight decay shrinks the weights themselves; the derivation is in ``adam.py``."""
+"""AdamW: Adam whose weight decay shrinks the weights themselves, as derived in ``adam.py``."""
 
 from __future__ import annotations
 

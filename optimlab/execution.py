@@ -199,15 +199,13 @@ def _make_state(rule: Stepped, batch: Batch) -> None:
         for member in batch.members if batch.names else ():
             _ = rule.state[member.param]  # which keeps the order of the parameters
         return
-    is_fused = batch.execution is Execution.FUSED
+    kind = {"capturable": batch.capturable, "fused": batch.execution is Execution.FUSED}
     for member in batch.members:
         if member.is_new:
             held = rule.state[member.param]
             if len(held) == 0:
-                capturable = batch.capturable
-                held.update(
-                    spec.start(member.param, batch.group, capturable=capturable, fused=is_fused)
-                )
+                for name, tensor in spec.start(member.param, batch.group, **kind):
+                    held[name] = tensor
             member.state = {name: held[name] for name in batch.names}
             member.step = None if spec.count is None else held["step"]
 

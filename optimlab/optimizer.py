@@ -24,12 +24,15 @@ from torch.optim.optimizer import (
     _global_optimizer_pre_hooks,
 )
 
+from optimlab import renamed
 from optimlab.core import devices, renamed_state
 from optimlab.core.checkpoint import StateDict, complete_old_groups, pack, unpack
 from optimlab.core.groups import ParamGroup, all_params, complete_group, zero
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+
+__getattr__ = renamed.moved_from(__name__)
 
 
 def _is_watched(optimizer: torch.optim.Optimizer) -> bool:

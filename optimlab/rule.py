@@ -34,10 +34,7 @@ from optimlab.core.values import L, T
 from optimlab.execution import execute, of_one_kind
 from optimlab.optimizer import Optimizer
 
-__all__ = [
-    *("Batch", "Count", "First", "FusedStep", "Like", "ParamGroup", "Rule", "StateSpec", "Step"),
-    *("pure", "unequal_steps"),
-]
+__all__ = ["Count", "First", "Like", "Rule", "StateSpec", "Step", "pure", "unequal_steps"]
 
 Step: TypeAlias = float | T
 """A step count: a number, or a tensor where its value must stay on the device or in autograd.

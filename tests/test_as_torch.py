@@ -30,7 +30,7 @@ from graphs_on_cpu import let_graphs_be_captured_on_cpu
 from torch import Tensor
 
 import optimlab
-from optimlab.lab.lockstep.side import copied
+from optimlab.lab.lockstep.clone import clone
 from optimlab.parity import TensorSpec
 
 Change: TypeAlias = Callable[[Side], object]
@@ -57,7 +57,7 @@ def taken(name: str, options: Options) -> Options:
 
 def in_group(index: int = -1, **options: Any) -> Change:
     """Set entries of a group."""
-    return lambda side: side.optimizer.param_groups[index].update(copied(options, {}))
+    return lambda side: side.optimizer.param_groups[index].update(clone(options))
 
 
 def same_outcome(pair: Pair, action: Change = step) -> bool:
@@ -66,7 +66,7 @@ def same_outcome(pair: Pair, action: Change = step) -> bool:
     Returns:
         Whether both succeeded.
     """
-    before = copied(pair.ours.seen(), {})
+    before = clone(pair.ours.seen())
     ours, theirs = (raised(partial(action, side)) for side in pair.sides)
     assert ours == theirs
     if ours is None:

@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         maker(text, {**shared, **options(own)}, args.foreach)
         for text, own in zip(args.optimizers, (args.options_a, args.options_b), strict=True)
     ]
-    from optimlab.lab.compare.observed import NothingCompared
+    from optimlab.lab.compare.diff import NothingCompared
     from optimlab.lab.explain.explaining import explain
 
     check_makes(makes)
@@ -145,7 +145,8 @@ def rehearse(makes: Sequence[Any], scenario: Scenario) -> None:
     Raises:
         MisuseError: if a constructor or step raises; the message says which, and its reason.
     """
-    from optimlab.lab.record.copies import give_gradients, parameters
+    from optimlab.lab.compare.snapshot import parameters
+    from optimlab.lab.lockstep.clone import give_gradients
     from optimlab.lab.record.pairs import Made
 
     for make in makes:

@@ -11,7 +11,6 @@ from optimlab.core import devices
 from optimlab.core.batch import Batch, Execution
 from optimlab.core.groups import ParamGroup
 
-
 NOT_ON_LISTS = "{} as a Tensor is not supported for capturable=False and foreach=True"
 
 

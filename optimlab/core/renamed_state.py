@@ -143,4 +143,4 @@ def _warn(what: str, instead: str) -> None:
     frame = sys._getframe(1)
     while frame.f_back is not None and f"{frame.f_globals.get('__name__')}.".startswith(package):
         frame, depth = frame.f_back, depth + 1
-    warnings.warn(f"{what}; {instead}", DeprecationWarning, stacklevel=depth - 1)
+    warnings.warn(f"{what}; {instead}", DeprecationWarning, stacklevel=depth)

@@ -11,8 +11,8 @@ from optimlab.adamw import AdamW
 from optimlab.native.bytecode import NotServedError, read
 from optimlab.native.launch import DTYPES
 from optimlab.native.self_check import Capabilities, capabilities
-from optimlab.rule import Rule
 from optimlab.rmsprop import RMSprop
+from optimlab.rule import Rule
 from optimlab.sgd import SGD
 
 _INSTRUCTION_SETS = ("plain C", "AVX2", "AVX-512")
@@ -83,7 +83,9 @@ def info(*optimizers: type[Rule]) -> Info:
 def _carried_out_by(found: Capabilities, optimizer: Rule, dtype: torch.dtype) -> str:
     group = optimizer.param_groups[0]
     try:
-        bytecode = read(optimizer, ("param", "grad", *optimizer.state_spec.names(group)), 2.0, group)
+        bytecode = read(
+            optimizer, ("param", "grad", *optimizer.state_spec.names(group)), 2.0, group
+        )
     except (NotServedError, AttributeError, TypeError):
         return "ATen"
     return "native kernel" if bytecode.fits() and found.serves(bytecode.opcodes, dtype) else "ATen"

@@ -20,11 +20,11 @@ from torch.utils.hooks import RemovableHandle
 from optimlab.adam import Adam
 from optimlab.adamw import AdamW
 from optimlab.core.groups import all_params
-from optimlab.lab.compare.observed import Comparison, NothingCompared
-from optimlab.lab.lockstep.outcome import Compared, Difference
-from optimlab.lab.lockstep.side import copied
-from optimlab.rule import Rule
+from optimlab.lab.compare.diff import Compared, Diff, NothingCompared
+from optimlab.lab.lockstep.clone import clone
+from optimlab.lab.lockstep.outcome import Difference
 from optimlab.rmsprop import RMSprop
+from optimlab.rule import Rule
 from optimlab.sgd import SGD
 
 OnDifference: TypeAlias = Literal["raise"] | Callable[[Difference], object]
@@ -131,8 +131,7 @@ class Shadow:
         self.differing = 0
         self._rule, self._on_difference, self._every = rule, on_difference, every
         self._names = {} if model is None else {id(p): n for n, p in model.named_parameters()}
-        self._comparison = Comparison()
-        self._steps_compared = 0
+        self._diff = Diff()
         self._twin: Rule | None = None
         self._handles = (
             optimizer.register_step_pre_hook(self._before),
@@ -142,19 +141,18 @@ class Shadow:
     @property
     def compared(self) -> Compared:
         """How much was compared."""
-        done = self._comparison
-        return Compared(self._steps_compared, done.tensors, done.elements, done.values)
+        return self._diff.compared
 
     @property
     def equal(self) -> bool:
         """Whether every compared step had the rule's bits, and any was compared."""
-        return self._steps_compared > 0 and self.difference is None
+        return self._diff.steps > 0 and self.difference is None
 
     def remove(self) -> None:
         """Detach from the optimizer; warns if nothing was ever compared."""
         for handle in self._handles:
             handle.remove()
-        if not self._steps_compared:
+        if not self._diff.steps:
             warnings.warn(str(self), stacklevel=2)
 
     def __enter__(self) -> Shadow:
@@ -163,17 +161,17 @@ class Shadow:
     def __exit__(self, error_type: object, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
-        if error_type is None and not self._steps_compared:
+        if error_type is None and not self._diff.steps:
             raise NothingCompared(str(self))
 
     def __str__(self) -> str:
         name = f"shadow of {type(self.optimizer).__name__}"
         left_out = "".join(f"; {n} not compared: {why}" for why, n in self.left_out.items())
-        if not self._steps_compared:
+        if not self._diff.steps:
             return f"{name}: nothing was compared in {self.steps} steps{left_out}"
         if self.difference is None:
             return f"{name}: the same bits: {self.compared}{left_out}"
-        differing = f"{self.differing} of {self._steps_compared} compared steps differ{left_out}"
+        differing = f"{self.differing} of {self._diff.steps} compared steps differ{left_out}"
         return f"{name}: {differing}\n{self.difference}"
 
     def _before(
@@ -227,20 +225,12 @@ class Shadow:
         if twin is None:
             return
         inspect.unwrap(self._rule.step)(twin)  # no hook of anybody's sees this step
-        found = self._comparison.differences(_seen(twin), _seen(optimizer))
-        self._steps_compared += 1
+        found = self._diff.differences(_seen(twin), _seen(optimizer))
+        self._diff.steps += 1
         if not found:
             return
-        (place, mismatch), *others = found
-        difference = Difference(
-            compared=self.compared,
-            step=self.steps,
-            during="step()",
-            place=place,
-            mismatch=mismatch,
-            names=self._parameter_names(),
-            also=tuple(place for place, _ in others),
-        )
+        names = self._parameter_names()
+        difference = Difference.first_of(found, self.compared, self.steps, "step()", names)
         self.difference = self.difference or difference
         self.differing += 1
         if callable(self._on_difference):
@@ -269,16 +259,16 @@ def twin_of(optimizer: torch.optim.Optimizer, rule: type[Rule]) -> Rule:
     for group in groups:
         originals = group["params"]
         group["params"] = [_with_gradient(param, copies) for param in originals]
-        group.update(copied({k: v for k, v in group.items() if k != "params"}, copies))
+        group.update(clone({k: v for k, v in group.items() if k != "params"}, copies))
     state: defaultdict[Any, Any] = defaultdict(dict)
     for key, value in optimizer.state.items():
-        state[copies.get(id(key), key)] = copied(value, copies)
+        state[copies.get(id(key), key)] = clone(value, copies)
     twin = rule.__new__(rule)
-    defaults = copied(optimizer.defaults, copies)
+    defaults = clone(optimizer.defaults, copies)
     twin.__setstate__({"defaults": defaults, "state": state, "param_groups": groups})
     for name in _SCALING:
         if getattr(optimizer, name, None) is not None:
-            setattr(twin, name, copied(getattr(optimizer, name), copies))
+            setattr(twin, name, clone(getattr(optimizer, name), copies))
     for group, live in zip(twin.param_groups, optimizer.param_groups, strict=True):
         _choose_loop(twin, group, live["params"])
     return twin
@@ -295,8 +285,8 @@ def _choose_loop(twin: Rule, group: dict[str, Any], live: Sequence[Tensor]) -> N
 def _with_gradient(param: Tensor, copies: dict[int, Any]) -> Tensor:
     if id(param) not in copies:
         # Detached: the copy is a plain tensor, where the parameter may be an nn.Parameter.
-        copy = copied(param.detach(), {})
-        copy.grad = None if param.grad is None else copied(param.grad.detach(), {})
+        copy = clone(param.detach())
+        copy.grad = None if param.grad is None else clone(param.grad.detach())
         copies[id(param)] = copy
     return cast(Tensor, copies[id(param)])
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from optimlab.lab.record.copies import parameters
+from optimlab.lab.compare.snapshot import parameters
 from optimlab.lab.record.extent import Extent
 
 

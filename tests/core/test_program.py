@@ -88,7 +88,11 @@ def give_gradients(params: list[Tensor], step: int) -> None:
 def inputs_of(optimizer: optimlab.Rule, param: Tensor, program: Program) -> dict[str, Tensor]:
     """Copy what a program reads; state that does not exist yet starts as the optimizer says."""
     group = optimizer.param_groups[0]
-    state = optimizer.state.get(param) or dict(optimizer.state_spec.start(param, group))
+    zeros = dict.fromkeys(optimizer.state_spec.names(group), torch.zeros_like(param.detach()))
+    state = optimizer.state.get(param) or {
+        **zeros,
+        **dict(optimizer.state_spec.start(param, group)),
+    }
     assert param.grad is not None
     available = {"param": param.detach(), "grad": param.grad, **state}
     return {name: available[name].clone() for name in program.inputs}

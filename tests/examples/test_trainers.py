@@ -30,7 +30,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from optimlab.demo.recipes import LIBRARIES
 from optimlab.demo.training import reproducible
-from optimlab.lab.compare.observed import observe
+from optimlab.lab.compare.snapshot import snapshot
 
 pytest.importorskip("sklearn", reason="the examples' digits come with scikit-learn")
 pytest.importorskip("matplotlib", reason="all examples can draw")
@@ -57,7 +57,7 @@ class Trained:
 
     def seen(self) -> dict[str, Any]:
         """Lay out everything that can be seen of the optimizer."""
-        return observe(self.optimizer, list(self.model.parameters()))
+        return snapshot(self.optimizer, list(self.model.parameters()))
 
     def reached(self) -> list[Any]:
         """Lay out what training changes; resuming puts the entries of a group in another order."""

@@ -188,9 +188,9 @@ def differences(verdict: Verdict, compared: list[Tried]) -> Iterator[str]:
         assert isinstance(outcome, Difference)
         mismatch = outcome.mismatch
         text = f"{outcome.where.partition(' of parameter')[0]} {mismatch.what}"
-        if outcome.place[0] == "parameters":
+        if outcome.path[0] == "parameters":
             text = f"parameter {mismatch.what}"
-        if outcome.place[0] == "gradients":
+        if outcome.path[0] == "gradients":
             text = "writes to `p.grad`"
         ulps = f", {mismatch.ulps} ulp" if mismatch.ulps and "grad" not in text else ""
         where = common(found, compared)

@@ -301,7 +301,7 @@ def test_mine_may_leave_gradients_alone_that_the_reference_overwrites() -> None:
 def test_a_mutated_gradient_is_named() -> None:
     (found, *_) = beside_sgd(MutatedGradient).differences
     assert isinstance(found.outcome, Difference)
-    assert found.outcome.place[0] == "gradients"
+    assert found.outcome.path[0] == "gradients"
 
 
 def with_momentum(params: Any, maximize: bool = False) -> Optimizer:
@@ -387,7 +387,7 @@ def test_state_of_another_name_is_compared_once_the_names_are_told() -> None:
     verdict = beside_adam(Wrong, state_names=RenamedState.NAMES)
     (found, *_) = verdict.differences
     assert isinstance(found.outcome, Difference)
-    assert found.outcome.place[0] == "state"
+    assert found.outcome.path[0] == "state"
 
 
 def test_ignored_state_is_not_compared_whether_its_type_or_its_values_differ() -> None:

@@ -26,7 +26,7 @@ import optimlab
 from optimlab.__main__ import main
 from optimlab.lab.compare.bits import same_bits
 from optimlab.lab.doctor import CheckpointError, Report, repair
-from optimlab.lab.lockstep.side import copied, through_a_file
+from optimlab.lab.lockstep.clone import clone, save_and_load
 
 SHAPE = (4, 3)
 
@@ -75,7 +75,7 @@ class Run:
         return other
 
     def saved(self) -> Options:
-        saved: Options = copied(self.optimizer.state_dict(), {})
+        saved: Options = clone(self.optimizer.state_dict())
         return saved
 
     def load(self, saved: Options) -> Run:
@@ -237,12 +237,12 @@ def test_a_sound_checkpoint_is_healthy_alone_and_where_it_belongs(
         report = optimlab.doctor(tmp_path / "run.pt")
         assert report.healthy or set(kinds(report)) == {"missing state"}, report
         fresh = pair.new(side)
-        before = copied(fresh.state_dict(), {})
+        before = clone(fresh.state_dict())
         # One parameter never has a gradient, and so no state: nobody can tell from the file.
         assert set(kinds(optimlab.doctor(tmp_path / "run.pt", fresh))) <= {"missing state"}
         assert_equal(fresh.state_dict(), before)
         assert set(kinds(optimlab.doctor(tmp_path / "run.pt", side.optimizer))) <= {"missing state"}
-    ours, theirs = (copied(side.optimizer.state_dict(), {}) for side in pair.sides)
+    ours, theirs = (clone(side.optimizer.state_dict()) for side in pair.sides)
     assert not optimlab.doctor(ours, theirs).of_kind("bits")
 
 
@@ -338,9 +338,9 @@ def test_what_is_wrong_inside_a_checkpoint_is_found(damage: str, tmp_path: Path)
 
 def test_the_first_differing_bit_of_two_checkpoints_is_named() -> None:
     saved = run("Adam").step(3).saved()
-    other = copied(saved, {})
+    other = clone(saved)
     other["state"][1]["exp_avg_sq"][2, 1].view(torch.int32).bitwise_xor_(1)
-    assert optimlab.doctor(saved, copied(saved, {})).healthy
+    assert optimlab.doctor(saved, clone(saved)).healthy
     found = optimlab.doctor(saved, other).of_kind("bits")[0]
     assert "state 'exp_avg_sq' of parameter 1 (b)" in found.what
     assert "element [2, 1]" in found.what
@@ -350,9 +350,9 @@ def test_the_first_differing_bit_of_two_checkpoints_is_named() -> None:
 def test_the_same_moments_in_another_order_are_recognised_without_names() -> None:
     saved = run("SGD", momentum=0.9).step(3).saved()
     del saved["param_groups"][0]["param_names"]
-    other = copied(saved, {})
+    other = clone(saved)
     other["state"] = {0: saved["state"][1], 1: saved["state"][0]}
-    other = copied(other, {})
+    other = clone(other)
     found = optimlab.doctor(saved, other).of_kind("order")
     assert "the state of parameter 0 is, bit for bit, that of parameter 1" in found[0].what
 
@@ -379,7 +379,7 @@ DIFFERENT: dict[str, tuple[Callable[[Options], Any], str, str]] = {
 def test_what_two_checkpoints_do_not_have_in_common_is_found(difference: str) -> None:
     inflict, kind, text = DIFFERENT[difference]
     saved = run("Adam").step(3).saved()
-    other = copied(saved, {})
+    other = clone(saved)
     inflict(other)
     found = optimlab.doctor(other, saved).of_kind(kind)
     assert any(text in finding.what for finding in found), found
@@ -646,7 +646,7 @@ def test_options_that_make_no_sense_exit_with_status_2(
 
 def test_a_file_reads_as_it_was_saved() -> None:
     saved = run("Adam").step(2).saved()
-    assert optimlab.doctor(through_a_file(saved), saved).healthy
+    assert optimlab.doctor(save_and_load(saved), saved).healthy
     assert optimlab.doctor(copy.deepcopy(saved)).findings == ()
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import optimlab
-from optimlab.lab.lockstep.side import copied
+from optimlab.lab.lockstep.clone import clone
 
 
 def network() -> nn.Sequential:
@@ -196,7 +196,7 @@ def test_a_sound_optimizer_has_no_finding_and_stays_as_it_is(name: str, way: Opt
         model = nn.ParameterList(side.params)
         for parameter in side.params:
             parameter.requires_grad_()
-        before = copied(side.optimizer.state_dict(), {})
+        before = clone(side.optimizer.state_dict())
         report = optimlab.lint(side.optimizer, model)
         # One parameter of the scenario never has a gradient.
         assert {f.kind for f in report.findings if f.severity != "note"} <= {"missing state"}

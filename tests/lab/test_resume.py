@@ -27,8 +27,8 @@ from resumable_runs import (
 from torch import nn
 
 import optimlab
+from optimlab.lab.compare.diff import NothingCompared
 from optimlab.lab.compare.digest import digest
-from optimlab.lab.compare.observed import NothingCompared
 from optimlab.lab.resume import Resumption, proof
 from optimlab.lab.resume.contract import maker
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 import optimlab.rule
 from optimlab.core import checkpoint
-from optimlab.lab.compare.observed import NothingCompared
+from optimlab.lab.compare.diff import NothingCompared
 
 PROGRAMS = int(os.environ.get("OPTIMLAB_RANDOM_PROGRAMS", "400"))
 SAMPLE = 60  # that together contain everything

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from optimlab.lab.compare.bits import same_bits
+from optimlab.lab.compare.diff import Compared, Diff
 from optimlab.lab.compare.digest import digest
-from optimlab.lab.compare.observed import Comparison
 from optimlab.lab.doctor.findings import Finding, listed
 from optimlab.lab.doctor.hyperparameters import (
     BOOKKEEPING,
@@ -23,7 +23,7 @@ from optimlab.lab.doctor.kinds import writer
 from optimlab.lab.doctor.loading import shared_by_two
 from optimlab.lab.doctor.places import check_order
 from optimlab.lab.doctor.subject import Subject, entries
-from optimlab.lab.lockstep.outcome import Compared, Difference
+from optimlab.lab.lockstep.outcome import Difference
 
 
 def compare_subjects(ours: Subject, theirs: Subject) -> tuple[list[Finding], Compared]:
@@ -85,18 +85,17 @@ def _shared(ours: Subject, theirs: Subject) -> Iterator[Finding]:
 
 
 def _bits(ours: Subject, theirs: Subject, *, aliased: bool) -> tuple[list[Finding], Compared]:
-    comparison = Comparison()
+    diff = Diff()
     left, right = _state_by_place(ours), _state_by_place(theirs)
     if aliased:  # tensors that are the same one are the same by being so
         left, right = _unshared(left, right)
-    found = comparison.differences({"state": left}, {"state": right})
-    compared = Compared(0, comparison.tensors, comparison.elements, comparison.values)
+    found = diff.differences({"state": left}, {"state": right})
+    compared = diff.compared
     if not found:
         return [], compared
     missing = [_missing(ours, theirs, left, right)]
-    (place, mismatch), *others = found
     dtypes = [item for item in found if item[1].what == "dtype"]
-    first = Difference(compared, 0, "", place, mismatch, names=ours.names)
+    first = Difference.first_of(found, compared, 0, "", ours.names)
     permuted = _permuted(ours, theirs)
     findings = [finding for finding in missing if finding is not None]
     if dtypes:
@@ -109,7 +108,7 @@ def _bits(ours: Subject, theirs: Subject, *, aliased: bool) -> tuple[list[Findin
     what += f"{first.where}: "
     what += str(first).partition(f"{first.where}: ")[2].replace("\n", ";")
     advice = "ours is the first checkpoint, theirs the second."
-    if others or not (dtypes or permuted):
+    if found[1:] or not (dtypes or permuted):
         findings.append(Finding("warning", "bits", ours.name, what, advice))
     return findings, compared
 

@@ -14,8 +14,8 @@ from optimlab.adamw import AdamW
 from optimlab.lab.doctor.findings import Finding
 from optimlab.lab.doctor.hyperparameters import BOOKKEEPING
 from optimlab.lab.doctor.subject import Subject, entries
-from optimlab.rule import Rule
 from optimlab.rmsprop import RMSprop
+from optimlab.rule import Rule
 from optimlab.sgd import SGD
 
 # One key that no other package uses, of the group or of the state.

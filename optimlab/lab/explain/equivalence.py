@@ -30,9 +30,9 @@ from optimlab import optimizers
 from optimlab.lab.compare.bits import percent, tensor_distance
 from optimlab.lab.explain.explaining import explain
 from optimlab.lab.explain.explanation import Explanation
+from optimlab.lab.lockstep.clone import give_gradients
 from optimlab.lab.lockstep.scenario import Scenario, TensorSpec
 from optimlab.lab.parity.table import EXCLUSIONS
-from optimlab.lab.record.copies import give_gradients
 
 OPTIMIZERS: Mapping[str, Mapping[str, Any]] = {
     "SGD": {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.1},

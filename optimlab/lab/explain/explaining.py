@@ -10,14 +10,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from optimlab.lab.compare.bits import Distance, Mismatch, compare_tensors, tensor_distance
-from optimlab.lab.compare.observed import NothingCompared
+from optimlab.lab.compare.diff import NothingCompared
+from optimlab.lab.compare.snapshot import parameters
 from optimlab.lab.explain.cases import Case
 from optimlab.lab.explain.causes import cause_of
 from optimlab.lab.explain.explanation import Explanation, side_by_side, values_at
 from optimlab.lab.explain.parting import Parting, Steps, parting
+from optimlab.lab.lockstep.clone import clone_optimizer, give_gradients
+from optimlab.lab.lockstep.replica import Make
 from optimlab.lab.lockstep.scenario import Scenario
-from optimlab.lab.lockstep.side import Make
-from optimlab.lab.record.copies import copy_optimizer, give_gradients, parameters
 from optimlab.lab.record.pairs import (
     GivenGradients,
     Gradients,
@@ -97,7 +98,7 @@ def explain(
     if isinstance(a, Optimizer) and isinstance(b, Optimizer):
         if scenario is not None:
             raise ValueError("a scenario is for classes; give optimizers `steps` and `gradients`")
-        pair = Live(copy_optimizer(a), copy_optimizer(b), gradients)
+        pair = Live(clone_optimizer(a), clone_optimizer(b), gradients)
     else:
         pair = Made(a, b, scenario or Scenario())  # type: ignore[arg-type]
         steps = steps or pair.scenario.steps
@@ -128,7 +129,7 @@ class _Search:
             if not gradients:
                 steps = step - 1
                 break
-            before = [copy_optimizer(each) for each in self.pair.optimizers]
+            before = [clone_optimizer(each) for each in self.pair.optimizers]
             for optimizer in self.pair.optimizers:
                 give_gradients(parameters(optimizer), gradients)
                 optimizer.step()

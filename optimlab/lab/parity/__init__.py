@@ -9,9 +9,9 @@ Nothing in here but the table of :mod:`optimlab.lab.parity.cases` knows an optim
 """
 
 from optimlab.lab.compare.bits import Distance, Mismatch, compare_tensors
-from optimlab.lab.compare.observed import NothingCompared
+from optimlab.lab.compare.diff import Compared, NothingCompared
 from optimlab.lab.lockstep.lockstep import compare
-from optimlab.lab.lockstep.outcome import Compared, Difference, Equal, EqualError, Outcome
+from optimlab.lab.lockstep.outcome import Difference, Equal, EqualError, Outcome
 from optimlab.lab.lockstep.scenario import Scenario, TensorSpec
 from optimlab.lab.parity.checking import check
 from optimlab.lab.parity.verdict import Excepted, Tried, Verdict

@@ -9,7 +9,7 @@ from textwrap import TextWrapper
 
 import torch
 
-from optimlab.lab.compare.observed import Place
+from optimlab.lab.compare.diff import Path
 from optimlab.lab.lockstep.outcome import Difference
 from optimlab.lab.parity.configurations import PLAIN, Configuration
 from optimlab.lab.parity.report import environment
@@ -201,12 +201,12 @@ def alike(tried: Iterable[Tried]) -> list[list[Tried]]:
     for each in tried:
         found = each.outcome
         assert isinstance(found, Difference)
-        key = (found.step, found.during, _kind_of(found.place), found.mismatch.what)
+        key = (found.step, found.during, _kind_of(found.path), found.mismatch.what)
         groups.setdefault(key, []).append(each)
     return sorted(groups.values(), key=lambda found: -len(found))
 
 
-def _kind_of(place: Place) -> Place:
+def _kind_of(place: Path) -> Path:
     """Leave out which parameter, element or group it was."""
     return tuple(key for key in place if not isinstance(key, int))
 

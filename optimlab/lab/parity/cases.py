@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from optimlab.lab.lockstep.clone import clone
 from optimlab.lab.lockstep.lockstep import compare
 from optimlab.lab.lockstep.outcome import Outcome
 from optimlab.lab.lockstep.scenario import Resume, Scenario, TensorSpec
-from optimlab.lab.lockstep.side import fresh
 from optimlab.lab.parity.table import (
     DTYPES,
     EXCLUSIONS,
@@ -105,7 +105,7 @@ class Case:
 
     def _make(self, optimizer: type[Optimizer], params: list[dict[str, Any]]) -> Optimizer:
         options = {**IMPLEMENTATIONS[self.implementation], **self.options}
-        return optimizer(params, **{name: fresh(value) for name, value in options.items()})
+        return optimizer(params, **{name: clone(value) for name, value in options.items()})
 
 
 def cases(

@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 
 from torch.optim import Optimizer
 
-from optimlab.lab.compare.observed import NothingCompared
+from optimlab.lab.compare.diff import NothingCompared
+from optimlab.lab.lockstep.clone import clone
 from optimlab.lab.lockstep.outcome import Difference, Equal
-from optimlab.lab.lockstep.side import fresh
 from optimlab.lab.parity.cases import excluded
 from optimlab.lab.parity.configurations import CROSSED, PLAIN, Configuration, Extent, configurations
 from optimlab.lab.parity.signatures import Factory, Shared, made, shared, unnamed
@@ -202,7 +202,7 @@ class _Checker:
     def _compared(self, configuration: Configuration, hidden: frozenset[Key]) -> Viewed:
         viewed = self._views(configuration, hidden | self.ignored)
         outcome = viewed.outcome
-        if isinstance(outcome, Difference) and outcome.place[0] == "gradients":
+        if isinstance(outcome, Difference) and outcome.path[0] == "gradients":
             # Mine writes to the gradients. It may, if it leaves what the reference leaves there.
             again = self._views(configuration, hidden | self.ignored, gradients=True)
             return again if isinstance(again.outcome, Equal) else viewed
@@ -260,7 +260,7 @@ def _make(make: Factory, options: Options, groups: list[dict[str, Any]]) -> Opti
     params: Iterable[Any] = filled
     if len(filled) == 1 and filled[0].keys() == {"params"}:
         params = filled[0]["params"]
-    return make(params, **{name: fresh(value) for name, value in options.items()})
+    return make(params, **{name: clone(value) for name, value in options.items()})
 
 
 def _keys(state: Collection[str], options: Collection[str]) -> frozenset[Key]:

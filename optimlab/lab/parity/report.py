@@ -10,7 +10,8 @@ from typing import Any, TypeAlias
 import torch
 
 from optimlab.lab.compare.bits import Distance, percent
-from optimlab.lab.lockstep.outcome import Compared, Difference, EqualError, Outcome
+from optimlab.lab.compare.diff import Compared
+from optimlab.lab.lockstep.outcome import Difference, EqualError, Outcome
 from optimlab.lab.parity.cases import Case, excluded
 from optimlab.lab.parity.table import DTYPES, EXCLUSIONS, TABLE, Exclusion
 from optimlab.version import __version__

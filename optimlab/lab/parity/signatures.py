@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import torch
 from torch.optim import Optimizer
 
-from optimlab.lab.lockstep.side import fresh
+from optimlab.lab.lockstep.clone import clone
 from optimlab.lab.parity.table import IMPLEMENTATIONS, Options
 
 #: Makes an optimizer: a class of optimizers, or any function of ``params`` and keyword options.
@@ -111,7 +111,7 @@ def made(make: Factory, options: Options) -> Optimizer | None:
         warnings.simplefilter("ignore")
         try:
             return make(
-                [torch.zeros(2).requires_grad_()], **{k: fresh(v) for k, v in options.items()}
+                [torch.zeros(2).requires_grad_()], **{k: clone(v) for k, v in options.items()}
             )
         except Exception:  # noqa: BLE001 - any refusal is one
             return None

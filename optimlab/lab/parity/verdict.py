@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
-from optimlab.lab.lockstep.outcome import Compared, Difference, Equal, EqualError, Outcome
+from optimlab.lab.compare.diff import Compared
+from optimlab.lab.lockstep.outcome import Difference, Equal, EqualError, Outcome
 from optimlab.lab.parity.configurations import Configuration, printed
 from optimlab.lab.parity.report import environment
 from optimlab.lab.parity.table import Options

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from optimlab.lab.lockstep.clone import clone
 from optimlab.lab.lockstep.lockstep import drive
 from optimlab.lab.lockstep.outcome import Outcome
+from optimlab.lab.lockstep.replica import Make, Replica
 from optimlab.lab.lockstep.scenario import Scenario
-from optimlab.lab.lockstep.side import Make, Side, copied
 from optimlab.lab.parity.configurations import Closures
 
 Kind: TypeAlias = Literal["state", "option", "saved", "beginning"]
@@ -51,7 +52,7 @@ class View:
     _layouts: set[frozenset[str]] = field(default_factory=set)
 
     def of(self, seen: dict[str, Any], params: Sequence[Tensor], moved: set[int]) -> dict[str, Any]:
-        """View what :func:`~optimlab.lab.compare.observed.observe` laid out.
+        """View what :func:`~optimlab.lab.compare.snapshot.snapshot` laid out.
 
         Args:
             seen: that value.
@@ -137,7 +138,7 @@ class View:
         self.forms.setdefault(key, set()).add(form)
 
 
-class ViewedSide(Side):
+class ViewedReplica(Replica):
     """A side of which no more is compared than a view shows.
 
     Args:
@@ -155,9 +156,9 @@ class ViewedSide(Side):
         self._held: set[int] = set()
         self._moved: set[int] = set()
 
-    def observe(self) -> None:
+    def snapshot(self) -> None:
         """Lay out in ``seen`` what the view shows."""
-        super().observe()
+        super().snapshot()
         stepped = {i for i, grad in enumerate(self.given) if grad is not None}
         self._moved |= stepped & self._held  # as of before this event
         self._held = {i for group in self.seen["param_groups"] for i in group["params"]}
@@ -192,7 +193,7 @@ class ViewedSide(Side):
             return {}
         left = dict(enumerate(param.grad for param in self.params))
         for param, grad in zip(self.params, self.given, strict=True):
-            param.grad = copied(grad, {})
+            param.grad = clone(grad)
         return left
 
 
@@ -224,8 +225,8 @@ def compare_views(
     """Put two optimizers through a scenario and compare what the views show of them."""
     outcome = drive(
         lambda: (
-            ViewedSide(make_mine, scenario, mine),
-            ViewedSide(make_theirs, scenario, theirs),
+            ViewedReplica(make_mine, scenario, mine),
+            ViewedReplica(make_theirs, scenario, theirs),
         ),
         scenario,
     )

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from optimlab.lab.compare.bits import Mismatch, compare_tensors
+from optimlab.lab.compare.snapshot import parameters
+from optimlab.lab.lockstep.replica import Make, Replica
 from optimlab.lab.lockstep.scenario import Scenario, TensorSpec
-from optimlab.lab.lockstep.side import Make, Side
-from optimlab.lab.record.copies import parameters
 from optimlab.lab.record.registers import named_tensors
 
 Gradients: TypeAlias = Sequence[Tensor | None]
@@ -40,7 +40,7 @@ class Made(Pair):
         if scenario.differentiable or scenario.unscale:
             raise ValueError("a step of this scenario cannot be repeated on copies")
         self.scenario = scenario
-        self.sides = (Side(a, scenario), Side(b, scenario))
+        self.sides = (Replica(a, scenario), Replica(b, scenario))
         for side in self.sides:
             side.construct()
         self.optimizers = (self.sides[0].optimizer, self.sides[1].optimizer)

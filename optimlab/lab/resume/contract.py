@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from optimlab.lab import report as terminal
+from optimlab.lab.compare.diff import NothingCompared
 from optimlab.lab.compare.digest import digest
-from optimlab.lab.compare.observed import NothingCompared
 
 
 class Run(Protocol):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from optimlab.lab.compare.bits import same_bits
-from optimlab.lab.compare.observed import Comparison
-from optimlab.lab.lockstep.outcome import Compared, Difference
+from optimlab.lab.compare.diff import Compared, Diff
+from optimlab.lab.lockstep.outcome import Difference
 from optimlab.lab.resume.contract import Digests, Run, digests, frozen
 from optimlab.lab.resume.outcome import Cause, Offender
 from optimlab.lab.resume.parts import Part, Randomness, generators, randomness, set_randomness
@@ -131,11 +131,10 @@ def described(offender: Offender, loaded: Mapping[str, Any], values: Mapping[str
     name = offender.name
     if name not in loaded or name not in values:
         return offender.what
-    found = Comparison().differences({name: loaded[name]}, {name: values[name]})
+    found = Diff().differences({name: loaded[name]}, {name: values[name]})
     if not found:
         return offender.what
-    place, mismatch = found[0]
-    text = str(Difference(Compared(), offender.step, "loading", place, mismatch))
+    text = str(Difference.first_of(found[:1], Compared(), offender.step, "loading"))
     text = text.partition(", after loading: ")[2].replace("\n ", ";")
     return text.replace("ours ", "resumed ").replace("theirs ", "uninterrupted ")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from optimlab.lab.compare.observed import NothingCompared
+from optimlab.lab.compare.diff import NothingCompared
 from optimlab.lab.resume.contract import (
     Digests,
     MakeRun,

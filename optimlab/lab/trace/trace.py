@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from optimlab.lab.record.copies import parameters
+from optimlab.lab.compare.snapshot import parameters
 from optimlab.lab.record.origins import Origins, origins
 from optimlab.lab.record.recording import Recording
 from optimlab.lab.record.writing import Operation

@@ -35,7 +35,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from engines.training import ENGINES, Run, shards
 from optimlab.demo.recipes import LibraryName
-from optimlab.lab.compare.observed import Comparison, place_name
+from optimlab.lab.compare.diff import Diff, path_name
 
 STEPS, HALF = 4, 2
 PATIENCE = 120  # seconds, for all checks together
@@ -209,12 +209,12 @@ def libraries_that_step() -> Iterator[set[str]]:
 
 def carry_out(check: Check, directory: Path) -> dict[str, Any]:
     """Carry out a check, count what it compared, and tell which libraries stepped."""
-    comparison, differences = Comparison(), []
+    comparison, differences = Diff(), []
     with libraries_that_step() as libraries:
         pairs = check(directory)
     for what, (one, other) in pairs.items():
         for place, mismatch in comparison.differences(one, other):
-            differences.append(f"{what}: {place_name(place)}: {mismatch}")
+            differences.append(f"{what}: {path_name(place)}: {mismatch}")
     return {
         "elements": comparison.elements,
         "differences": differences,
