@@ -192,7 +192,7 @@ def _given(step: TracedStep) -> dict[str, Any]:
         origins = {
             number: origin
             for number in operation.scalars.values()
-            if (origin := step.origins.of(operation.name, number))
+            if (origin := step.provenance.of(operation.name, number))
         }
         found[operation.spelt(origins)] = operation.results[0].kept
     return found

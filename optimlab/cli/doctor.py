@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from optimlab.lab.doctor import Repaired, Report
-    from optimlab.lab.doctor.subject import Source
+    from optimlab.lab.doctor.checkpoint import Source
 
 DESCRIPTION = """\
 Examine an optimizer's checkpoint for what loads without an error and trains wrongly: swapped
@@ -62,8 +62,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry the command out and return its exit status."""
-    from optimlab.lab.doctor.examination import doctor, repair
-    from optimlab.lab.doctor.subject import CheckpointError
+    from optimlab.lab.doctor import CheckpointError, doctor, repair
 
     check(args)
     against, model = reference(args)

@@ -147,7 +147,7 @@ def rehearse(makes: Sequence[Any], scenario: Scenario) -> None:
     """
     from optimlab.lab.compare.snapshot import parameters
     from optimlab.lab.lockstep.clone import give_gradients
-    from optimlab.lab.record.pairs import Made
+    from optimlab.lab.record.pair import Made
 
     for make in makes:
         try:

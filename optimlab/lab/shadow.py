@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from optimlab.adam import Adam
 from optimlab.adamw import AdamW
-from optimlab.core.groups import all_params
 from optimlab.lab.compare.diff import Compared, Diff, NothingCompared
+from optimlab.lab.compare.snapshot import parameters
 from optimlab.lab.lockstep.clone import clone
 from optimlab.lab.lockstep.outcome import Difference
+from optimlab.lab.record.step_scope import Closure, StepScope
 from optimlab.rmsprop import RMSprop
 from optimlab.rule import Rule
 from optimlab.sgd import SGD
@@ -132,11 +132,9 @@ class Shadow:
         self._rule, self._on_difference, self._every = rule, on_difference, every
         self._names = {} if model is None else {id(p): n for n, p in model.named_parameters()}
         self._diff = Diff()
+        self._due = False
         self._twin: Rule | None = None
-        self._handles = (
-            optimizer.register_step_pre_hook(self._before),
-            optimizer.register_step_post_hook(self._after),
-        )
+        self._scope = StepScope(optimizer, self._begin, self._end, self._around)
 
     @property
     def compared(self) -> Compared:
@@ -150,8 +148,7 @@ class Shadow:
 
     def remove(self) -> None:
         """Detach from the optimizer; warns if nothing was ever compared."""
-        for handle in self._handles:
-            handle.remove()
+        self._scope.remove()
         if not self._diff.steps:
             warnings.warn(str(self), stacklevel=2)
 
@@ -159,8 +156,7 @@ class Shadow:
         return self
 
     def __exit__(self, error_type: object, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
+        self._scope.remove()
         if error_type is None and not self._diff.steps:
             raise NothingCompared(str(self))
 
@@ -174,31 +170,22 @@ class Shadow:
         differing = f"{self.differing} of {self._diff.steps} compared steps differ{left_out}"
         return f"{name}: {differing}\n{self.difference}"
 
-    def _before(
-        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    def _begin(self, optimizer: torch.optim.Optimizer, has_closure: bool) -> None:
         """Copy what the step starts from, or have the closure do so when there are gradients."""
         self._twin = None
         self.steps += 1
-        if (self.steps - 1) % self._every:
-            return None
-        if not _is_last(self._handles[0], optimizer._optimizer_step_pre_hooks):
-            # From the next step on it is: see _after.
+        self._due = (self.steps - 1) % self._every == 0
+        if self._due and not self._scope.is_last():
+            self._due = False  # from the next step on it is the last: see _end
             self._leave_out_for_a_later_hook()
-            return None
-        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
-        if closure is None:
+        if self._due and not has_closure:
             self._copy()
-            return None
 
-        def closed() -> Any:
-            loss = closure()
+    def _around(self, closure: Closure, *args: Any, **kwargs: Any) -> Any:
+        loss = closure(*args, **kwargs)
+        if self._due:
             self._copy()
-            return loss
-
-        if "closure" in kwargs:
-            return args, {**kwargs, "closure": closed}
-        return (args[0], closed, *args[2:]), kwargs
+        return loss
 
     def _leave_out_for_a_later_hook(self) -> None:
         """Count it, and warn at the second time: then it may well be so at every step."""
@@ -212,15 +199,13 @@ class Shadow:
             )
 
     def _copy(self) -> None:
-        if all(param.grad is None for param in all_params(self.optimizer.param_groups)):
+        if all(param.grad is None for param in parameters(self.optimizer)):
             self.left_out["no parameter has a gradient"] += 1
         else:
             self._twin = twin_of(self.optimizer, self._rule)
 
-    def _after(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        hooks = cast("OrderedDict[int, Any]", optimizer._optimizer_step_pre_hooks)
-        if self._handles[0].id in hooks:
-            hooks.move_to_end(self._handles[0].id)
+    def _end(self, optimizer: torch.optim.Optimizer) -> None:
+        self._scope.go_last()
         twin, self._twin = self._twin, None
         if twin is None:
             return
@@ -244,7 +229,8 @@ class Shadow:
             return tuple(name for group in groups for name in group["param_names"])
         if not self._names:
             return ()
-        return tuple(self._names.get(id(param), "not in the model") for param in all_params(groups))
+        params = parameters(self.optimizer)
+        return tuple(self._names.get(id(param), "not in the model") for param in params)
 
 
 def twin_of(optimizer: torch.optim.Optimizer, rule: type[Rule]) -> Rule:
@@ -254,21 +240,17 @@ def twin_of(optimizer: torch.optim.Optimizer, rule: type[Rule]) -> Rule:
         optimizer: of torch's class with the same state and hyperparameters as ``rule``.
         rule: the class of the copy.
     """
-    copies: dict[int, Any] = {}
-    groups = [dict(group) for group in optimizer.param_groups]
-    for group in groups:
-        originals = group["params"]
-        group["params"] = [_with_gradient(param, copies) for param in originals]
-        group.update(clone({k: v for k, v in group.items() if k != "params"}, copies))
+    memo = {id(param): _with_gradient(param) for param in parameters(optimizer)}
+    groups = clone(optimizer.param_groups, memo)
     state: defaultdict[Any, Any] = defaultdict(dict)
     for key, value in optimizer.state.items():
-        state[copies.get(id(key), key)] = clone(value, copies)
+        state[memo.get(id(key), key)] = clone(value, memo)
     twin = rule.__new__(rule)
-    defaults = clone(optimizer.defaults, copies)
+    defaults = clone(optimizer.defaults, memo)
     twin.__setstate__({"defaults": defaults, "state": state, "param_groups": groups})
     for name in _SCALING:
         if getattr(optimizer, name, None) is not None:
-            setattr(twin, name, clone(getattr(optimizer, name), copies))
+            setattr(twin, name, clone(getattr(optimizer, name), memo))
     for group, live in zip(twin.param_groups, optimizer.param_groups, strict=True):
         _choose_loop(twin, group, live["params"])
     return twin
@@ -282,28 +264,19 @@ def _choose_loop(twin: Rule, group: dict[str, Any], live: Sequence[Tensor]) -> N
         group["foreach"] = False
 
 
-def _with_gradient(param: Tensor, copies: dict[int, Any]) -> Tensor:
-    if id(param) not in copies:
-        # Detached: the copy is a plain tensor, where the parameter may be an nn.Parameter.
-        copy = clone(param.detach())
-        copy.grad = None if param.grad is None else clone(param.grad.detach())
-        copies[id(param)] = copy
-    return cast(Tensor, copies[id(param)])
+def _with_gradient(param: Tensor) -> Tensor:
+    # Detached: the copy is a plain tensor, where the parameter may be an nn.Parameter.
+    copy: Tensor = clone(param.detach())
+    copy.grad = None if param.grad is None else clone(param.grad.detach())
+    return copy
 
 
 def _seen(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Lay out what a step changes, parameters being their numbers."""
-    params = list(all_params(optimizer.param_groups))
+    params = parameters(optimizer)
     numbers = {id(param): number for number, param in enumerate(params)}
     state = {numbers.get(id(key), key): value for key, value in optimizer.state.items()}
-    return {
-        "state": state,
-        "parameters": {number: param.detach() for number, param in enumerate(params)},
-    }
-
-
-def _is_last(handle: RemovableHandle, hooks: dict[int, Any]) -> bool:
-    return next(reversed(hooks), None) == handle.id
+    return {"state": state, "parameters": {n: param.detach() for n, param in enumerate(params)}}
 
 
 def _unwrapped(optimizer: Any) -> torch.optim.Optimizer:

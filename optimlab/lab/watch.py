@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from optimlab.lab.compare.snapshot import parameters
-from optimlab.lab.record.extent import Extent
+from optimlab.lab.record.step_scope import Closure, StepScope
 
 
 class Writer(Protocol):
@@ -89,11 +89,7 @@ class Watch:
         self._tag = tag
         self._names = {id(param): name for name, param in names} | _group_names(optimizer)
         self._before: dict[int, Tensor] = {}
-        self._extent = Extent()
-        self._hooks = [
-            optimizer.register_step_pre_hook(self._begin),
-            optimizer.register_step_post_hook(self._end),
-        ]
+        self._scope = StepScope(optimizer, self._begin, self._end, self._guarded)
 
     @property
     def readings(self) -> Mapping[str, Reading]:
@@ -101,8 +97,7 @@ class Watch:
 
     def remove(self) -> None:
         """Stop watching."""
-        for hook in self._hooks:
-            hook.remove()
+        self._scope.remove()
         self._before = {}
 
     def __enter__(self) -> Watch:
@@ -111,39 +106,21 @@ class Watch:
     def __exit__(self, *exception: Any) -> None:
         self.remove()
 
-    def _begin(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-        if not self._extent.begins():
-            return None
+    def _begin(self, optimizer: Optimizer, has_closure: bool) -> None:
         self._before = {}
-        if (self.step + 1) % self.every:
-            return None
-        with torch.no_grad():
-            self._before = {
-                number: _plain(param).clone()
-                for number, param in enumerate(parameters(optimizer))
-                if param.numel()
-            }
-        args = tuple(self._guarded(value) for value in args)
-        return args, {name: self._guarded(value) for name, value in kwargs.items()}
+        if (self.step + 1) % self.every == 0:
+            params = enumerate(parameters(optimizer))
+            self._before = {n: _plain(param).clone() for n, param in params if param.numel()}
 
-    def _guarded(self, value: Any) -> Any:
-        """Wrap a closure, so that an error in it, which no hook is told of, drops the copies."""
-        if isinstance(value, Optimizer) or not callable(value):
-            return value
-        closure: Callable[..., Any] = value
+    def _guarded(self, closure: Closure, *args: Any, **kwargs: Any) -> Any:
+        """Call a closure; an error in it, which no hook is told of, drops the copies."""
+        try:
+            return closure(*args, **kwargs)
+        except BaseException:
+            self._before = {}
+            raise
 
-        def guarded(*args: Any, **kwargs: Any) -> Any:
-            try:
-                return closure(*args, **kwargs)
-            except BaseException:
-                self._before = {}
-                raise
-
-        return guarded
-
-    def _end(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if not self._extent.ends():
-            return
+    def _end(self, optimizer: Optimizer) -> None:
         self.step += 1
         if not self._before:
             return

@@ -113,6 +113,19 @@ class Mismatch:
     dtype: torch.dtype | None = None
     part: str = ""
 
+    def __str__(self) -> str:
+        if self.what != "bits":
+            part = f"{self.part} " if self.part else ""
+            return f"{part}{self.what}: ours {self.ours}, theirs {self.theirs}"
+        element = f"element {list(self.element)}: " if self.element is not None else ""
+        ulps = f", {self.ulps} ulp apart" if self.ulps is not None else ""
+        return f"{element}ours {self._spelt(self.ours)}, theirs {self._spelt(self.theirs)}{ulps}"
+
+    def _spelt(self, value: object) -> str:
+        if not isinstance(value, float) or self.dtype is None:
+            return repr(value)
+        return f"{value!r} ({hexadecimal(value, self.dtype)})"
+
 
 def compare_tensors(ours: Tensor, theirs: Tensor) -> Mismatch | None:
     """Compare two tensors: properties first, then every element as an integer.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 Severity: TypeAlias = Literal["error", "warning", "note"]
@@ -33,6 +34,11 @@ class Finding:
 
     def __str__(self) -> str:
         return f"{self.severity}: {self.kind}: {self.where}: {self.what}\n    {self.advice}"
+
+
+error = partial(Finding, "error")
+warning = partial(Finding, "warning")
+note = partial(Finding, "note")
 
 
 @dataclass(frozen=True)
@@ -67,49 +73,39 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as a value that the json module can write."""
-        findings = [asdict(finding) for finding in self.findings]
-        return {
-            "verdict": self.verdict,
-            "healthy": self.healthy,
-            "subject": self.subject,
-            "looked at": self.looked_at,
-            "findings": findings,
-        }
+        fields = asdict(self)
+        fields["looked at"] = fields.pop("looked_at")
+        return {"verdict": self.verdict, "healthy": self.healthy, **fields}
 
     def __str__(self) -> str:
         return "\n".join([self.verdict, *(f"  {finding}" for finding in self.findings)])
 
 
-def report(subject: str, findings: Sequence[Finding], looked_at: str) -> Report:
+def report(subject: str, findings: Iterable[Finding], looked_at: str) -> Report:
     """Make a report: worst first, what many tensors have in common said once."""
-    alike: defaultdict[tuple[str, ...], list[Finding]] = defaultdict(list)
-    for finding in dict.fromkeys(findings):
-        alike[finding.severity, finding.kind, finding.what, finding.advice].append(finding)
-    merged = [_merged(same) for same in alike.values()]
-    kept = [finding for kind in _by_kind(merged) for finding in _few(kind)]
+    alike = _grouped(dict.fromkeys(findings), lambda f: (f.severity, f.kind, f.what, f.advice))
+    merged = [replace(same[0], where=listed([f.where for f in same], most=2)) for same in alike]
+    kinds = _grouped(merged, lambda f: (f.severity, f.kind))
+    kept = [finding for kind in kinds for finding in _few(kind)]
     ordered = sorted(kept, key=lambda finding: SEVERITIES.index(finding.severity))
     return Report(subject, tuple(ordered), looked_at)
 
 
-def _merged(same: Sequence[Finding]) -> Finding:
-    return replace(same[0], where=listed([finding.where for finding in same], most=2))
-
-
-def _by_kind(findings: Sequence[Finding]) -> list[list[Finding]]:
-    kinds: defaultdict[tuple[str, str], list[Finding]] = defaultdict(list)
+def _grouped(
+    findings: Iterable[Finding], key: Callable[[Finding], tuple[str, ...]]
+) -> list[list[Finding]]:
+    groups: defaultdict[tuple[str, ...], list[Finding]] = defaultdict(list)
     for finding in findings:
-        kinds[finding.severity, finding.kind].append(finding)
-    return list(kinds.values())
+        groups[key(finding)].append(finding)
+    return list(groups.values())
 
 
 def _few(findings: list[Finding]) -> list[Finding]:
     """Keep the first few of many findings of a kind, and say how many there are."""
-    if len(findings) <= MOST_OF_A_KIND:
+    first, more = findings[:MOST_OF_A_KIND], len(findings) - MOST_OF_A_KIND
+    if more <= 0:
         return findings
-    first = findings[0]
-    more = len(findings) - MOST_OF_A_KIND
-    rest = Finding(first.severity, first.kind, "elsewhere", f"{more} more like these", first.advice)
-    return [*findings[:MOST_OF_A_KIND], rest]
+    return [*first, replace(first[0], where="elsewhere", what=f"{more} more like these")]
 
 
 def listed(items: Sequence[Any], most: int = 4) -> str:

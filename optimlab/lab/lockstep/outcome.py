@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias
 
-from optimlab.lab.compare.bits import Distance, Mismatch, hexadecimal
+from optimlab.lab.compare.bits import Distance, Mismatch
 from optimlab.lab.compare.diff import Compared, Differences, Path, path_name
 
 
@@ -96,7 +96,7 @@ class Difference:
         return path_name(self.path, self.names)
 
     def __str__(self) -> str:
-        lines = [f"step {self.step}, after {self.during}: {self.where}: {self._described()}"]
+        lines = [f"step {self.step}, after {self.during}: {self.where}: {self.mismatch}"]
         if self.mismatch.distance is not None:
             lines.append(f"there, {self.mismatch.distance}")
         if self.also:
@@ -106,21 +106,6 @@ class Difference:
         if self.final is not None:
             lines.append(f"after the last step, of all parameters {self.final}")
         return "\n  ".join(lines)
-
-    def _described(self) -> str:
-        found = self.mismatch
-        if found.what != "bits":
-            part = f"{found.part} " if found.part else ""
-            return f"{part}{found.what}: ours {found.ours}, theirs {found.theirs}"
-        element = f"element {list(found.element)}: " if found.element is not None else ""
-        ulps = f", {found.ulps} ulp apart" if found.ulps is not None else ""
-        return f"{element}ours {self._spelt(found.ours)}, theirs {self._spelt(found.theirs)}{ulps}"
-
-    def _spelt(self, value: Any) -> str:
-        dtype = self.mismatch.dtype
-        if not isinstance(value, float) or dtype is None:
-            return repr(value)
-        return f"{value!r} ({hexadecimal(value, dtype)})"
 
 
 Outcome: TypeAlias = Equal | EqualError | Difference

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,12 +22,12 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from optimlab import native
-from optimlab.lab.record.extent import Extent
 from optimlab.lab.record.registers import Register, Registers
+from optimlab.lab.record.step_scope import Closure, StepScope
 from optimlab.lab.record.writing import Operation, Value, is_listed, split, written_arguments
 
 if TYPE_CHECKING:
-    from collections import OrderedDict
+    pass
 
 Look: TypeAlias = Callable[[Tensor, "int | None"], Any]
 """What to keep of a tensor at a moment, given the number of the parameter that it belongs to."""
@@ -58,66 +58,46 @@ class Recording(TorchDispatchMode):
         self._look = look
         self._finished = finished
         self._started = started
-        self._extent = Extent()
         self._registers: Registers | None = None  # of the step that is being recorded
         self._operations: list[Operation] = []
         self._suspended = 0
-        self._hooks: list[Any] = []
 
     def __enter__(self) -> Recording:
         native.runner()  # which is made at first use, by comparing many operations
-        self._hooks = [
-            self.optimizer.register_step_pre_hook(self._begin),
-            self.optimizer.register_step_post_hook(self._end),
-        ]
-        # What other hooks compute after the step is no part of it.
-        post_hooks = cast("OrderedDict[int, Any]", self.optimizer._optimizer_step_post_hooks)
-        post_hooks.move_to_end(self._hooks[1].id, last=False)
+        self._scope = StepScope(self.optimizer, self._begin, self._end, self._outside)
+        self._scope.end_first()
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *exception: Any) -> None:
         super().__exit__(*exception)  # type: ignore[no-untyped-call]
         self._registers = None
-        for hook in self._hooks:
-            hook.remove()
+        self._scope.remove()
 
     # Where steps begin and end.
 
-    def _begin(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-        if not self._extent.begins():
-            return None
+    def _begin(self, optimizer: Optimizer, has_closure: bool) -> None:
         self._registers = None  # of a step that raised
         if self._started is not None:
             self._started(optimizer)
         self._registers, self._operations = Registers(optimizer), []
-        args = tuple(self._outside(value) for value in args)
-        return args, {name: self._outside(value) for name, value in kwargs.items()}
 
-    def _end(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if not self._extent.ends() or self._registers is None:
-            return
-        self._registers.name_locals(sys._getframe(1))
-        self._registers.name_optimizers_tensors()
-        self._registers.settle(self._operations)
-        self._registers = None
-        self._finished(self._operations)
+    def _end(self, optimizer: Optimizer) -> None:
+        if self._registers is not None:
+            self._registers.name_optimizers_tensors()
+            self._registers.settle(self._operations)
+            self._registers = None
+            self._finished(self._operations)
 
-    def _outside(self, value: Any) -> Any:
-        """Wrap a closure, whose operations are not those of the optimizer."""
-        if isinstance(value, Optimizer) or not callable(value):
-            return value
-
-        def closure(*args: Any, **kwargs: Any) -> Any:
-            self._suspended += 1
-            try:
-                return value(*args, **kwargs)
-            finally:
-                self._suspended -= 1
-                if self._registers is not None:
-                    self._registers.name_optimizers_tensors()  # it made the gradients
-
-        return closure
+    def _outside(self, closure: Closure, *args: Any, **kwargs: Any) -> Any:
+        """Call a closure, whose operations are not those of the optimizer."""
+        self._suspended += 1
+        try:
+            return closure(*args, **kwargs)
+        finally:
+            self._suspended -= 1
+            if self._registers is not None:
+                self._registers.name_optimizers_tensors()  # it made the gradients
 
     # One operation.
 

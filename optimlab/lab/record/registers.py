@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Functions between the optimizer's code and ATen, whose local variables are not the optimizer's.
 _BETWEEN = (
-    "optimlab.instruments.",
+    "optimlab.lab.",
     "optimlab.core.values",
     "torch._",
     "torch.utils.",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from optimlab.lab.compare import digest as digests
 from optimlab.lab.record.registers import Register, operation_name
 
 
@@ -39,6 +41,11 @@ class Value:
     def label(self) -> str:
         """How the optimizer calls its memory, ``""`` if it is not the optimizer's."""
         return self.register.label
+
+    @cached_property
+    def digest(self) -> str:
+        """Stands for dtype and bits of what was kept, if that is a tensor."""
+        return digest(self.kept)
 
 
 @dataclass(eq=False)
@@ -252,3 +259,14 @@ def _shown(value: Any, numbers: Mapping[float, str] | None) -> str:
     if numbers and isinstance(value, float) and value in numbers:
         return numbers[value]
     return str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else repr(value)
+
+
+def digest(tensor: Tensor) -> str:
+    """Summarise dtype and bits of a tensor, elements in order of their indices, all NaN alike."""
+    real = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+    return digests.digest(real.reshape(-1))
+
+
+def short(dtype: torch.dtype) -> str:
+    """Return the name of a dtype without ``torch.``."""
+    return str(dtype).removeprefix("torch.")

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from optimlab.lab.compare.snapshot import parameters
-from optimlab.lab.record.origins import Origins, origins
+from optimlab.lab.record.provenance import Provenance, provenance
 from optimlab.lab.record.recording import Recording
 from optimlab.lab.record.writing import Operation
 from optimlab.lab.trace.worked import document, worked
@@ -35,7 +35,7 @@ class TracedStep:
         elements: the indices that were looked at.
         operations: the operations that compute something, in order. The ``kept`` of their values
             are numbers, one for each of ``elements``; ``None`` for a tensor of another shape.
-        origins: for numbers among the operands, the hyperparameters that they came from.
+        provenance: for numbers among the operands, the hyperparameters that they came from.
     """
 
     step: int
@@ -44,7 +44,7 @@ class TracedStep:
     dtype: torch.dtype
     elements: tuple[Index, ...]
     operations: tuple[Operation, ...]
-    origins: Origins = field(default_factory=Origins)
+    provenance: Provenance = field(default_factory=Provenance)
 
 
 class Trace:
@@ -59,7 +59,7 @@ class Trace:
         self._optimizer = optimizer
         self._elements = _indices(parameters(optimizer), elements)
         self._count = 0
-        self._origins: dict[int, Origins] = {}
+        self._provenance: dict[int, Provenance] = {}
         self._recording = Recording(optimizer, self._look, self._finished, self._begin)
 
     def __enter__(self) -> Trace:
@@ -71,7 +71,7 @@ class Trace:
 
     def _begin(self, optimizer: Optimizer) -> None:
         self._count += 1
-        self._origins = origins(optimizer)  # before the step counts on
+        self._provenance = provenance(optimizer)  # before the step counts on
 
     def _look(self, tensor: Tensor, parameter: int | None) -> list[Any] | None:
         """Read the numbers at the chosen elements; a single number stands for all of them."""
@@ -93,7 +93,7 @@ class Trace:
                         params[number].dtype,
                         tuple(indices),
                         tuple(mine),
-                        self._origins.get(number, Origins()),
+                        self._provenance.get(number, Provenance()),
                     )
                 )
 

@@ -10,35 +10,12 @@ import torch
 from torch.optim import Optimizer
 
 from optimlab.lab.compare.bits import hexadecimal
-from optimlab.lab.record.writing import Operation, Value
+from optimlab.lab.record.formulas import filled_in, formulas_of, named
+from optimlab.lab.record.writing import Operation, Value, short
+from optimlab.lab.report import WIDTH
 
 if TYPE_CHECKING:
     from optimlab.lab.trace.trace import TracedStep
-
-WIDTH = 100
-
-# How an operation is computed with numbers; what else there is, is shown as a function.
-_PATTERNS = {
-    "add": "{0} + {1}",
-    "add alpha": "{0} + {alpha} * {1}",
-    "sub": "{0} - {1}",
-    "sub alpha": "{0} - {alpha} * {1}",
-    "rsub": "{1} - {0}",
-    "mul": "{0} * {1}",
-    "div": "{0} / {1}",
-    "lerp": "{0} + {2} * ({1} - {0})",
-    "addcmul": "{0} + {value} * {1} * {2}",
-    "addcdiv": "{0} + {value} * {1} / {2}",
-    "neg": "-({0})",
-    "maximum": "max({0}, {1})",
-    "minimum": "min({0}, {1})",
-    "pow": "{0} ** {1}",
-    "square": "{0} * {0}",
-    "reciprocal": "1 / {0}",
-    "abs": "|{0}|",
-    "sqrt": "sqrt({0})",
-    "sign": "sign({0})",
-}
 
 
 def worked(optimizer: str, step: TracedStep) -> Iterator[str]:
@@ -53,7 +30,7 @@ def _lines(operation: Operation, place: int, step: TracedStep) -> Iterator[str]:
     name = operation.name.strip("_")
     arguments = [(key, value) for key, value in operation.shown_arguments() if key != "out"]
     code = f"{name}({', '.join(_code(key, value) for key, value in arguments)})"
-    texts = [step.origins.of(operation.name, number) for _, number in arguments]
+    texts = [step.provenance.of(operation.name, number) for _, number in arguments]
     note = ", ".join(text for text in texts if text)
     numbers = _computed(name, arguments, place)
     results = _changed(operation)
@@ -90,18 +67,12 @@ def _changed(operation: Operation) -> list[Value]:
 
 
 def _computed(name: str, arguments: Sequence[tuple[str, Any]], place: int) -> str:
+    """Show how an operation is computed, ``""`` where that is not known."""
     shown = [_number(value, place) for _, value in arguments]
-    named = {"value": "1", **dict(zip([key for key, _ in arguments], shown, strict=True))}
-    if name in ("addcmul", "addcdiv") and len(shown) == 4:
-        named["value"] = shown[3]
-    alpha = " alpha" if "alpha" in named and name in ("add", "sub") else ""
-    pattern = _PATTERNS.get(f"{name}{alpha}")
-    if pattern is None or "…" in shown:
+    formulas = formulas_of(name, shown)
+    if not formulas or "…" in shown:
         return ""
-    try:
-        return pattern.format(*shown, **named).replace("+ 1 * ", "+ ")
-    except IndexError:
-        return ""
+    return filled_in(formulas[0], {"value": "1", **named(name, shown)})
 
 
 def _code(key: str, value: Any) -> str:
@@ -136,7 +107,7 @@ def document(optimizer: Optimizer, steps: Sequence[TracedStep]) -> dict[str, Any
                 "step": step.step,
                 "parameter": step.parameter,
                 "shape": list(step.shape),
-                "dtype": _dtype(step.dtype),
+                "dtype": short(step.dtype),
                 "elements": [list(index) for index in step.elements],
                 "operations": [_operation(each, step) for each in step.operations],
             }
@@ -155,7 +126,7 @@ def _operation(operation: Operation, step: TracedStep) -> dict[str, Any]:
         "scalars": [
             {
                 "argument": name,
-                "origin": step.origins.of(operation.name, number),
+                "origin": step.provenance.of(operation.name, number),
                 "value": exact(number, None),
             }
             for name, number in operation.scalars.items()
@@ -169,7 +140,7 @@ def _tensor(value: Value) -> dict[str, Any]:
     dtype = value.dtype.to_real() if value.dtype.is_complex else value.dtype
     return {
         "name": value.name,
-        "dtype": _dtype(value.dtype),
+        "dtype": short(value.dtype),
         "shape": list(value.shape),
         "values": None if kept is None else [exact(number, dtype) for number in kept],
     }
@@ -188,7 +159,3 @@ def exact(number: Any, dtype: torch.dtype | None) -> dict[str, Any]:
         if dtype is not None:
             spelt["bits"] = hexadecimal(number, dtype)
     return spelt
-
-
-def _dtype(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -13,7 +13,7 @@ from optimlab.core.scalar import Scalars, SymbolicScalar, is_symbolic
 
 
 @dataclass(frozen=True)
-class Origins:
+class Provenance:
     """Texts for numbers, such as ``1 - beta1`` for 0.1.
 
     Attributes:
@@ -32,25 +32,25 @@ class Origins:
         return exact if exact is not None else self.anywhere.get(float(number), "")
 
 
-def origins(optimizer: Optimizer) -> dict[int, Origins]:
+def provenance(optimizer: Optimizer) -> dict[int, Provenance]:
     """Find the texts for the coming step, by the number of the parameter.
 
     For optimlab's optimizers they are those of the program of the step, with the arithmetic that
     the rule did. Of any other optimizer only the hyperparameters are known, and a number is named
     by one that it equals, or that it is the negative or the complement to 1 of.
     """
-    found: dict[int, Origins] = {}
+    found: dict[int, Provenance] = {}
     for index, group in enumerate(optimizer.param_groups):
         texts = _of_group(optimizer, index)
         found.update({len(found) + i: texts for i in range(len(group["params"]))})
     return found
 
 
-def _of_group(optimizer: Optimizer, index: int) -> Origins:
+def _of_group(optimizer: Optimizer, index: int) -> Provenance:
     formulas = list(_formulas(optimizer, index))
     by_operation = {(name.strip("_"), float(x.value)): x.text for name, x in formulas}
     anywhere = {float(x.value): x.text for _, x in formulas}
-    return Origins(by_operation, anywhere or _equal_numbers(optimizer.param_groups[index]))
+    return Provenance(by_operation, anywhere or _equal_numbers(optimizer.param_groups[index]))
 
 
 def _formulas(optimizer: Optimizer, index: int) -> Iterator[tuple[str, SymbolicScalar]]:

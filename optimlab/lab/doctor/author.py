@@ -1,4 +1,4 @@
-"""Which optimizer wrote a state dict, told by the keys it has."""
+"""Which optimizer wrote a state dict, told by the keys it has, and what its rule reads."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 
 from optimlab.adam import Adam
 from optimlab.adamw import AdamW
-from optimlab.lab.doctor.findings import Finding
+from optimlab.lab.doctor.checkpoint import Checkpoint
+from optimlab.lab.doctor.findings import Finding, error
 from optimlab.lab.doctor.hyperparameters import BOOKKEEPING
-from optimlab.lab.doctor.subject import Subject, entries
 from optimlab.rmsprop import RMSprop
 from optimlab.rule import Rule
 from optimlab.sgd import SGD
@@ -33,21 +33,32 @@ _RULES: dict[type[torch.optim.Optimizer], type[Rule]] = {
     torch.optim.AdamW: AdamW,
     torch.optim.RMSprop: RMSprop,
 }
+MOMENTS = (
+    "exp_avg",
+    "exp_avg_sq",
+    "max_exp_avg_sq",
+    "momentum_buffer",
+    "square_avg",
+    "grad_avg",
+    "exp_inf",
+    "acc_delta",
+    "sum",
+)
 
 
-def writer(subject: Subject) -> str:
+def writer(one: Checkpoint) -> str:
     """Name the optimizer that wrote a state dict, as well as its keys tell.
 
     Returns:
         A class of ``torch.optim``, a package, ``"Adam or AdamW"`` for checkpoints from before they
         were told apart, or ``""``.
     """
-    if subject.live is not None:
-        own = [c.__name__ for c in type(subject.live).__mro__ if c.__name__ in _torch_keys()]
-        name = own[0] if own else type(subject.live).__name__
-        return _by_decay(subject) if name in ("Adam", "AdamW") else name
-    keys = {str(key) for group in subject.groups for key in group} - BOOKKEEPING
-    held = {key for value in subject.state.values() for key, _ in entries(value)}
+    if one.live is not None:
+        own = [c.__name__ for c in type(one.live).__mro__ if c.__name__ in _torch_keys()]
+        name = own[0] if own else type(one.live).__name__
+        return _by_decay(one) if name in ("Adam", "AdamW") else name
+    keys = {str(key) for group in one.groups for key in group} - BOOKKEEPING
+    held = {key for place in range(len(one.numbers)) for key in one.held(place)}
     for key, package in _FOREIGN.items():
         if key in keys | held:
             return package
@@ -55,11 +66,11 @@ def writer(subject: Subject) -> str:
     if not keys or not fitting:
         return ""
     name = min(fitting, key=lambda each: fitting[each])
-    return _by_decay(subject) if name in ("Adam", "AdamW") else name
+    return _by_decay(one) if name in ("Adam", "AdamW") else name
 
 
-def _by_decay(subject: Subject) -> str:
-    flags = {group.get("decoupled_weight_decay") for group in subject.groups}
+def _by_decay(one: Checkpoint) -> str:
+    flags = {group.get("decoupled_weight_decay") for group in one.groups}
     return "AdamW" if flags == {True} else "Adam" if flags == {False} else "Adam or AdamW"
 
 
@@ -100,7 +111,12 @@ def read_state(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> set[s
     return names and names | ({"step"} if counts else set())
 
 
-def check_writer(saved: Subject, live: Subject, *, loads_it: bool) -> Iterator[Finding]:
+def starts_silently(optimizer: torch.optim.Optimizer) -> bool:
+    """Tell whether a rule makes state that it does not find, in place of raising an error."""
+    return isinstance(optimizer, torch.optim.SGD | SGD)
+
+
+def check_writer(saved: Checkpoint, live: Checkpoint, *, loads_it: bool) -> Iterator[Finding]:
     """Say when a state dict was written by another class than the one that would load it.
 
     Args:
@@ -116,13 +132,8 @@ def check_writer(saved: Subject, live: Subject, *, loads_it: bool) -> Iterator[F
     what += ", which loads it without an error" if loads_it else ""
     if {wrote, loads} == {"Adam", "AdamW"}:
         what += ": " + _decay(loads, bool(decayed))
-    yield Finding(
-        "error",
-        "wrong class",
-        saved.name,
-        what,
-        f"go on with {wrote}, or convert state and hyperparameters knowingly.",
-    )
+    advice = f"go on with {wrote}, or convert state and hyperparameters knowingly."
+    yield error("wrong class", saved.name, what, advice)
 
 
 def _decay(loads: str, decayed: bool) -> str:

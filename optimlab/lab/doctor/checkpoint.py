@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import accumulate
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,6 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from optimlab.core.groups import all_params
+from optimlab.lab.doctor import formats
+from optimlab.lab.doctor.errors import CheckpointError
+from optimlab.lab.doctor.findings import listed
 
 StateDict: TypeAlias = Mapping[str, Any]
 Source: TypeAlias = "str | PathLike[str] | StateDict | torch.optim.Optimizer"
@@ -23,23 +27,19 @@ Keys: TypeAlias = tuple[Any, ...]
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
-class CheckpointError(ValueError):
-    """What was given cannot be examined; the message says why."""
-
-
 @dataclass(frozen=True)
-class Subject:
-    """An optimizer's groups and state, parameters being numbers.
+class Checkpoint:
+    """An optimizer's groups and state, saved or live, parameters being numbers.
 
     Attributes:
         name: what to call it.
         groups: its parameter groups; ``"params"`` are numbers.
         state: the state by number.
         names: names of the parameters in the order of the groups; empty if they are unknown.
-        params: the parameters in the order of the groups; empty for a checkpoint.
-        live: the optimizer, ``None`` for a checkpoint.
+        params: the parameters in the order of the groups; empty for what was saved.
+        live: the optimizer, ``None`` for what was saved.
         names_from: where the names come from, if not from the optimizer itself.
-        path: where it is in the checkpoint.
+        path: where it is in what was read.
     """
 
     name: str
@@ -51,12 +51,12 @@ class Subject:
     names_from: str = ""
     path: Keys = field(default=())
 
-    @property
+    @cached_property
     def numbers(self) -> list[Any]:
         """The numbers of the parameters in the order of the groups."""
         return [number for group in self.groups for number in group["params"]]
 
-    @property
+    @cached_property
     def places(self) -> dict[Any, int]:
         """The place of each number, the last one where it stands for several parameters."""
         return {number: place for place, number in enumerate(self.numbers)}
@@ -66,29 +66,43 @@ class Subject:
         """How many parameters each group has."""
         return [len(group["params"]) for group in self.groups]
 
+    @property
+    def ranges(self) -> list[range]:
+        """The places of the parameters of each group."""
+        ends = accumulate(self.sizes)
+        return [range(end - size, end) for size, end in zip(self.sizes, ends, strict=True)]
+
     def parameter(self, place: int) -> str:
         """Name the parameter at a place in the order of the groups."""
         name = f" ({self.names[place]})" if place < len(self.names) else ""
         return f"parameter {place}{name}"
 
+    def parameters(self, places: Iterable[int]) -> str:
+        """Name the first few of the parameters at some places."""
+        return listed([self.parameter(place) for place in places])
+
+    def held(self, place: int) -> dict[str, Any]:
+        """Return the state of the parameter at a place, nested entries with their keys joined."""
+        held = self.state.get(self.numbers[place])
+        return {} if held is None else dict(_entries(held))
+
     def tensors(self) -> Iterator[tuple[int, str, Tensor]]:
         """Yield every state tensor: place of its parameter, key, tensor."""
-        for number, place in self.places.items():
-            for key, value in entries(self.state.get(number, {})):
+        for place in self.places.values():
+            for key, value in self.held(place).items():
                 if isinstance(value, Tensor):
                     yield place, key, value
 
 
-def entries(held: Any, outer: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield all entries of one parameter's state, nested ones with their keys joined."""
+def _entries(held: Any, outer: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(held, Mapping):
         for key, value in held.items():
-            yield from entries(value, f"{outer}.{key}" if outer else str(key))
+            yield from _entries(value, f"{outer}.{key}" if outer else str(key))
     else:
         yield outer, held
 
 
-def subjects(source: Source, model: nn.Module | None = None) -> tuple[list[Subject], Any]:
+def checkpoints(source: Source, model: nn.Module | None = None) -> tuple[list[Checkpoint], Any]:
     """Find all optimizers in what was given.
 
     Args:
@@ -96,7 +110,7 @@ def subjects(source: Source, model: nn.Module | None = None) -> tuple[list[Subje
         model: whose names the parameters of a live optimizer are called by.
 
     Returns:
-        The optimizers, and the checkpoint that holds them (``None`` for a live optimizer).
+        The optimizers, and what holds them (``None`` for a live optimizer).
 
     Raises:
         CheckpointError: if there is none, or the file is no checkpoint that is safe to read.
@@ -106,7 +120,7 @@ def subjects(source: Source, model: nn.Module | None = None) -> tuple[list[Subje
     if isinstance(source, Mapping):
         content, name = source, "state dict"
     else:
-        content, name = read(Path(source)), Path(source).name
+        content, name = formats.read(Path(source)), Path(source).name
     found = list(_found(content, name, ()))
     if not found:
         raise CheckpointError(
@@ -115,7 +129,7 @@ def subjects(source: Source, model: nn.Module | None = None) -> tuple[list[Subje
     return found, content
 
 
-def of_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module | None = None) -> Subject:
+def of_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module | None = None) -> Checkpoint:
     """Look at a live optimizer; its state tensors are referred to, not copied."""
     params = tuple(all_params(optimizer.param_groups))
     number = {id(param): place for place, param in reversed(list(enumerate(params)))}
@@ -131,50 +145,24 @@ def of_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module | None = Non
     names = _names_in(groups)
     if not names and all(id(param) in known for param in params):
         names = tuple(known[id(param)] for param in params)
-    name = f"the live {type(optimizer).__name__}"
-    return Subject(name, groups, state, names, params, optimizer)
+    return Checkpoint(
+        f"the live {type(optimizer).__name__}", groups, state, names, params, optimizer
+    )
 
 
-def read(path: Path) -> Any:
-    """Read a checkpoint without running any code that it may hold.
-
-    Raises:
-        CheckpointError: if there is no such file, or it is not to be read safely.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} holds more than tensors and plain values, and reading that would run code "
-            f"from the file, which the doctor does not do: {_reason(error)}"
-        ) from error
-    except Exception as error:  # damaged bytes make torch's reader raise nearly anything
-        raise CheckpointError(f"{path} is no checkpoint: {_reason(error)}") from error
+def _found(value: Any, name: str, path: Keys, around: Any = ()) -> Iterator[Checkpoint]:
+    """Find the state dicts of optimizers in a value, each with what it stands beside."""
+    if is_state_dict(value):
+        yield _of_state_dict(value, name, path, around)
+    else:
+        for key, item in _items(value):
+            yield from _found(item, f"{name}[{key!r}]", (*path, key), value)
 
 
-def _reason(error: Exception) -> str:
-    """Find the line of torch's explanation that says what was met."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    lines = lines or [type(error).__name__]
-    return next((line for line in lines if "Unsupported" in line or "GLOBAL" in line), lines[0])
-
-
-def _found(value: Any, name: str, path: Keys) -> Iterator[Subject]:
-    for key, item in _items(value) if not is_state_dict(value) else ():
-        if is_state_dict(item):
-            yield _of_state_dict(item, f"{name}[{key!r}]", (*path, key), value)
-        else:
-            yield from _found(item, f"{name}[{key!r}]", (*path, key))
-    if is_state_dict(value) and not path:
-        yield _of_state_dict(value, name, path, {})
-
-
-def _items(value: Any) -> list[tuple[Any, Any]]:
+def _items(value: Any) -> Iterable[tuple[Any, Any]]:
     if isinstance(value, Mapping):
-        return list(value.items())
-    return list(enumerate(value)) if isinstance(value, list | tuple) else []
+        return value.items()
+    return enumerate(value) if isinstance(value, list | tuple) else ()
 
 
 def is_state_dict(value: Any) -> bool:
@@ -187,27 +175,21 @@ def is_state_dict(value: Any) -> bool:
     )
 
 
-def _of_state_dict(saved: StateDict, name: str, path: Keys, around: Any) -> Subject:
+def _of_state_dict(saved: StateDict, name: str, path: Keys, around: Any) -> Checkpoint:
     groups = [dict(group) for group in saved["param_groups"]]
     _require_types(saved, name)
-    subject = Subject(name, groups, dict(saved["state"]), _names_in(groups), path=path)
-    if subject.names or len(groups) != 1:  # the parameters of several groups are in no known order
-        return subject
+    one = Checkpoint(name, groups, dict(saved["state"]), _names_in(groups), path=path)
+    if one.names or len(groups) != 1:  # the parameters of several groups are in no known order
+        return one
     for key, beside in _items(around):
-        names = _names_of_model(beside, subject)
+        names = _names_of_model(beside, one)
         if names:
-            return Subject(
-                name, groups, subject.state, names, path=path, names_from=f"the order of [{key!r}]"
-            )
-    return subject
+            return replace(one, names=names, names_from=f"the order of [{key!r}]")
+    return one
 
 
 def _require_types(saved: StateDict, name: str) -> None:
-    """Check that groups and state are laid out as torch lays them out.
-
-    Raises:
-        CheckpointError: if they are not.
-    """
+    """Refuse groups and state that are not laid out as torch lays them out."""
     for index, group in enumerate(saved["param_groups"]):
         for key in ("params", "param_names"):
             value = group.get(key, [])
@@ -231,18 +213,17 @@ def _names_in(groups: list[dict[str, Any]]) -> tuple[str, ...]:
     return names if len(names) == sum(len(group["params"]) for group in groups) else ()
 
 
-def _names_of_model(beside: Any, subject: Subject) -> tuple[str, ...]:
+def _names_of_model(beside: Any, one: Checkpoint) -> tuple[str, ...]:
     """Take names from a model's state dict, if its tensors have the shapes of the moments."""
-    if not isinstance(beside, Mapping) or not beside:
-        return ()
-    if not all(isinstance(n, str) and isinstance(t, Tensor) for n, t in beside.items()):
+    if not isinstance(beside, Mapping) or not all(
+        isinstance(n, str) and isinstance(t, Tensor) for n, t in beside.items()
+    ):
         return ()
     weights = {n: t for n, t in beside.items() if n.rpartition(".")[2] not in _BUFFERS}
-    numbers = subject.numbers
-    if len(weights) != len(numbers):
+    if len(weights) != len(one.numbers):
         return ()
-    for tensor, number in zip(weights.values(), numbers, strict=True):
-        held = [v for k, v in entries(subject.state.get(number, {})) if isinstance(v, Tensor)]
-        if any(value.dim() and value.shape != tensor.shape for value in held):
-            return ()
+    for place, weight in enumerate(weights.values()):
+        for value in one.held(place).values():
+            if isinstance(value, Tensor) and value.dim() and value.shape != weight.shape:
+                return ()
     return tuple(weights)
