@@ -34,7 +34,7 @@ assert warned == ["optimlab.program is optimlab.core.program"], warned
 
 found, warned = imported("import optimlab.doctor.findings")
 assert sys.modules["optimlab.doctor.findings"].Report is optimlab.lab.doctor.Report
-assert warned == ["optimlab.doctor.findings is optimlab.lab.doctor.findings"], warned
+assert warned == ["optimlab.doctor.findings is optimlab.lab.doctor.report"], warned
 
 found, warned = imported("from optimlab.doctor import Report")
 assert found["Report"] is optimlab.lab.doctor.Report

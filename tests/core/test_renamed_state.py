@@ -153,8 +153,8 @@ def test_what_an_optimizer_was_asked_for_is_still_answered() -> None:
         "init_step": lambda: optimizer.init_step(param, group).item() == 0,
         "foreach_by_default": lambda: not optimizer.foreach_by_default([param], group),
     }
-    for name, answer in answers.items():
-        with pytest.warns(DeprecationWarning, match=f"Adam.{name} is old"):
+    for answer in answers.values():
+        with pytest.warns(DeprecationWarning, match="Adam.* is old"):
             assert answer()
     with pytest.raises(AttributeError, match=re.escape("'Adam' object has no attribute 'other'")):
         _ = optimizer.other

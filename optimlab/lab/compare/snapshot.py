@@ -5,7 +5,7 @@ An optimizer is known here through :class:`torch.optim.Optimizer` alone.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -56,6 +56,16 @@ def snapshot(
         "parameters": dict(enumerate(params)),
         "state_dict": {**state_dict, "param_groups": [*map(shown, state_dict["param_groups"])]},
     }
+
+
+def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield what a nested value holds, each with its keys and indices, joined by points."""
+    if isinstance(value, Mapping | list | tuple):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in items:
+            yield from leaves(item, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value
 
 
 def _shared_tensors(optimizer: Optimizer) -> list[dict[str, int]]:

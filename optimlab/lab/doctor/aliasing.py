@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from optimlab.lab.doctor.checkpoint import Checkpoint
-from optimlab.lab.doctor.findings import Finding, error, listed
+from optimlab.lab.findings import Finding, error, listed
 
 Named: TypeAlias = tuple[str, Tensor]
 

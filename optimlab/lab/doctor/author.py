@@ -12,8 +12,8 @@ import torch
 from optimlab.adam import Adam
 from optimlab.adamw import AdamW
 from optimlab.lab.doctor.checkpoint import Checkpoint
-from optimlab.lab.doctor.findings import Finding, error
 from optimlab.lab.doctor.hyperparameters import BOOKKEEPING
+from optimlab.lab.findings import Finding, error
 from optimlab.rmsprop import RMSprop
 from optimlab.rule import Rule
 from optimlab.sgd import SGD

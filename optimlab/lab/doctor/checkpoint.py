@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from optimlab.core.groups import all_params
+from optimlab.lab.compare.snapshot import leaves
 from optimlab.lab.doctor import formats
 from optimlab.lab.doctor.errors import CheckpointError
-from optimlab.lab.doctor.findings import listed
+from optimlab.lab.findings import listed
 
 StateDict: TypeAlias = Mapping[str, Any]
 Source: TypeAlias = "str | PathLike[str] | StateDict | torch.optim.Optimizer"
@@ -84,7 +85,7 @@ class Checkpoint:
     def held(self, place: int) -> dict[str, Any]:
         """Return the state of the parameter at a place, nested entries with their keys joined."""
         held = self.state.get(self.numbers[place])
-        return {} if held is None else dict(_entries(held))
+        return {} if held is None else dict(leaves(held))
 
     def tensors(self) -> Iterator[tuple[int, str, Tensor]]:
         """Yield every state tensor: place of its parameter, key, tensor."""
@@ -92,14 +93,6 @@ class Checkpoint:
             for key, value in self.held(place).items():
                 if isinstance(value, Tensor):
                     yield place, key, value
-
-
-def _entries(held: Any, outer: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(held, Mapping):
-        for key, value in held.items():
-            yield from _entries(value, f"{outer}.{key}" if outer else str(key))
-    else:
-        yield outer, held
 
 
 def checkpoints(source: Source, model: nn.Module | None = None) -> tuple[list[Checkpoint], Any]:

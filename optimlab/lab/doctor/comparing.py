@@ -12,7 +12,6 @@ from optimlab.lab.compare.diff import Diff, path_name
 from optimlab.lab.doctor import aliasing
 from optimlab.lab.doctor.author import writer
 from optimlab.lab.doctor.checkpoint import Checkpoint
-from optimlab.lab.doctor.findings import Finding, error, note, warning
 from optimlab.lab.doctor.hyperparameters import (
     BOOKKEEPING,
     IMPLEMENTATION,
@@ -22,6 +21,7 @@ from optimlab.lab.doctor.hyperparameters import (
     shown,
 )
 from optimlab.lab.doctor.order import check_moments, check_order
+from optimlab.lab.findings import Finding, error, note, warning
 
 States: TypeAlias = dict[int, dict[str, Any]]
 

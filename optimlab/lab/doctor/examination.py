@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 from optimlab.lab.doctor.checkpoint import Checkpoint, Source, checkpoints
 from optimlab.lab.doctor.comparing import compare
 from optimlab.lab.doctor.errors import CheckpointError
-from optimlab.lab.doctor.findings import Report, report
 from optimlab.lab.doctor.loading import check_loading
 from optimlab.lab.doctor.repairing import put, repaired, write
+from optimlab.lab.doctor.report import Report, report
 from optimlab.lab.doctor.state_checks import examine
 
 Other = TypeVar("Other")

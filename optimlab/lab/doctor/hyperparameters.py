@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from optimlab.lab.compare.digest import digest
-from optimlab.lab.doctor.findings import Finding, Severity, error, note, warning
+from optimlab.lab.findings import Finding, Severity, error, note, warning
 
 Group: TypeAlias = Mapping[str, Any]
 

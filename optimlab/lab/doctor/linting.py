@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from optimlab.lab.doctor.checkpoint import Checkpoint, of_optimizer
-from optimlab.lab.doctor.findings import Finding, Report, error, listed, note, report, warning
 from optimlab.lab.doctor.hyperparameters import shown
+from optimlab.lab.doctor.report import Report, report
 from optimlab.lab.doctor.state_checks import examine
+from optimlab.lab.findings import Finding, error, listed, note, warning
 
 MANY_GROUPS = 50
 

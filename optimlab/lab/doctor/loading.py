@@ -18,9 +18,9 @@ from optimlab.lab.compare.bits import same_bits
 from optimlab.lab.doctor import aliasing
 from optimlab.lab.doctor.author import check_writer, read_state, starts_silently, writer
 from optimlab.lab.doctor.checkpoint import Checkpoint, of_optimizer
-from optimlab.lab.doctor.findings import Finding, Severity, error, listed, note, warning
 from optimlab.lab.doctor.hyperparameters import BOOKKEEPING, IMPLEMENTATION, same, shown
 from optimlab.lab.doctor.order import check_order
+from optimlab.lab.findings import Finding, Severity, error, listed, note, warning
 
 
 def check_loading(saved: Checkpoint, live: Checkpoint) -> Iterator[Finding]:

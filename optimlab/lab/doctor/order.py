@@ -8,7 +8,7 @@ from torch import Tensor
 
 from optimlab.lab.compare.digest import digest
 from optimlab.lab.doctor.checkpoint import Checkpoint
-from optimlab.lab.doctor.findings import Finding, error, listed, note
+from optimlab.lab.findings import Finding, error, listed, note
 
 
 def check_order(saved: Checkpoint, reference: Checkpoint) -> Iterator[Finding]:

@@ -16,8 +16,8 @@ from torch import Tensor
 from optimlab.lab.compare.bits import same_bits
 from optimlab.lab.doctor.checkpoint import Checkpoint, Keys, StateDict
 from optimlab.lab.doctor.errors import CheckpointError
-from optimlab.lab.doctor.findings import listed
 from optimlab.lab.doctor.state_checks import HALF
+from optimlab.lab.findings import listed
 
 
 def repaired(

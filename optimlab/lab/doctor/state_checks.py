@@ -13,8 +13,8 @@ from torch import Tensor
 from optimlab.lab.doctor import aliasing
 from optimlab.lab.doctor.author import MOMENTS
 from optimlab.lab.doctor.checkpoint import Checkpoint
-from optimlab.lab.doctor.findings import Finding, error, listed, note, warning
 from optimlab.lab.doctor.hyperparameters import check_group, is_number, number
+from optimlab.lab.findings import Finding, error, listed, note, warning
 
 HALF = (torch.float16, torch.bfloat16)
 _SQUARES = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "exp_inf")
