@@ -313,8 +313,8 @@ class Rule(Optimizer):
         if isinstance(group, int):
             group = self.param_groups[group]
         if step is None:
-            held = next((self.state[p] for p in group["params"] if self.state.get(p)), {})
-            step = int(held["step"] if self.state_spec.count else 1) + 1 if held else 1
+            held = next((self.state[p] for p in group["params"] if self.state.get(p)), None)
+            step = 1 if held is None else 1 + int(held["step"] if self.state_spec.count else 1)
         params = [param for param in group["params"] if param.grad is not None] or group["params"]
         return trace(
             self,

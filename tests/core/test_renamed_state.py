@@ -51,7 +51,7 @@ def old_filling() -> Any:
             return ("sum",)
 
         def init_state(self, param: Tensor, group: Any) -> dict[str, Tensor]:
-            (zeros,) = super().init_state(param, group).values()
+            (zeros,) = super().init_state(param, group).values()  # type: ignore[misc]
             return {"sum": zeros + group["initial"]}
 
         def update(self, param: Any, grad: Any, state: Any, step: Any, group: Any) -> None:
@@ -163,5 +163,5 @@ def test_what_an_optimizer_was_asked_for_is_still_answered() -> None:
 
 def test_old_places_of_names_lead_to_the_new() -> None:
     with pytest.warns(DeprecationWarning, match="optimlab.rule.pure"):
-        from optimlab.optimizer import pure  # type: ignore[attr-defined]
+        from optimlab.optimizer import pure
     assert pure is optimlab.rule.pure

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from optimlab import optimizer as base
 from optimlab.core.scalar import Scalars, SymbolicScalar, is_symbolic
+from optimlab.rule import Rule
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def _of_group(optimizer: Optimizer, index: int) -> Provenance:
 
 
 def _formulas(optimizer: Optimizer, index: int) -> Iterator[tuple[str, SymbolicScalar]]:
-    if not isinstance(optimizer, base.Optimizer):
+    if not isinstance(optimizer, Rule):
         return
     try:
         program = optimizer.program(index)
