@@ -39,7 +39,7 @@ import idx
 from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from optimlab.demo.recipes import LIBRARIES
+from optimlab.demo.libraries import LIBRARIES
 from optimlab.demo.training import reproducible
 
 FOLDER = Path(__file__).parents[2] / "examples"

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from optimlab.demo.recipes import LIBRARIES
+from optimlab.demo.libraries import LIBRARIES
 from optimlab.demo.training import reproducible
 from optimlab.lab.compare.snapshot import snapshot
 

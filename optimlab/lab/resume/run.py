@@ -6,9 +6,9 @@ import pickle
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeAlias
 
-from optimlab.lab import report as terminal
 from optimlab.lab.compare.diff import NothingCompared
 from optimlab.lab.compare.digest import digest
+from optimlab.lab.importing import import_named
 
 
 class Run(Protocol):
@@ -42,7 +42,7 @@ Digests: TypeAlias = dict[str, str]
 
 def maker(make_run: MakeRun) -> Callable[[], Run]:
     """Return the function that makes runs; a string names it as ``module:function``."""
-    made: Callable[[], Run] = terminal.resolve(make_run) if isinstance(make_run, str) else make_run
+    made: Callable[[], Run] = import_named(make_run) if isinstance(make_run, str) else make_run
     return made
 
 

@@ -34,7 +34,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from engines.training import ENGINES, Run, shards
-from optimlab.demo.recipes import LibraryName
+from optimlab.demo.libraries import LibraryName
 from optimlab.lab.compare.diff import Diff, path_name
 
 STEPS, HALF = 4, 2
