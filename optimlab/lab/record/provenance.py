@@ -9,11 +9,8 @@ from typing import Any
 from torch.optim import Optimizer
 
 from optimlab.core.scalar import Scalars, SymbolicScalar, is_symbolic
-<<<<<<< HEAD
 from optimlab.lab.record.writing import leaves
-=======
 from optimlab.rule import Rule
->>>>>>> main
 
 
 @dataclass(frozen=True)
@@ -57,13 +54,8 @@ def _of_group(optimizer: Optimizer, index: int) -> Provenance:
     return Provenance(by_operation, anywhere or _equal_numbers(optimizer.param_groups[index]))
 
 
-<<<<<<< HEAD
 def _scalars(optimizer: Optimizer, index: int) -> Iterator[tuple[str, SymbolicScalar]]:
-    if not isinstance(optimizer, base.Optimizer):
-=======
-def _formulas(optimizer: Optimizer, index: int) -> Iterator[tuple[str, SymbolicScalar]]:
     if not isinstance(optimizer, Rule):
->>>>>>> main
         return
     try:
         program = optimizer.program(index)
