@@ -133,7 +133,8 @@ def rehearse(makes: Sequence[Any], scenario: Scenario) -> None:
                 pair = made(make, make, scenario)
                 optimizer = pair.optimizers[0]
                 for step in range(1, scenario.steps + 1):
-                    give_gradients(parameters(optimizer), pair.gradients(step))
+                    gradients = pair.begin(step)  # which may add parameters
+                    give_gradients(parameters(optimizer), gradients)
                     optimizer.step()
         except Exception as error:
             reason = str(error) or type(error).__name__

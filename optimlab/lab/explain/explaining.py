@@ -123,7 +123,7 @@ class _Search:
             note = "explain needs two sides that start from equal bits"
             return self._unexplained(0, *found, note)
         for step in range(1, steps + 1):
-            gradients = self.pair.gradients(step)
+            gradients = self.pair.begin(step)
             if not gradients:
                 steps = step - 1
                 break

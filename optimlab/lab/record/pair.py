@@ -27,12 +27,12 @@ class Pair:
 
     Attributes:
         optimizers: the two.
-        gradients: does what happens before a step, and returns the step's gradients in the order
-            of the parameters.
+        begin: does what happens before a step, such as adding parameters, and returns the step's
+            gradients in the order of the parameters.
     """
 
     optimizers: tuple[Optimizer, Optimizer]
-    gradients: Callable[[int], Gradients]
+    begin: Callable[[int], Gradients]
 
 
 def made(a: Make, b: Make, scenario: Scenario) -> Pair:
@@ -43,7 +43,7 @@ def made(a: Make, b: Make, scenario: Scenario) -> Pair:
     for replica in replicas:
         replica.construct()
 
-    def gradients(step: int) -> Gradients:
+    def begin(step: int) -> Gradients:
         for replica in replicas:
             if step == scenario.group_added_at and any(t.group == 2 for t in scenario.tensors):
                 replica.add_group()
@@ -53,7 +53,7 @@ def made(a: Make, b: Make, scenario: Scenario) -> Pair:
         by_id = dict(drawn)
         return [by_id[id(param)] for param in parameters(replicas[0].optimizer)]
 
-    return Pair((replicas[0].optimizer, replicas[1].optimizer), gradients)
+    return Pair((replicas[0].optimizer, replicas[1].optimizer), begin)
 
 
 def live(a: Optimizer, b: Optimizer, given: GivenGradients | None) -> Pair:
@@ -65,7 +65,7 @@ def live(a: Optimizer, b: Optimizer, given: GivenGradients | None) -> Pair:
     held = [param.grad for param in params]
     drawn = Scenario(tensors=tuple(TensorSpec(tuple(p.shape), p.dtype) for p in params))
 
-    def gradients(step: int) -> Gradients:
+    def begin(step: int) -> Gradients:
         if callable(given):
             return given(step)
         if given is not None:
@@ -75,7 +75,7 @@ def live(a: Optimizer, b: Optimizer, given: GivenGradients | None) -> Pair:
         pairs = zip(drawn.gradients(step), params, strict=True)
         return [None if grad is None else grad.to(param.device) for grad, param in pairs]
 
-    return Pair((a, b), gradients)
+    return Pair((a, b), begin)
 
 
 def outputs(optimizer: Optimizer, param: Tensor) -> dict[str, Any]:
