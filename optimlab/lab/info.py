@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import torch
 
-from optimlab.adam import Adam, AdamW
+from optimlab.adam import Adam
+from optimlab.adamw import AdamW
 from optimlab.native.bytecode import NotServedError, read
 from optimlab.native.launch import DTYPES
 from optimlab.native.self_check import Capabilities, capabilities
-from optimlab.optimizer import Optimizer
 from optimlab.rmsprop import RMSprop
+from optimlab.rule import Rule
 from optimlab.sgd import SGD
 
 _INSTRUCTION_SETS = ("plain C", "AVX2", "AVX-512")
@@ -50,7 +51,7 @@ class Info:
         return "\n".join([*lines, _ELSEWHERE])
 
 
-def info(*optimizers: type[Optimizer]) -> Info:
+def info(*optimizers: type[Rule]) -> Info:
     """Tell which execution serves which optimizer on CPU, with default hyperparameters, and why.
 
     Args:
@@ -73,10 +74,12 @@ def info(*optimizers: type[Optimizer]) -> Info:
     return Info(kernel is not None, found.reason, used, served)
 
 
-def _carried_out_by(found: Capabilities, optimizer: Optimizer, dtype: torch.dtype) -> str:
+def _carried_out_by(found: Capabilities, optimizer: Rule, dtype: torch.dtype) -> str:
     group = optimizer.param_groups[0]
     try:
-        bytecode = read(optimizer, ("param", "grad", *optimizer.state_names(group)), 2.0, group)
+        bytecode = read(
+            optimizer, ("param", "grad", *optimizer.state_spec.names(group)), 2.0, group
+        )
     except (NotServedError, AttributeError, TypeError):
         return "ATen"
     return "native kernel" if bytecode.fits() and found.serves(bytecode.opcodes, dtype) else "ATen"

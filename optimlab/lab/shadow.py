@@ -16,20 +16,21 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from optimlab.adam import Adam, AdamW
+from optimlab.adam import Adam
+from optimlab.adamw import AdamW
 from optimlab.lab.compare.diff import Compared, Diff, NothingCompared
 from optimlab.lab.compare.snapshot import parameters
 from optimlab.lab.lockstep.clone import clone
 from optimlab.lab.lockstep.outcome import Difference
 from optimlab.lab.record.step_scope import Closure, StepScope
-from optimlab.optimizer import Optimizer
 from optimlab.rmsprop import RMSprop
+from optimlab.rule import Rule
 from optimlab.sgd import SGD
 
 OnDifference: TypeAlias = Literal["raise"] | Callable[[Difference], object]
 
 # AdamW first: it is a subclass of Adam.
-_RULES: tuple[tuple[type[torch.optim.Optimizer], type[Optimizer]], ...] = (
+_RULES: tuple[tuple[type[torch.optim.Optimizer], type[Rule]], ...] = (
     (torch.optim.AdamW, AdamW),
     (torch.optim.Adam, Adam),
     (torch.optim.SGD, SGD),
@@ -118,7 +119,7 @@ class Shadow:
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
-        rule: type[Optimizer],
+        rule: type[Rule],
         on_difference: OnDifference,
         every: int,
         model: nn.Module | None,
@@ -132,7 +133,7 @@ class Shadow:
         self._names = {} if model is None else {id(p): n for n, p in model.named_parameters()}
         self._diff = Diff()
         self._due = False
-        self._twin: Optimizer | None = None
+        self._twin: Rule | None = None
         self._scope = StepScope(optimizer, self._begin, self._end, self._around)
 
     @property
@@ -232,7 +233,7 @@ class Shadow:
         return tuple(self._names.get(id(param), "not in the model") for param in params)
 
 
-def twin_of(optimizer: torch.optim.Optimizer, rule: type[Optimizer]) -> Optimizer:
+def twin_of(optimizer: torch.optim.Optimizer, rule: type[Rule]) -> Rule:
     """Copy an optimizer with its parameters and gradients, to be stepped by another class's rule.
 
     Args:
@@ -255,11 +256,11 @@ def twin_of(optimizer: torch.optim.Optimizer, rule: type[Optimizer]) -> Optimize
     return twin
 
 
-def _choose_loop(twin: Optimizer, group: dict[str, Any], live: Sequence[Tensor]) -> None:
+def _choose_loop(twin: Rule, group: dict[str, Any], live: Sequence[Tensor]) -> None:
     """Ask for the for-loop where torch takes it because of a parameter's own class."""
     chosen = group.get("foreach") is None and group.get("fused") is None
     with_gradient = [param for param in live if param.grad is not None]
-    if chosen and not twin.foreach_by_default(with_gradient, group):
+    if chosen and not twin._foreach_by_default(with_gradient, group):
         group["foreach"] = False
 
 
@@ -287,7 +288,7 @@ def _unwrapped(optimizer: Any) -> torch.optim.Optimizer:
     return optimizer
 
 
-def _rule_of(optimizer: torch.optim.Optimizer) -> type[Optimizer]:
+def _rule_of(optimizer: torch.optim.Optimizer) -> type[Rule]:
     """Find the rule of a class.
 
     Raises:
