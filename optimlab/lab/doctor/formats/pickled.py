@@ -15,8 +15,8 @@ from typing import Any, BinaryIO, TypeAlias
 
 from optimlab.lab.doctor.errors import CheckpointError
 
-#: More than any checkpoint has, and few enough for the memory of any machine.
-MOST_INSTRUCTIONS = 30_000_000
+#: More than any checkpoint has, and few enough for seconds.
+MOST_INSTRUCTIONS = 4_000_000
 
 Functions: TypeAlias = Mapping[str, Callable[..., Any]]
 

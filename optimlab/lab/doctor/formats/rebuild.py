@@ -34,9 +34,7 @@ def tensor(
     size: tuple[int, ...],
     stride: tuple[int, ...],
     requires_grad: bool = False,
-    hooks: Any = None,
     dtype: Any = None,
-    metadata: Any = None,
 ) -> Tensor:
     """Return a view of memory, which must not reach beyond it nor be far larger than it."""
     dtype = dtype if isinstance(dtype, torch.dtype) else storage.dtype
@@ -58,31 +56,18 @@ def tensor(
     return made.requires_grad_(bool(requires_grad) and made.is_floating_point())
 
 
-def _tensor_v3(
-    storage: Storage,
-    offset: int,
-    size: Any,
-    stride: Any,
-    grad: bool,
-    hooks: Any,
-    dtype: Any,
-    *_: Any,
-) -> Tensor:
-    return tensor(storage, offset, size, stride, grad, hooks, dtype)
-
-
 def _parameter(data: Any, requires_grad: bool = True, *_: Any) -> Any:
     return nn.Parameter(data, requires_grad) if isinstance(data, Tensor) else data
 
 
-def _meta_tensor(dtype: torch.dtype, size: Any, stride: Any, requires_grad: bool) -> Tensor:
+def _meta_tensor(dtype: torch.dtype, size: Any, stride: Any, *_: Any) -> Tensor:
     return torch.empty_strided(size, stride, dtype=dtype, device="meta")
 
 
 def _np_dtype(name: str, *_: Any) -> Any:
     if not (isinstance(name, str) and _SAFE_DTYPE.fullmatch(name)):
         return Placeholder(f"numpy.dtype {name!r}")
-    return np.dtype(name, copy=True)  # type: ignore[call-overload]
+    return np.dtype(name, copy=True)
 
 
 def _build(made: Any, state: Any) -> None:
@@ -95,7 +80,8 @@ def _build(made: Any, state: Any) -> None:
             raise CheckpointError("a NumPy array holds objects")
         if min(shape, default=0) < 0 or len(raw) != dtype.itemsize * math.prod(shape):
             raise CheckpointError(f"a NumPy array of shape {shape} has {len(raw)} bytes")
-        made.__setstate__((1, tuple(shape), dtype, bool(order), raw))  # type: ignore[attr-defined]
+        state = (1, tuple(shape), dtype, bool(order), raw)
+        made.__setstate__(state)
 
 
 def _np_scalar(dtype: Any, raw: Any = b"") -> Any:
@@ -136,8 +122,10 @@ def _default_dict(*args: Any) -> dict[Any, Any]:
 
 FUNCTIONS: Functions = {
     "torch._utils._rebuild_tensor": tensor,
-    "torch._utils._rebuild_tensor_v2": lambda *args: tensor(*args[:6]),
-    "torch._utils._rebuild_tensor_v3": _tensor_v3,
+    "torch._utils._rebuild_tensor_v2": lambda *args: tensor(*args[:5]),
+    "torch._utils._rebuild_tensor_v3": lambda s, o, n, st, grad, _, dtype, *__: tensor(
+        s, o, n, st, grad, dtype
+    ),
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter,
     "torch._utils._rebuild_meta_tensor_no_storage": _meta_tensor,

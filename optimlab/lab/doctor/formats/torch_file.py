@@ -1,6 +1,6 @@
 """What ``torch.save`` writes: an archive of a pickle and the bytes of its tensors.
 
-Until torch 1.5 it was a row of pickles with the bytes behind them, which is read, too. The archive's
+Until torch 1.5 it was a row of pickles with the bytes behind them, which is read, too. An archive's
 checksums are verified, so that a byte that was turned over is noticed.
 """
 
@@ -20,17 +20,26 @@ from optimlab.lab.doctor.formats.rebuild import FUNCTIONS, VALUES, Storage
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
-def read_archive(archive: zipfile.ZipFile) -> Any:
-    """Read a checkpoint of torch 1.6 or later.
+def read(file: BinaryIO) -> Any:
+    """Read what ``torch.save``, now or before torch 1.6, or ``pickle.dump`` wrote.
 
     Raises:
         CheckpointError: if it is damaged, or has what no checkpoint has.
     """
+    if not zipfile.is_zipfile(file):
+        file.seek(0)
+        return _read_pickles(file)
+    with zipfile.ZipFile(file) as archive:
+        return read_archive(archive)
+
+
+def read_archive(archive: zipfile.ZipFile) -> Any:
+    """Read a checkpoint of torch 1.6 or later."""
     (pickle_name,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
     folder = pickle_name.removesuffix("data.pkl")
-    if f"{folder}byteorder" in archive.namelist():
-        if _member(archive, f"{folder}byteorder") != b"little":
-            raise CheckpointError("it was written on a machine with the other order of bytes")
+    order = f"{folder}byteorder"
+    if order in archive.namelist() and _member(archive, order) != b"little":
+        raise CheckpointError("it was written on a machine with the other order of bytes")
     storages: dict[str, Storage] = {}
 
     def storage(name: Any) -> Storage:
@@ -73,21 +82,21 @@ def _member(archive: zipfile.ZipFile, name: str) -> bytes:
         raise CheckpointError(f"{what}; take another copy of the file") from error
 
 
-def read_pickles(file: BinaryIO) -> Any:
-    """Read a checkpoint of torch before 1.6, or a plain pickle.
-
-    Raises:
-        CheckpointError: if it is damaged, or has what no checkpoint has.
-    """
+def _read_pickles(file: BinaryIO) -> Any:
+    """Read a checkpoint of torch before 1.6, or a plain pickle."""
     first = unpickle(file, FUNCTIONS, VALUES)
     if first != _LEGACY_MAGIC:
         return first
     unpickle(file, FUNCTIONS, VALUES)  # the version
     unpickle(file, FUNCTIONS, VALUES)  # the machine it was written on
     storages: dict[str, Storage] = {}
-    size = os.fstat(file.fileno()).st_size if hasattr(file, "fileno") else 1 << 62
+    here = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(here)
 
-    def storage(name: Any) -> Storage:
+    def storage(name: Any) -> Any:
+        if name[0] == "module":  # a class, with its source
+            return name[1]
         _, dtype, key, _, numel, *_ = name
         if key not in storages:
             if numel * dtype.itemsize > size:
