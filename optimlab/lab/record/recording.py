@@ -43,11 +43,8 @@ class Recording(TorchDispatchMode):
     Use it as a context; a step hook tells it where each step begins and ends, so that whatever else
     runs inside the context, such as the model, is carried out and not recorded.
 
-    Args:
-        optimizer: any optimizer. Two hooks are attached to it for as long as the context lasts.
-        look: makes what is kept of each tensor, such as a copy; ``None`` keeps nothing of it.
-        finished: called with the operations of each step as it ends.
-        started: called with the optimizer as each step begins.
+    ``look`` makes what is kept of each tensor, such as a copy; ``finished`` is called with the
+    operations of each step as it ends, ``started`` with the optimizer as each begins.
     """
 
     def __init__(
