@@ -79,9 +79,10 @@ def run(settings: Settings, folder: Path, *, quiet: bool = False) -> Results:
 
     Args:
         settings: what to measure.
-        folder: an existing directory for tables, numbers and figures.
+        folder: a directory for tables, numbers and figures; it is made where it is not there.
         quiet: whether to print nothing.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     asked = {"quick": settings.quick, "device": settings.device, **asdict(settings.effort)}
     with threads(settings.threads):
         meter = LoadMeter()

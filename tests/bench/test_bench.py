@@ -25,6 +25,7 @@ from torch import Tensor
 pytest.importorskip("matplotlib", reason="the benchmark draws with matplotlib")
 pytest.importorskip("psutil", reason="the benchmark asks it what else runs")
 
+import psutil
 from matplotlib.image import imread
 
 import optimlab
@@ -519,8 +520,8 @@ def test_other_processes_are_counted_without_this_one(monkeypatch: pytest.Monkey
     every = iter([SimpleNamespace(**work), SimpleNamespace(**{**work, "user": 27.0})])
     own = dict.fromkeys(("user", "system", "children_user", "children_system"), 2.0)
     mine = iter([SimpleNamespace(**own), SimpleNamespace(**{**own, "children_user": 7.0})])
-    monkeypatch.setattr(surroundings.psutil, "cpu_times", lambda: next(every))
-    monkeypatch.setattr(surroundings.psutil.Process, "cpu_times", lambda self: next(mine))
+    monkeypatch.setattr(psutil, "cpu_times", lambda: next(every))
+    monkeypatch.setattr(psutil.Process, "cpu_times", lambda self: next(mine))
     monkeypatch.setattr(time, "perf_counter", iter([50.0, 54.0]).__next__)
     load = surroundings.LoadMeter().read()
     assert (load.others, load.disturbing) == (0.5, True)
