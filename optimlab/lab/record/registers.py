@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # Functions between the optimizer's code and ATen, whose local variables are not the optimizer's.
 _BETWEEN = (
     "optimlab.lab.",
+    "optimlab.core.tensor_list",
     "optimlab.core.values",
     "torch._",
     "torch.utils.",
