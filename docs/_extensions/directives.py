@@ -43,7 +43,7 @@ from sphinx.transforms import SphinxTransform
 from sphinx.util.docutils import SphinxDirective
 
 import optimlab
-from optimlab.lab.trace.trace import TracedStep
+from optimlab.lab.trace.worked import TracedStep
 
 ROOT = Path(__file__).resolve().parents[2]
 
