@@ -53,8 +53,8 @@ def traffic_of(rule: Rule) -> Traffic:
     Step counts are left out: they are one number for each tensor, not for each element.
     """
     optimizer_class = getattr(OPTIMLAB, rule.class_name)
-    optimizer: optimizers.Optimizer = optimizer_class([torch.zeros(1)], **rule.arguments)
-    in_and_out = 1 + len(optimizer.state_names(optimizer.param_groups[0]))
+    optimizer: optimizers.Rule = optimizer_class([torch.zeros(1)], **rule.arguments)
+    in_and_out = 1 + len(optimizer.state_spec.names(optimizer.param_groups[0]))
     return Traffic(reads=1 + in_and_out, writes=in_and_out)
 
 
