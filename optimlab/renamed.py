@@ -60,7 +60,13 @@ RENAMED = {
     "optimlab.instruments.watch": "optimlab.lab.watch",
     "optimlab.instruments.worked": "optimlab.lab.trace.worked",
     "optimlab.instruments.writing": "optimlab.lab.record.writing",
-    "optimlab.parity.account": "optimlab.lab.parity.account",
+    "optimlab.optimizer.Step": "optimlab.rule.Step",
+    "optimlab.optimizer.pure": "optimlab.rule.pure",
+    "optimlab.optimizer.unequal_steps": "optimlab.rule.unequal_steps",
+    "optimlab.parity.Excepted": "optimlab.lab.parity.case_result.excepted",
+    "optimlab.parity.Tried": "optimlab.lab.parity.CaseResult",
+    "optimlab.parity.Verdict": "optimlab.lab.parity.ParityResult",
+    "optimlab.parity.account": "optimlab.lab.parity.report",
     "optimlab.parity.bits": "optimlab.lab.compare.bits",
     "optimlab.parity.cases": "optimlab.lab.parity.cases",
     "optimlab.parity.check": "optimlab.lab.parity.checking",
@@ -74,8 +80,8 @@ RENAMED = {
     "optimlab.parity.side": "optimlab.lab.lockstep.replica",
     "optimlab.parity.signatures": "optimlab.lab.parity.signatures",
     "optimlab.parity.table": "optimlab.lab.parity.table",
-    "optimlab.parity.verdict": "optimlab.lab.parity.verdict",
-    "optimlab.parity.views": "optimlab.lab.parity.views",
+    "optimlab.parity.verdict": "optimlab.lab.parity.result",
+    "optimlab.parity.views": "optimlab.lab.parity.mask",
     "optimlab.program": "optimlab.core.program",
     "optimlab.resume": "optimlab.lab.resume",
     "optimlab.resume.Cause": "optimlab.lab.findings.Finding",
@@ -87,6 +93,7 @@ RENAMED = {
     "optimlab.resume.proof": "optimlab.lab.resume.proof",
     "optimlab.scalar": "optimlab.core.scalar",
     "optimlab.shadow": "optimlab.lab.shadow",
+    "optimlab.values.Unread": "optimlab.core.values.StepCount",
     "optimlab.terminal": "optimlab.lab.report",
 }
 """Each old name of a module, class or function, and where it is now.
@@ -120,6 +127,17 @@ def moved_from(module: str) -> Callable[[str], Any]:
         return resolve(RENAMED[old])
 
     return find
+
+
+def attribute(old: str, new: str) -> Any:
+    """Return a property that leads from the old name of an attribute to its new one."""
+
+    def get(self: object) -> Any:
+        text = f"{type(self).__name__}.{old} is {new} now; the old name works for one release"
+        warnings.warn(text, DeprecationWarning, stacklevel=2)
+        return getattr(self, new)
+
+    return property(get)
 
 
 class Renamed(ModuleType):

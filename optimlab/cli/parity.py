@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from optimlab.lab.parity.cases import Case, Extent
-    from optimlab.lab.parity.report import Report
+    from optimlab.lab.parity.cases import Case
+    from optimlab.lab.parity.configurations import Level
+    from optimlab.lab.parity.result import TableResult
 
 DESCRIPTION = """\
 Compare every optimizer with torch.optim, bit by bit: all combinations of its options, for each
@@ -115,7 +116,7 @@ def parity(
 
 
 def compare_table(
-    extent: Extent, optimizers: Sequence[str], device: str, seed: int, json: Json
+    level: Level, optimizers: Sequence[str], device: str, seed: int, json: Json
 ) -> int:
     """Compare the optimizers of the table with torch's, and print the matrix.
 
@@ -130,11 +131,11 @@ def compare_table(
     unknown = ", ".join(name for name in optimizers if name not in known)
     if unknown:
         raise MisuseError(f"no optimizer {unknown} in the table, which has {', '.join(known)}")
-    chosen = list(cases(extent, optimizers=optimizers, device=device, seed=seed))
+    chosen = list(cases(level, optimizers=optimizers, device=device, seed=seed))
     shown_on, began = console(quiet=json.printed), time.perf_counter()
     report = run_cases(shown_on, device, chosen)
     print_report(shown_on, report)
-    about = {"extent": extent, "seed": seed, "seconds": time.perf_counter() - began}
+    about = {"extent": level, "seed": seed, "seconds": time.perf_counter() - began}
     json.write(report.as_json(**about))
     return EQUAL if report.equal else DIFFERENT
 
@@ -150,7 +151,7 @@ def compare_pair(
     state_name: Sequence[tuple[str, str]],
     **options: Any,
 ) -> int:
-    """Compare two optimizers behind a progress bar, and print the verdict.
+    """Compare two optimizers behind a progress bar, and print the result.
 
     Raises:
         MisuseError: if one makes no optimizer, there is no such dtype or implementation, or there
@@ -158,12 +159,12 @@ def compare_pair(
     """
     from optimlab.lab.parity import NothingCompared, check
     from optimlab.lab.parity.checking import require_optimizers
-    from optimlab.lab.parity.configurations import Extent
+    from optimlab.lab.parity.configurations import Coverage
     from optimlab.lab.report import console, progress
 
     try:
         require_optimizers(mine, reference, {})
-        Extent(implementation, dtype)
+        Coverage(implementation, dtype)
     except (TypeError, ValueError) as error:
         raise MisuseError(str(error)) from error
     shown_on = console(quiet=json.printed)
@@ -174,7 +175,7 @@ def compare_pair(
             bar.update(task, completed=done, total=total, description=doing[:50])
 
         try:
-            verdict = check(
+            result = check(
                 mine,
                 reference,
                 dtypes=dtype,
@@ -186,31 +187,29 @@ def compare_pair(
             )
         except NothingCompared as error:
             raise MisuseError(str(error)) from error
-    shown_on.print(str(verdict))
-    json.write(verdict.as_json())
-    return EQUAL if verdict.equal else DIFFERENT
+    shown_on.print(str(result))
+    json.write(result.as_json())
+    return EQUAL if result.equal else DIFFERENT
 
 
-def run_cases(shown_on: Console, device: str, chosen: list[Case]) -> Report:
+def run_cases(shown_on: Console, device: str, chosen: list[Case]) -> TableResult:
     """Run the cases behind a progress bar."""
-    from optimlab.lab.parity.report import Report, environment
+    from optimlab.lab.parity.case_result import environment
+    from optimlab.lab.parity.checking import check_table
     from optimlab.lab.report import progress
 
     facts = ", ".join(f"{name} {value}" for name, value in environment(device).items())
     shown_on.print(f"Comparing with torch.optim: {facts}")
-    report = Report(device)
     with progress(shown_on) as bar:
         task = bar.add_task("", total=len(chosen))
-        for case in chosen:
-            doing = f"{case.row.name} {case.implementation} {case.dtype}"
-            bar.update(task, description=f"{len(report.differences)} differ  {doing}")
-            report.add(case, case.run())
-            bar.advance(task)
-        bar.update(task, description=f"{len(report.differences)} differ")
-    return report
+
+        def show(done: int, total: int, doing: str) -> None:
+            bar.update(task, completed=done, total=total, description=doing)
+
+        return check_table(chosen, device, show)
 
 
-def print_report(console: Console, report: Report) -> None:
+def print_report(console: Console, report: TableResult) -> None:
     """Print the matrix, the totals, and what differs."""
     console.print(matrix(report))
     console.print(LEGEND, style="dim")
@@ -218,15 +217,15 @@ def print_report(console: Console, report: Report) -> None:
     console.print(report.totals())
     for exclusion in report.exclusions:
         console.print(f"excluded: {exclusion}")
-    for difference, found_in in report.alike[:SHOWN_DIFFERENCES]:
-        others = f" and {len(found_in) - 1} more cases" if len(found_in) > 1 else ""
-        console.print(f"\n{found_in[0]}{others}", style="bold")
-        console.print(f"  {difference}")
+    for found in report.alike[:SHOWN_DIFFERENCES]:
+        others = f" and {len(found) - 1} more cases" if len(found) > 1 else ""
+        console.print(f"\n{found[0].configuration}{others}", style="bold")
+        console.print(f"  {found[0].outcome}")
     if len(report.alike) > SHOWN_DIFFERENCES:
         console.print(f"\nand {len(report.alike) - SHOWN_DIFFERENCES} other differences")
 
 
-def matrix(report: Report) -> Table:
+def matrix(report: TableResult) -> Table:
     """Lay the cells out, optimizer by optimizer."""
     from optimlab.lab.parity.table import DTYPES
     from optimlab.lab.report import rich_table

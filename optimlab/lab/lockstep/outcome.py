@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
+from optimlab import renamed
 from optimlab.lab.compare.bits import Distance, Mismatch
 from optimlab.lab.compare.diff import Compared, Differences, Path, path_name
 
@@ -76,6 +77,8 @@ class Difference:
     names: tuple[str, ...] = ()
     also: tuple[Path, ...] = ()
     final: Distance | None = None
+
+    place = renamed.attribute("place", "path")
 
     @classmethod
     def first_of(

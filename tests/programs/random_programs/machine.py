@@ -13,7 +13,7 @@ import optimlab
 from optimlab.lab.compare.diff import Diff, Differences, path_name
 from optimlab.lab.lockstep.clone import clone
 from optimlab.lab.lockstep.scenario import laid_out
-from optimlab.lab.parity.cases import excluded
+from optimlab.lab.parity.table import excluded
 from random_programs.drawing import Source
 from random_programs.sides import (
     Diverged,
