@@ -273,7 +273,7 @@ def test_optimizers_may_step_in_the_backward_pass(name: str, way: Options) -> No
             for param in model.parameters()
         }
 
-        def hook(param: Tensor) -> None:
+        def hook(param: Any) -> None:
             optimizers[param].step()
             optimizers[param].zero_grad()
 
