@@ -13,7 +13,8 @@ from optimlab import Program
 from optimlab.core import devices
 from optimlab.core.scalar import Scalars
 from optimlab.core.state import Count, Like, StateSpec
-from optimlab.core.values import T, TensorList, is_many, maximum_
+from optimlab.core.tensor_list import TensorList
+from optimlab.core.values import T, is_many, maximum_
 from optimlab.lab.parity import compare_tensors
 
 OPTIONS: Mapping[type[optimlab.Rule], tuple[dict[str, Any], ...]] = {
