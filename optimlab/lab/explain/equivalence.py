@@ -242,7 +242,7 @@ prints this page for your machine. Measured here: torch {torch}, CPU capability 
 
 ## Within one process
 
-Each way to carry out a step, compared with `foreach=False` by `optimlab.explain`. A cell that is
+Each implementation of a step, compared with `foreach=False` by `optimlab.explain`. A cell that is
 not "same" says after which step bits differ, in which tensor first, what makes the difference as
 far as experiments tell, and in which share of that tensor's elements. "–": torch refuses it.
 `capturable=True` is for CUDA graphs, torch refuses it on CPU. What is the same here need not be so
