@@ -16,8 +16,8 @@ from torch import Tensor
 from optimlab import native
 from optimlab.core.batch import Batch, Execution, FusedStep, Member, Stepped
 from optimlab.core.values import Moving, OneByOne, PartialState, TensorList, Unread, as_scalars
-from optimlab.native.launch import Launch
-from optimlab.native.step_cache import CachedStep, cache_step, launch, no_modes_active
+from optimlab.native.launch import Launch, launch, no_modes_active
+from optimlab.native.step_cache import CachedStep, cache_step
 
 
 def carry_out(optimizer: Stepped, batches: Sequence[Batch]) -> CachedStep | None:
@@ -28,7 +28,7 @@ def carry_out(optimizer: Stepped, batches: Sequence[Batch]) -> CachedStep | None
     """
     # Not while something intercepts operations: the kernel's first use compares many with ATen.
     is_quiet = not torch.compiler.is_compiling() and no_modes_active()
-    runner = native.runner() if is_quiet else None
+    capable = native.usable() if is_quiet else None
     served: dict[int, list[Launch]] = {}
     for place, batch in enumerate(batches):
         if not batch.members:
@@ -36,14 +36,14 @@ def carry_out(optimizer: Stepped, batches: Sequence[Batch]) -> CachedStep | None
         optimizer._complete_state(batch)
         if batch.execution is not Execution.ONE_BY_ONE:
             _EXECUTIONS[batch.execution](optimizer, batch)
-        elif runner is not None and (launches := launch(runner, optimizer, batch)):
+        elif capable is not None and (launches := launch(capable, optimizer, batch)):
             served[place] = launches
         else:
             one_by_one(optimizer, batch)
         _keep_made_state(optimizer, batch)
-    if runner is None or not served or "state" not in vars(optimizer):
+    if capable is None or not served or "state" not in vars(optimizer):
         return None
-    return cache_step(runner, optimizer, batches, served)
+    return cache_step(capable, optimizer, batches, served)
 
 
 def _keep_made_state(optimizer: Stepped, batch: Batch) -> None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 
 from optimlab.adam import Adam, AdamW
-from optimlab.native.bytecode import NotServedError, read
+from optimlab.native.bytecode import NotServedError
 from optimlab.native.launch import DTYPES
 from optimlab.native.self_check import Capabilities, capabilities
+from optimlab.native.tracing import read
 from optimlab.optimizer import Optimizer
 from optimlab.rmsprop import RMSprop
 from optimlab.sgd import SGD
@@ -85,4 +86,4 @@ def _carried_out_by(found: Capabilities, optimizer: Optimizer, dtype: torch.dtyp
         bytecode = read(optimizer, ("param", "grad", *optimizer.state_names(group)), 2.0, group)
     except (NotServedError, AttributeError, TypeError):
         return "ATen"
-    return "native kernel" if bytecode.fits() and found.serves(bytecode.opcodes, dtype) else "ATen"
+    return "native kernel" if found.serves(bytecode.opcodes, dtype) else "ATen"

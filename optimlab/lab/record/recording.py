@@ -65,7 +65,7 @@ class Recording(TorchDispatchMode):
         self._hooks: list[Any] = []
 
     def __enter__(self) -> Recording:
-        native.runner()  # which is made at first use, by comparing many operations
+        native.usable()  # which is found out at first use, by comparing many operations
         self._hooks = [
             self.optimizer.register_step_pre_hook(self._begin),
             self.optimizer.register_step_post_hook(self._end),
