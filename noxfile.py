@@ -96,7 +96,7 @@ def docs(session: nox.Session) -> None:
 @nox.session(default=False)
 def parity(session: nox.Session) -> None:
     """Compare every configuration with torch.optim, bit by bit, and print the matrix."""
-    install(session, "-e", ".[cli]")
+    install(session, "-e", ".")
     python(session, "-m", "optimlab", "parity", *session.posargs)
 
 

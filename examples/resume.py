@@ -45,7 +45,7 @@ from torch import Tensor, nn
 
 from optimlab.demo.digits import read_digits
 from optimlab.demo.training import reproducible
-from optimlab.lab.compare.observed import Comparison, place_name
+from optimlab.lab.compare.diff import Diff, path_name
 
 LINES = 5
 LONGEST_WAIT = 0.02  # seconds; a few steps and checkpoints
@@ -243,10 +243,10 @@ def demonstrate(directory: Path, options: Options) -> Result:
     if codes.pop() or set(codes) - {0, -signal.SIGKILL}:
         raise RuntimeError(f"a process could not go on: {codes}")
     resumed = read(newest_first(directory / "killed")[0])
-    comparison = Comparison()
+    comparison = Diff()
     found = comparison.differences(resumed, straight)
     for place, mismatch in found:
-        say(f"{place_name(place)}: {mismatch}")
+        say(f"{path_name(place)}: {mismatch}")
     compared = comparison.tensors + comparison.values
     return conclude(
         {"last checkpoint": straight, "differences": len(found)},

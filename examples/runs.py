@@ -12,7 +12,8 @@ from common import Result
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from optimlab.lab.compare.observed import Comparison, observe, place_name
+from optimlab.lab.compare.diff import Diff, path_name
+from optimlab.lab.compare.snapshot import snapshot
 
 Make: TypeAlias = Callable[[Iterable[Tensor]], Optimizer]
 """Makes the optimizer of some parameters."""
@@ -21,7 +22,7 @@ Make: TypeAlias = Callable[[Iterable[Tensor]], Optimizer]
 def ending(model: nn.Module, optimizer: Optimizer) -> Result:
     """Return all parameters, all state of the optimizer and its learning rates."""
     params = list(model.parameters())
-    state = observe(optimizer, params)["state"]
+    state = snapshot(optimizer, params)["state"]
     return {
         "parameters": dict(enumerate(param.detach() for param in params)),
         "state": dict(sorted(state.items())),  # which a checkpoint may bring in another order
@@ -35,10 +36,10 @@ def same_bits(one: Any, other: Any) -> str:
     Raises:
         SystemExit: they ended differently; it says where.
     """
-    comparison = Comparison()
+    comparison = Diff()
     found = comparison.differences(one, other)
     if found:
         place, mismatch = found[0]
         what = mismatch.distance or mismatch.what
-        raise SystemExit(f"{place_name(place)}: {what}; {len(found) - 1} more differences")
+        raise SystemExit(f"{path_name(place)}: {what}; {len(found) - 1} more differences")
     return f"the same bits in all {comparison.elements} elements"

@@ -2,3 +2,9 @@
 
 from optimlab.lab.parity import *  # noqa: F403 - all that it offers, under the name that is public
 from optimlab.lab.parity import __all__  # noqa: F401
+from optimlab.renamed import moved_from
+
+__path__: list[
+    str
+] = []  # it was a package: optimlab.parity.bits and others are found by renamed.py
+__getattr__ = moved_from(__name__)

@@ -30,7 +30,7 @@ from graphs_on_cpu import let_graphs_be_captured_on_cpu
 from torch import Tensor
 
 import optimlab
-from optimlab.lab.lockstep.side import copied
+from optimlab.lab.lockstep.clone import clone
 from optimlab.parity import TensorSpec
 
 Change: TypeAlias = Callable[[Side], object]
@@ -57,7 +57,7 @@ def taken(name: str, options: Options) -> Options:
 
 def in_group(index: int = -1, **options: Any) -> Change:
     """Set entries of a group."""
-    return lambda side: side.optimizer.param_groups[index].update(copied(options, {}))
+    return lambda side: side.optimizer.param_groups[index].update(clone(options))
 
 
 def same_outcome(pair: Pair, action: Change = step) -> bool:
@@ -66,7 +66,7 @@ def same_outcome(pair: Pair, action: Change = step) -> bool:
     Returns:
         Whether both succeeded.
     """
-    before = copied(pair.ours.seen(), {})
+    before = clone(pair.ours.seen())
     ours, theirs = (raised(partial(action, side)) for side in pair.sides)
     assert ours == theirs
     if ours is None:
@@ -285,10 +285,8 @@ def test_defaults_may_have_entries_that_groups_lack(name: str, way: Options) -> 
     pair.step(1)
 
 
-class Mine(optimlab.Optimizer):
+class Mine(optimlab.Rule):
     """An optimizer of somebody else's, which does not say what it reads."""
-
-    counts_steps = False
 
     def update(self, param: Any, grad: Any, state: Any, step: Any, group: Any) -> None:
         param.add_(grad, alpha=-group["lr"])

@@ -20,7 +20,7 @@ from beside import (
 )
 
 from optimlab import native
-from optimlab.lab.lockstep.side import copied
+from optimlab.lab.lockstep.clone import clone
 from optimlab.lab.parity import TensorSpec
 
 Fault: TypeAlias = Callable[[Side, int], Callable[[], object]]
@@ -75,7 +75,7 @@ def odd(**options: Any) -> Fault:
         group = side.optimizer.param_groups[FIVE[place].group]
         known = {key: value for key, value in options.items() if key in group}
         before = {key: group[key] for key in known}
-        group.update(copied(known, {}))
+        group.update(clone(known))
         return lambda: group.update(before)
 
     return change

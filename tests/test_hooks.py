@@ -22,7 +22,7 @@ from torch.optim.optimizer import (
 )
 from torch.utils.hooks import RemovableHandle
 
-from optimlab.lab.lockstep.side import copied
+from optimlab.lab.lockstep.clone import clone
 
 Log: TypeAlias = list[Any]
 KINDS = (
@@ -64,7 +64,7 @@ def lived_through(pair: Pair) -> None:
     """Do with both sides whatever calls hooks."""
     pair.step(2)
     for side in pair.sides:
-        side.optimizer.load_state_dict(copied(side.optimizer.state_dict(), {}))
+        side.optimizer.load_state_dict(clone(side.optimizer.state_dict()))
     pair.set_gradients()
     for side in pair.sides:
         side.optimizer.step(lambda: 0.25)
@@ -197,7 +197,7 @@ def test_a_hook_may_replace_a_state_dict(name: str) -> None:
     assert list(ours) == ["wrapped", "note"]
     for side in pair.sides:
         register(side, "load_state_dict_pre_hook", lambda _, saved: saved.pop("wrapped"))
-        side.optimizer.load_state_dict(copied(side.optimizer.state_dict(), {}))
+        side.optimizer.load_state_dict(clone(side.optimizer.state_dict()))
     assert_equal(*([*side.optimizer.state.values()] for side in pair.sides))
 
 
@@ -210,7 +210,7 @@ def test_a_hook_may_edit_the_dict_it_is_given_but_not_the_callers(name: str) -> 
         saved["state"] = saved.pop("renamed")
 
     def load(side: Side) -> Any:
-        saved = copied(side.optimizer.state_dict(), {})
+        saved = clone(side.optimizer.state_dict())
         saved["renamed"] = saved.pop("state")
         register(side, "load_state_dict_pre_hook", rename)
         side.optimizer.load_state_dict(saved)

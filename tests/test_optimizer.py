@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.optim.optimizer import required
 
 import optimlab
-from optimlab.lab.compare.observed import observe
-from optimlab.lab.lockstep.side import copied
+from optimlab.lab.compare.snapshot import snapshot
+from optimlab.lab.lockstep.clone import clone
 
 LIBRARIES = (optimlab, torch.optim)
 NAN = float("nan")
@@ -140,7 +140,7 @@ def test_all_arguments_can_be_given_by_position(name: str) -> None:
     seen = []
     for library in LIBRARIES:
         param = nn.Parameter(torch.ones(2))
-        seen.append(observe(getattr(library, name)([param], *positional), [param]))
+        seen.append(snapshot(getattr(library, name)([param], *positional), [param]))
         too_many = raised(partial(getattr(library, name), [param], *positional, True))
         assert too_many is not None
         assert too_many[0] is TypeError
@@ -240,7 +240,7 @@ def one_or_two(name: str) -> Iterator[Options]:
 
 def constructed(library: Any, name: str, params: Any, options: Options) -> Any:
     """Return the error of a construction, without the name of the class's module."""
-    return raised(lambda: getattr(library, name)(params, **copied(options, {})))
+    return raised(lambda: getattr(library, name)(params, **clone(options)))
 
 
 @names
@@ -347,7 +347,7 @@ def test_parameters_are_taken_or_refused_as_in_torch(
             outcomes.append({"raised": type(error), "message": str(error)})
         else:
             params = [param for group in optimizer.param_groups for param in group["params"]]
-            outcomes.append({"printed": repr(optimizer), **observe(optimizer, params)})
+            outcomes.append({"printed": repr(optimizer), **snapshot(optimizer, params)})
     assert_equal(*outcomes)
 
 
@@ -421,12 +421,12 @@ def with_state_of_its_own(side: Side) -> Any:
 def test_a_subclass_may_override_step_and_setstate(name: str) -> None:
     pair = Pair(name, **STATEFUL[name])
     for side in pair.sides:
-        side.optimizer = with_state_of_its_own(side)(pair.groups(side), **copied(pair.options, {}))
+        side.optimizer = with_state_of_its_own(side)(pair.groups(side), **clone(pair.options))
     assert pair.both(lambda side: side.optimizer.step(lambda: 0.25)) == 0.25
     pair.step(2)
 
     def reload(side: Side) -> Any:
-        side.optimizer.load_state_dict(copied(side.optimizer.state_dict(), {}))
+        side.optimizer.load_state_dict(clone(side.optimizer.state_dict()))
         return side.optimizer.log  # type: ignore[attr-defined]
 
     assert pair.both(reload) == ["before", "after"] * 3 + ["set"]
@@ -465,10 +465,11 @@ def test_state_that_a_user_adds_before_the_first_step_is_taken_as_in_torch(name:
         pair.refused(lambda side: side.optimizer.step())
 
 
-def test_the_base_class_has_no_rule_and_says_so() -> None:
+@pytest.mark.parametrize("base", [optimlab.Optimizer, optimlab.Rule])
+def test_a_base_class_has_no_rule_and_says_so(base: Any) -> None:
     param = leaf(2)
     param.grad = torch.ones(2)
-    optimizer = optimlab.Optimizer([param], {"lr": 0.1})
+    optimizer = base([param], {"lr": 0.1})
     with pytest.raises(NotImplementedError):
         optimizer.step()
     assert torch.equal(param, torch.ones(2))

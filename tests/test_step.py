@@ -23,7 +23,7 @@ from beside import (
 )
 from torch import Tensor
 
-from optimlab.lab.lockstep.side import copied
+from optimlab.lab.lockstep.clone import clone
 from optimlab.lab.parity import TensorSpec
 
 FUSED = tuple(name for name in NAMES if name != "RMSprop")
@@ -114,7 +114,7 @@ def test_the_default_and_not_the_group_decides_whether_autograd_sees_a_step(
 @ways
 def test_a_parameter_without_a_gradient_is_left_out(name: str, way: Options) -> None:
     pair = Pair(name, **STATEFUL[name], **way)
-    before = copied([param.detach() for param in pair.ours.params], {})
+    before = clone([param.detach() for param in pair.ours.params])
     pair.both(step)  # nothing has a gradient
     assert not pair.ours.optimizer.state
     pair.step(4)
@@ -134,7 +134,7 @@ def test_gradients_are_only_read(name: str, way: Options, options: Options) -> N
         pair.set_gradients()
         now = [param.grad for param in pair.ours.params]
         given += now
-        before += copied(now, {})
+        before += clone(now)
         versions = [grad._version for grad in given if grad is not None]
         pair.ours.optimizer.step()
         assert [id(param.grad) for param in pair.ours.params] == [id(grad) for grad in now]
@@ -146,7 +146,7 @@ def test_foreach_nesterov_gives_torchs_bits_without_overwriting_gradients_as_tor
     pair = Pair("SGD", SMALL, foreach=True, momentum=0.9, nesterov=True)
     for _ in range(3):
         pair.set_gradients()
-        given = copied([param.grad for param in pair.ours.params], {})
+        given = clone([param.grad for param in pair.ours.params])
         for side in pair.sides:
             side.optimizer.step()
         assert_equal([param.grad for param in pair.ours.params], given)
@@ -212,7 +212,7 @@ def in_second_group(**options: Any) -> Callable[[Side], None]:
     """Set options of the second group."""
 
     def change(side: Side) -> None:
-        side.optimizer.param_groups[1].update(copied(options, {}))
+        side.optimizer.param_groups[1].update(clone(options))
 
     return change
 
@@ -358,7 +358,7 @@ def test_a_fused_step_unscales_and_skips_as_torchs(
     pair = Pair(name, SMALL, fused=True, **(STATEFUL[name] if options else {}))
     for found_inf in (overflow and 0.0, overflow, 0.0):
         pair.set_gradients()
-        before = copied([param.detach() for param in pair.ours.params], {})
+        before = clone([param.detach() for param in pair.ours.params])
         for side in pair.sides:
             for key, value in (("grad_scale", scale), ("found_inf", found_inf)):
                 setattr(side.optimizer, key, None if value is None else torch.tensor(value))
@@ -374,7 +374,7 @@ def test_a_fused_step_unscales_and_skips_as_torchs(
 def test_a_first_step_that_overflows_leaves_zeros(name: str) -> None:
     pair = Pair(name, SMALL, fused=True, **STATEFUL[name])
     pair.set_gradients()
-    before = copied([param.detach() for param in pair.ours.params], {})
+    before = clone([param.detach() for param in pair.ours.params])
     for side in pair.sides:
         scaled(found_inf=1.0)(side)
         side.optimizer.step()

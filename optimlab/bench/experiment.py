@@ -13,14 +13,14 @@ import torch
 from optimlab.bench import memory
 from optimlab.bench.document import write_markdown
 from optimlab.bench.figure import draw, draw_scaling
-from optimlab.bench.implementations import IMPLEMENTATIONS
+from optimlab.bench.implementations import IMPLEMENTATIONS, Values
 from optimlab.bench.measure import measure
 from optimlab.bench.report import Report
 from optimlab.bench.results import Memory, Results, write_json
 from optimlab.bench.rules import RULES
 from optimlab.bench.surroundings import LoadMeter, environment
 from optimlab.bench.timing import Effort
-from optimlab.bench.workloads import WORKLOADS, Values, Workload, scaling
+from optimlab.bench.workloads import WORKLOADS, Workload, scaling
 
 SCALED_RULE = "adam"
 

@@ -5,21 +5,31 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any
+from types import MappingProxyType, SimpleNamespace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from optimlab.bench.rules import LIBRARIES, LibraryName, Rule
+from optimlab import optimizers
+from optimlab.bench.lion import ForLoopLion, Lion
+from optimlab.bench.rules import Rule
 from optimlab.bench.workloads import Workload
 
+LibraryName = Literal["torch", "optimlab"]
+
+# Anything that has the classes of the rules will do. Neither library has Lion: optimlab's is a rule
+# as its users write them, torch's is the loop over parameters that it takes the place of.
+OPTIMLAB = SimpleNamespace(**vars(optimizers), Lion=Lion)
+TORCH = SimpleNamespace(**vars(torch.optim), Lion=ForLoopLion)
+LIBRARIES: dict[LibraryName, Any] = {"torch": TORCH, "optimlab": OPTIMLAB}
 OURS = "optimlab"
 
 # Compiling takes about a quarter of a second for each tensor, anew for each rule.
 MOST_COMPILED_TENSORS = 32
 # A compiled step has become as fast as it gets only after its first seven or eight calls.
 UNTIMED_STEPS, UNTIMED_STEPS_COMPILED = 2, 10
+SETS_OF_GRADIENTS = 3
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,34 @@ IMPLEMENTATIONS: Mapping[str, Implementation] = MappingProxyType(
 def default_of_torch(device: str) -> str:
     """Return the implementation that torch takes where nothing is asked for."""
     return "for-loop" if device == "cpu" else "foreach"
+
+
+class Values:
+    """The numbers that a workload starts with, and its gradients.
+
+    Args:
+        workload: the shapes.
+        device: where the tensors live.
+
+    Attributes:
+        start: the parameters before the first step, standard normal.
+        gradients: a few sets of gradients, in memory of their own, to be taken in turn.
+    """
+
+    def __init__(self, workload: Workload, device: str) -> None:
+        self.workload, self.device = workload, device
+        generator = torch.Generator().manual_seed(0)
+
+        def draw(scale: float) -> list[Tensor]:
+            drawn = (torch.randn(shape, generator=generator) for shape in workload.shapes)
+            return [tensor.mul_(scale).to(device) for tensor in drawn]
+
+        self.start = draw(1.0)
+        self.gradients = [draw(0.01) for _ in range(SETS_OF_GRADIENTS)]
+
+    def gradients_of(self, step: int) -> Sequence[Tensor]:
+        """Return the gradients of a step, counted from 0."""
+        return self.gradients[step % SETS_OF_GRADIENTS]
 
 
 class Run:

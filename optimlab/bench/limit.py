@@ -1,7 +1,7 @@
 """The physical limit: how long moving the bytes of a step takes if nothing else is done.
 
 A step has to read each gradient and to read and write each parameter and each state tensor: for
-Adam 4 numbers in and 3 out, 28 bytes per element in float32 (``Rule.traffic``). Whatever the rule
+Adam 4 numbers in and 3 out, 28 bytes per element in float32 (:func:`traffic_of`). Whatever the rule
 computes, it cannot be faster than the memory delivers. That time is measured, not looked up: loops
 that move the same bytes and do next to no arithmetic are timed in turn with the implementations,
 in the same process, with the same number of threads, on data of the same size, so that both meet
@@ -30,7 +30,37 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from optimlab.bench.rules import Traffic
+from optimlab import optimizers
+from optimlab.bench.implementations import OPTIMLAB
+from optimlab.bench.rules import Rule
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """How often memory is touched for each element of a parameter.
+
+    Attributes:
+        reads: numbers that are read.
+        writes: numbers that are written.
+    """
+
+    reads: int
+    writes: int
+
+    def bytes(self, elements: int = 1, itemsize: int = 4) -> int:
+        """Return how many bytes that is for so many elements, by default one float32."""
+        return (self.reads + self.writes) * elements * itemsize
+
+
+def traffic_of(rule: Rule) -> Traffic:
+    """Return what a step must move at least: the gradient in, parameter and state in and out.
+
+    Step counts are left out: they are one number for each tensor, not for each element.
+    """
+    optimizer_class = getattr(OPTIMLAB, rule.class_name)
+    optimizer: optimizers.Rule = optimizer_class([torch.zeros(1)], **rule.arguments)
+    in_and_out = 1 + len(optimizer.state_spec.names(optimizer.param_groups[0]))
+    return Traffic(reads=1 + in_and_out, writes=in_and_out)
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from optimlab.bench.implementations import (
     UNTIMED_STEPS,
     UNTIMED_STEPS_COMPILED,
     Run,
+    Values,
     default_of_torch,
 )
 from optimlab.bench.phases import phases
 from optimlab.bench.results import Outcome
 from optimlab.bench.rules import RULES
 from optimlab.bench.timing import Effort, Entrant, Timing, Turn, time_in_turns
-from optimlab.bench.workloads import Values
 
 
 def measure(
@@ -37,7 +37,8 @@ def measure(
     rule, workload = RULES[rule_name], values.workload
     runs, missing = build_runs(rule_name, values, implementations)
     first_step = warm_up(runs, missing, values)
-    loops = limit.prepare(rule.traffic, workload.elements, values.device)
+    traffic = limit.traffic_of(rule)
+    loops = limit.prepare(traffic, workload.elements, values.device)
     seconds, steps = time_in_turns(
         {name: entrant(run, values) for name, run in runs.items()}
         | {f"limit {name}": Entrant(loop.run) for name, loop in loops.items()},
@@ -57,7 +58,7 @@ def measure(
         steps=steps,
         timings={name: timings[name] for name in runs},
         missing=missing,
-        limit=limit.fastest(loops, medians, rule.traffic.bytes(workload.elements)),
+        limit=limit.fastest(loops, medians, traffic.bytes(workload.elements)),
         comparisons=comparisons,
         phases=phases(runs[OURS], values, effort),
     )

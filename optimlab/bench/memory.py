@@ -28,9 +28,9 @@ from pathlib import Path
 
 import torch
 
-from optimlab.bench.implementations import IMPLEMENTATIONS, Run
+from optimlab.bench.implementations import IMPLEMENTATIONS, Run, Values
 from optimlab.bench.rules import RULES
-from optimlab.bench.workloads import Values, Workload
+from optimlab.bench.workloads import Workload
 
 #: Python's objects for a tensor and its state take 2 to 3 KiB, counted as kept: on workloads
 #: smaller than this one they would be most of what is found.

@@ -8,9 +8,8 @@ from contextlib import ExitStack, contextmanager
 from statistics import median
 from typing import Any
 
-from optimlab.bench.implementations import Run
+from optimlab.bench.implementations import Run, Values
 from optimlab.bench.timing import Effort, without_collector
-from optimlab.bench.workloads import Values
 from optimlab.native.step_cache import CachedStep
 
 STEP, REST = "step", "rest"

@@ -10,7 +10,7 @@ from typing import Any
 
 from optimlab.bench.bits import Comparison
 from optimlab.bench.implementations import IMPLEMENTATIONS, OURS
-from optimlab.bench.limit import Limit
+from optimlab.bench.limit import Limit, traffic_of
 from optimlab.bench.memory import Extra
 from optimlab.bench.rules import RULES, Rule
 from optimlab.bench.surroundings import Load
@@ -176,7 +176,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         "missing": dict(outcome.missing),
         "limit": {
             **asdict(outcome.limit),
-            "bytes_per_element": outcome.rule.traffic.bytes(),
+            "bytes_per_element": traffic_of(outcome.rule).bytes(),
             "bytes_per_second": outcome.limit.bandwidth,
         },
         "times_optimlab": outcome.times_ours,

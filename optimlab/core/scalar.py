@@ -198,6 +198,9 @@ class SymbolicScalar:
         expression = f"{register(a)} {symbol} {register(b)}"
         return self.scalars.write(value, expression, text, precedence)
 
+    def __bool__(self) -> bool:
+        return bool(self.tested("!=", 0))
+
     def __neg__(self) -> SymbolicScalar:
         expression, text = f"-{self.scalars.register(self)}", f"-{_text(self, 3)}"
         return self.scalars.write(-self.value, expression, text, 3)
@@ -244,7 +247,7 @@ _COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
     ">=": operator.ge,
 }
 _NEEDS_THE_VALUE = (
-    *("bool", "hash", "str", "repr", "format", "reduce_ex", "float", "int", "index", "complex"),
+    *("hash", "str", "repr", "format", "reduce_ex", "float", "int", "index", "complex"),
     *("trunc", "floor", "ceil", "round", "pos", "divmod", "rdivmod"),
 )
 

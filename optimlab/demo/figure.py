@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
-from optimlab.demo.recipes import LibraryName
+from optimlab.demo.libraries import LibraryName
 from optimlab.demo.results import COMPARISONS, Outcome, device_name, overall, versions
 from optimlab.lab.compare.bits import Distance
 

@@ -1,19 +1,9 @@
-"""What the demo trains with: four optimizers, and the two libraries that they are taken from."""
+"""What the demo trains with: four optimizers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
-
-import torch
-from torch import nn
-
-from optimlab import optimizers
-
-LibraryName = Literal["torch", "optimlab"]
-
-# Anything that has the classes named below will do.
-LIBRARIES: dict[LibraryName, Any] = {"torch": torch.optim, "optimlab": optimizers}
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -23,12 +13,6 @@ class Recipe:
     title: str
     class_name: str
     arguments: Mapping[str, Any]
-
-    def build(self, library: LibraryName, network: nn.Module) -> torch.optim.Optimizer:
-        """Build the optimizer from ``library`` for the parameters of ``network``."""
-        optimizer_class = getattr(LIBRARIES[library], self.class_name)
-        optimizer: torch.optim.Optimizer = optimizer_class(network.parameters(), **self.arguments)
-        return optimizer
 
     def __str__(self) -> str:
         arguments = ", ".join(f"{name}={value}" for name, value in self.arguments.items())

@@ -21,7 +21,7 @@ from typing import Any
 
 from optimlab.demo import checkpoint
 from optimlab.demo.differences import compare
-from optimlab.demo.recipes import LibraryName
+from optimlab.demo.libraries import LibraryName
 from optimlab.demo.training import LockStep, reproducible
 from optimlab.lab.compare.bits import Distance
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from optimlab.demo.differences import compare
 from optimlab.demo.digits import Batches, Digits, build_network
-from optimlab.demo.recipes import LIBRARIES, RECIPES, LibraryName, Settings
+from optimlab.demo.libraries import LIBRARIES, LibraryName
+from optimlab.demo.recipes import RECIPES, Settings
 from optimlab.lab.compare.bits import Distance
 
 
@@ -32,7 +33,11 @@ class Run:
     def __init__(self, settings: Settings, library: LibraryName) -> None:
         self.device = torch.device(settings.device)
         self.network = build_network(settings.seed).to(self.device)
-        self.optimizer = RECIPES[settings.recipe].build(library, self.network)
+        recipe = RECIPES[settings.recipe]
+        optimizer_class = getattr(LIBRARIES[library], recipe.class_name)
+        self.optimizer: torch.optim.Optimizer = optimizer_class(
+            self.network.parameters(), **recipe.arguments
+        )
         self.losses: list[float] = []
 
     def step(self, images: Tensor, labels: Tensor) -> None:

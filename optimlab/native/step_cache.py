@@ -181,7 +181,7 @@ class CachedGroup:
         self._capable = capable
         self._state_names = batch.names
         self._attempts = 0
-        self._names_are_ours = is_of_this_package(type(optimizer).state_names)
+        self._names_are_ours = all(map(is_of_this_package, optimizer.state_spec.conditions))
 
     def compute(self, optimizer: Stepped) -> bool:
         """Write the numbers of the coming step; tell whether the kernel takes the rule."""
@@ -202,7 +202,7 @@ class CachedGroup:
                 asks_names = True
                 if not self._read(optimizer, launch):
                     return False
-        return not asks_names or optimizer.state_names(group) == self._state_names
+        return not asks_names or optimizer.state_spec.names(group) == self._state_names
 
     def _read(self, optimizer: Stepped, launch: Launch) -> bool:
         """Read the rule for the coming step, and trace it for those after it."""

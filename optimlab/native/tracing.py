@@ -3,7 +3,7 @@
 What a rule does depends on hyperparameters and step count in two ways: they choose which operations
 there are (``if weight_decay != 0``), and they are the numbers in them (``-lr``). Running the rule
 on symbols anew at every step is always right, and takes some ten microseconds. A rule that is
-declared :func:`~optimlab.optimizer.pure` is traced with symbolic scalars as well (``scalar.py``):
+declared :func:`~optimlab.rule.pure` is traced with symbolic scalars as well (``scalar.py``):
 its numbers become a compiled function, in which every operation of Python is the one that the rule
 does, and which notices where the rule would go another way.
 """
@@ -14,6 +14,7 @@ from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from optimlab.core.declared import is_declared
 from optimlab.core.program import Recorder
 from optimlab.native.bytecode import INSTRUCTION_SIZE, Bytecode, assemble
 
@@ -76,7 +77,7 @@ def trace(optimizer: Stepped, launch: Launch) -> Trace | None:
         recorder, (param, grad), state = _started(launch.names)
         scalars = recorder.scalars
         group, step = scalars.group(launch.group), scalars.step_count(launch.step)
-        optimizer.state_names(group)  # whose choice has to stay, too
+        optimizer.state_spec.names(group)  # whose choice has to stay, too
         optimizer.update(param, grad, state, step, group)
         bytecode = assemble(recorder)
         places = [(1 + place, number) for place, number in bytecode.symbolic]
@@ -101,8 +102,7 @@ def _is_pure(rule: Any) -> bool:
     ``type`` tells a symbolic scalar from a number; a rule that asks it is read at every step.
     """
     code: Any = getattr(rule, "__code__", None)
-    is_declared = code is not None and getattr(rule, "declared_pure", None) is rule
-    return is_declared and "type" not in code.co_names
+    return code is not None and is_declared(rule, "pure") and "type" not in code.co_names
 
 
 def _is_settled(value: Any) -> bool:

@@ -25,7 +25,7 @@ from graphs_on_cpu import let_graphs_be_captured_on_cpu
 from torch import Tensor, nn
 
 import optimlab
-from optimlab.lab.lockstep.side import copied
+from optimlab.lab.lockstep.clone import clone
 from optimlab.lab.parity import TensorSpec
 
 
@@ -46,7 +46,7 @@ def in_mid_run(name: str, **options: Any) -> Pair:
 
 def saved_by(side: Side) -> Options:
     """Return a state dict that shares nothing with the optimizer."""
-    saved: Options = copied(side.optimizer.state_dict(), {})
+    saved: Options = clone(side.optimizer.state_dict())
     return saved
 
 
@@ -149,7 +149,7 @@ def test_loading_copies_every_tensor(name: str, way: Options) -> None:
     loaded.load_state_dict(saved)
     assert not memory(loaded.state_dict()) & memory(saved)
     assert_equal(loaded.state_dict(), saved)
-    loaded_before = copied(loaded.state_dict(), {})
+    loaded_before = clone(loaded.state_dict())
     pair.step(2)  # the source goes on, and the one that loaded from it stays
     assert_equal(loaded.state_dict(), loaded_before)
     assert_equal(loaded_before, original)
@@ -165,7 +165,7 @@ def test_loading_does_not_change_what_it_is_given(name: str) -> None:
         for held in saved["state"].values():
             if "step" in held:
                 held["step"] = 3
-    before = copied(given[id(pair.ours)], {})
+    before = clone(given[id(pair.ours)])
     pair.both(lambda side: side.optimizer.load_state_dict(given[id(side)]))
     assert_equal(given[id(pair.ours)], before)
     pair.step(2)
@@ -197,7 +197,7 @@ def test_state_takes_the_parameters_dtype_as_in_torch(
     source, pair = Pair(name, of(saved), **STATEFUL[name]), Pair(name, of(dtype), **STATEFUL[name])
     source.step(2)
     checkpoint = source.theirs.optimizer.state_dict()
-    pair.both(lambda side: side.optimizer.load_state_dict(copied(checkpoint, {})))
+    pair.both(lambda side: side.optimizer.load_state_dict(clone(checkpoint)))
     if dtype.is_complex == saved.is_complex:
         pair.step(2)
 
@@ -247,7 +247,7 @@ def test_a_capturable_run_goes_on_from_the_others_checkpoint(
 def test_state_moves_to_the_parameters_device(name: str, way: Options) -> None:
     checkpoint = in_mid_run(name, **way).theirs.optimizer.state_dict()
     pair = Pair(name, device="cuda", **STATEFUL[name], **way)
-    pair.both(lambda side: side.optimizer.load_state_dict(copied(checkpoint, {})))
+    pair.both(lambda side: side.optimizer.load_state_dict(clone(checkpoint)))
     pair.step(3)
 
 
@@ -429,7 +429,7 @@ def test_an_error_in_a_subclass_leaves_the_optimizer_as_it_was(name: str) -> Non
 
     for side in pair.sides:
         failing = type("Failing", (side.optimizer_class,), {"__setstate__": setstate})
-        side.optimizer = failing(pair.groups(side), **copied(pair.options, {}))
+        side.optimizer = failing(pair.groups(side), **clone(pair.options))
     pair.step(2)
     pair.refused(lambda side: side.optimizer.load_state_dict(saved_by(side)))
 
@@ -478,7 +478,7 @@ def test_state_that_belongs_to_no_parameter_is_kept(name: str) -> None:
     extra = {"text": ["a", 1], 77: torch.ones(2, dtype=torch.float64), None: None, "x": {"y": 2}}
 
     def extend(side: Side) -> None:
-        side.optimizer.state.update(copied(extra, {}))
+        side.optimizer.state.update(clone(extra))
 
     pair.both(extend)
     assert list(pair.ours.optimizer.state_dict()["state"])[-4:] == list(extra)
@@ -514,7 +514,7 @@ def test_nested_state_is_loaded_as_in_torch(name: str, words: str) -> None:
 
     def load(side: Side) -> None:
         saved = saved_by(side)
-        saved["state"][0]["extra"] = copied(NESTED[words], {})
+        saved["state"][0]["extra"] = clone(NESTED[words])
         side.optimizer.load_state_dict(saved)
 
     pair.both(load)

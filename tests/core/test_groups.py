@@ -21,7 +21,7 @@ from beside import (
 )
 from torch import Tensor, nn
 
-from optimlab.lab.lockstep.side import copied
+from optimlab.lab.lockstep.clone import clone
 from optimlab.lab.parity import TensorSpec
 
 NAMED = {"params": [("weight", torch.ones(2)), ("bias", torch.ones(3))]}
@@ -285,7 +285,7 @@ def test_a_step_after_zero_grad_is_torchs(name: str, set_to_none: bool) -> None:
     pair = Pair(name, **STATEFUL[name])
     pair.step(2)
     pair.both(lambda side: side.optimizer.zero_grad(set_to_none))
-    before = copied([param.detach() for param in pair.ours.params], {})
+    before = clone([param.detach() for param in pair.ours.params])
     pair.both(lambda side: side.optimizer.step())
     unmoved = [torch.equal(a, b) for a, b in zip(before, pair.ours.params, strict=True)]
     # Without gradients nothing moves; with zeros, momentum and weight decay still do.

@@ -30,7 +30,7 @@ from torch.optim import lr_scheduler, swa_utils
 from torch.optim.optimizer import Optimizer
 
 import optimlab
-from optimlab.lab.lockstep.side import copied
+from optimlab.lab.lockstep.clone import clone
 
 STEPS = 10
 
@@ -108,7 +108,7 @@ def scheduled_steps(pair: Pair, schedulers: list[Any], steps: range) -> list[lis
             side.optimizer.step()
             on_plateau = isinstance(its, lr_scheduler.ReduceLROnPlateau)
             its.step(LOSSES[number]) if on_plateau else its.step()
-            seen.append(copied([group["lr"] for group in side.optimizer.param_groups], {}))
+            seen.append(clone([group["lr"] for group in side.optimizer.param_groups]))
         pair.compare()
     return rates
 
@@ -172,7 +172,7 @@ def test_a_run_with_a_scheduler_is_resumed_across_libraries(name: str, scheduler
     schedulers = [SCHEDULERS[scheduler](side.optimizer) for side in pair.sides]
     scheduled_steps(pair, schedulers, range(4))
     saved = [
-        copied([side.optimizer.state_dict(), its.state_dict()], {})
+        clone([side.optimizer.state_dict(), its.state_dict()])
         for side, its in zip(pair.sides, schedulers, strict=True)
     ]
     resumed = []
@@ -411,13 +411,13 @@ def test_parameters_and_state_may_be_swapped_in(name: str) -> None:
     pair = Pair(name, **STATEFUL[name])
     pair.step(2)
     pair.set_gradients()
-    untouched = copied(pair.ours.seen(), {})
+    untouched = clone(pair.ours.seen())
     swapped = []
     for side in pair.sides:
-        params = {f"{i}": copied(param.detach(), {}) for i, param in enumerate(side.params)}
+        params = {f"{i}": clone(param.detach()) for i, param in enumerate(side.params)}
         for mine, param in zip(params.values(), side.params, strict=True):
             mine.grad = param.grad
-        state = copied(side.optimizer.state_dict(), {})
+        state = clone(side.optimizer.state_dict())
         with swap_in(side.optimizer, params, state):
             side.optimizer.step()
         swapped.append([params, state])
@@ -442,7 +442,7 @@ def test_a_distributed_checkpoint_is_the_same_and_goes_both_ways(name: str, way:
             optimizer.zero_grad()
             model(inputs()).square().mean().backward()
             optimizer.step()
-        saved[-1].append(copied(checkpoint.get_optimizer_state_dict(model, optimizer), {}))
+        saved[-1].append(clone(checkpoint.get_optimizer_state_dict(model, optimizer)))
     assert_equal(*saved)
     for library, other in ((optimlab, saved[1]), (torch.optim, saved[0])):
         model = network()

@@ -38,8 +38,8 @@ import resume
 import optimlab
 from optimlab.demo.digits import read_digits
 from optimlab.demo.training import reproducible
-from optimlab.lab.compare.observed import Comparison
-from optimlab.lab.lockstep.side import copied
+from optimlab.lab.compare.diff import Diff
+from optimlab.lab.lockstep.clone import clone
 
 Content = dict[str, Any]
 SHORT, LONG = 4, 200
@@ -456,7 +456,7 @@ def trained(run: resume.Run, steps: int) -> Content:
     with reproducible():
         while run.step < steps:
             run.train_step()
-    return copied(run.state_dict(), {})  # type: ignore[no-any-return]
+    return clone(run.state_dict())  # type: ignore[no-any-return]
 
 
 def halves(device: str) -> tuple[Content, Content]:
@@ -468,9 +468,9 @@ def halves(device: str) -> tuple[Content, Content]:
 def resumed(content: Content, device: str, forgotten: Sequence[str] = ()) -> Content:
     """Train to the end, with one entry left as a run has it that has just begun."""
     run = new_run(device)
-    content = copied(content, {})
+    content = clone(content)
     if forgotten:
-        changed, new = content, copied(run.state_dict(), {})
+        changed, new = content, clone(run.state_dict())
         for key in forgotten[:-1]:
             changed, new = changed[key], new[key]
         changed[forgotten[-1]] = new[forgotten[-1]]
@@ -480,7 +480,7 @@ def resumed(content: Content, device: str, forgotten: Sequence[str] = ()) -> Con
 
 def assert_every_parameter_differs(one: Content, other: Content) -> None:
     parameters = one["parts"]["model"], other["parts"]["model"]
-    assert len(Comparison().differences(*parameters)) == len(parameters[0]) == 4
+    assert len(Diff().differences(*parameters)) == len(parameters[0]) == 4
 
 
 @pytest.fixture(scope="module")
@@ -501,8 +501,8 @@ def test_a_run_that_has_loaded_a_checkpoint_would_save_the_same(
     on_cpu: tuple[Content, Content],
 ) -> None:
     run = new_run("cpu")
-    run.load_state_dict(copied(on_cpu[0], {}))
-    assert_equal(copied(run.state_dict(), {}), on_cpu[0])
+    run.load_state_dict(clone(on_cpu[0]))
+    assert_equal(clone(run.state_dict()), on_cpu[0])
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=".".join)

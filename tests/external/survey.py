@@ -26,9 +26,9 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from optimlab.lab.parity import Difference, NothingCompared, Tried, Verdict, check
-from optimlab.lab.parity.account import alike, common
-from optimlab.lab.parity.report import environment
+from optimlab.lab.parity import CaseResult, Difference, NothingCompared, ParityResult, check
+from optimlab.lab.parity.case_result import environment
+from optimlab.lab.parity.report import alike, common
 
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 
@@ -57,7 +57,7 @@ class Pair:
     always: Mapping[str, Any] = field(default_factory=dict)
     state_names: Mapping[str, str] = field(default_factory=dict)
 
-    def check(self, quick: bool) -> Verdict:
+    def check(self, quick: bool) -> ParityResult:
         """Compare the two."""
         mine = getattr(importlib.import_module(self.module), self.name)
         theirs = getattr(torch.optim, self.reference)
@@ -158,44 +158,44 @@ def row(pair: Pair, quick: bool) -> str:
     """Lay out one line of the table."""
     beside = f"`{pair.reference}{_options(pair.beside)}`"
     try:
-        verdict = pair.check(quick)
+        result = pair.check(quick)
     except NothingCompared as error:
         return f"| {pair} | {beside} | – | – | nothing compared: {str(error).splitlines()[-1]} |"
-    compared = [tried for tried in verdict.tried if tried.compared]
+    compared = [each for each in result.results if each.compared]
     ended = sum(map(ends_the_same, compared))
     cells = (
         str(pair),
         beside,
-        f"{len(verdict.same)} of {len(compared)}",
+        f"{len(result.same)} of {len(compared)}",
         f"{ended} of {len(compared)}",
-        "; ".join(differences(verdict, compared)) or "nothing",
+        "; ".join(differences(result, compared)) or "nothing",
     )
     return f"| {' | '.join(cells)} |"
 
 
-def ends_the_same(tried: Tried) -> bool:
+def ends_the_same(each: CaseResult) -> bool:
     """Tell whether all parameters have the same bits after the last step."""
-    outcome = tried.outcome
+    outcome = each.outcome
     if isinstance(outcome, Difference):
         return outcome.final is not None and outcome.final.differing == 0
     return outcome is not None
 
 
-def differences(verdict: Verdict, compared: list[Tried]) -> Iterator[str]:
+def differences(result: ParityResult, compared: list[CaseResult]) -> Iterator[str]:
     """Say what differs first in most configurations, and what is refused."""
-    for found in alike(verdict.differences)[:2]:
+    for found in alike(result.differences)[:2]:
         outcome = found[0].outcome
         assert isinstance(outcome, Difference)
         mismatch = outcome.mismatch
         text = f"{outcome.where.partition(' of parameter')[0]} {mismatch.what}"
-        if outcome.place[0] == "parameters":
+        if outcome.path[0] == "parameters":
             text = f"parameter {mismatch.what}"
-        if outcome.place[0] == "gradients":
+        if outcome.path[0] == "gradients":
             text = "writes to `p.grad`"
         ulps = f", {mismatch.ulps} ulp" if mismatch.ulps and "grad" not in text else ""
         where = common(found, compared)
         yield f"{text} in step {outcome.step}{ulps} ({len(found)}{where})"
-    refused = verdict.kinds.get("refused by mine", ())
+    refused = result.kinds.get("refused by mine", ())
     if refused:
         yield f"refuses {len(refused)} that torch accepts"
 

@@ -29,15 +29,15 @@ from optimlab.__main__ import main
 from optimlab.demo.training import reproducible
 from optimlab.lab.parity import (
     Difference,
-    Excepted,
+    ExpectedFailure,
     NothingCompared,
+    ParityResult,
     Scenario,
-    Verdict,
     check,
     compare,
 )
-from optimlab.lab.parity.configurations import CIRCUMSTANCES, CROSSED
-from optimlab.lab.parity.signatures import fullest, shared
+from optimlab.lab.parity.events import CROSSED, EVENTS
+from optimlab.lab.parity.signatures import shared
 from optimlab.lab.parity.table import DTYPES, EXCLUSIONS, IMPLEMENTATIONS, TABLE, Row
 
 Group = dict[str, Any]
@@ -56,13 +56,13 @@ def one_thread() -> Any:
     torch.set_num_threads(threads)
 
 
-def beside_sgd(mine: Callable[..., Optimizer], **options: Any) -> Verdict:
+def beside_sgd(mine: Callable[..., Optimizer], **options: Any) -> ParityResult:
     """Check against SGD in float32."""
     arguments = {"dtypes": ["float32"], "ignore_options": OF_SGD, "quick": True, **options}
     return check(mine, torch.optim.SGD, **arguments)
 
 
-def beside_adam(mine: Callable[..., Optimizer], **options: Any) -> Verdict:
+def beside_adam(mine: Callable[..., Optimizer], **options: Any) -> ParityResult:
     """Check against Adam in float32."""
     arguments = {"dtypes": ["float32"], "ignore_options": OF_ADAM, "quick": True, **options}
     return check(mine, torch.optim.Adam, **arguments)
@@ -75,9 +75,9 @@ def beside_adam(mine: Callable[..., Optimizer], **options: Any) -> Verdict:
 def test_the_optimizers_of_optimlab_are_those_of_torch(row: Row) -> None:
     ways = [way for way in ("foreach", "fused") if way in row.implementations]
     judge = partial(check, row.ours, row.theirs, quick=True, dtypes=["float32"], strict=True)
-    verdict = judge(implementations=ways)
-    verdict.require()
-    assert {tried.configuration.implementation for tried in verdict.same} == {*ways}
+    result = judge(implementations=ways)
+    result.require()
+    assert {each.configuration.implementation for each in result.same} == {*ways}
 
 
 @pytest.mark.parametrize(
@@ -90,12 +90,12 @@ def test_the_optimizers_of_optimlab_are_those_of_torch(row: Row) -> None:
 def test_a_plain_for_loop_is_the_optimizer_in_every_dtype_and_circumstance(
     mine: type[Optimizer], right: type[Optimizer], missing: tuple[str, ...]
 ) -> None:
-    verdict = check(mine, right, ignore_options=missing)
-    verdict.require()
-    seen = [tried.configuration for tried in verdict.same]
+    result = check(mine, right, ignore_options=missing)
+    result.require()
+    seen = [each.configuration for each in result.same]
     assert {each.dtype for each in seen} == {*DTYPES}
-    assert {each.circumstance for each in seen} == {*CIRCUMSTANCES} - {CROSSED}
-    assert not verdict.kinds.get("refused by mine")
+    assert {each.event for each in seen} == {*EVENTS} - {CROSSED}
+    assert not result.kinds.get("refused by mine")
 
 
 # One mistake fails.
@@ -105,10 +105,10 @@ def test_a_plain_for_loop_is_the_optimizer_in_every_dtype_and_circumstance(
 def test_each_mistake_fails_the_check_and_the_same_code_without_it_passes(wrong: Wrong) -> None:
     judge = partial(check, quick=True, dtypes=["float32"], ignore_options=wrong.missing_options)
     judge(wrong.correct, wrong.right).require()
-    verdict = judge(wrong.wrong, wrong.right)
-    assert not verdict.equal
+    result = judge(wrong.wrong, wrong.right)
+    assert not result.equal
     with pytest.raises(AssertionError, match="Not equal"):
-        verdict.require()
+        result.require()
 
 
 @every_wrong
@@ -124,20 +124,20 @@ def test_each_mistake_shows_first_in_the_step_that_the_table_names(wrong: Wrong)
 
 
 def test_a_mistake_behind_a_flag_is_put_down_to_the_flag() -> None:
-    verdict = beside_adam(MaximumAfterTheRoot)
-    assert verdict.same
-    assert "exactly those with amsgrad=True" in str(verdict)
+    result = beside_adam(MaximumAfterTheRoot)
+    assert result.same
+    assert "exactly those with amsgrad=True" in str(result)
 
 
 def test_what_is_kept_otherwise_is_told_once_and_hides_no_bits() -> None:
-    verdict = beside_adam(IntegerStep)
-    assert not verdict.differences
-    ((key, mine, theirs),) = verdict.forms
+    result = beside_adam(IntegerStep)
+    assert not result.differences
+    ((key, mine, theirs),) = result.forms
     assert (key, mine, theirs) == (("state", "step"), "int", "float32 scalar")
-    assert "what they keep is not the same" in str(verdict)
+    assert "what they keep is not the same" in str(result)
 
 
-# Each circumstance finds the mistake that only it can.
+# Each event finds the mistake that only it can.
 
 
 class SeesNoneAsZero(PlainSGD):
@@ -232,18 +232,16 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize(("circumstance", "mine"), MISTAKES.items())
-def test_each_circumstance_finds_what_plain_steps_do_not(
-    circumstance: str, mine: type[Optimizer]
-) -> None:
+@pytest.mark.parametrize(("event", "mine"), MISTAKES.items())
+def test_each_circumstance_finds_what_plain_steps_do_not(event: str, mine: type[Optimizer]) -> None:
     fixed = {"lr": 0.05, "momentum": 0.9, "dampening": 0.0, "weight_decay": 0.0}
     flags = {"nesterov": False, "maximize": False}
-    verdict = beside_sgd(mine, options={**fixed, **flags}, quick=False)
-    found = {tried.configuration.circumstance for tried in verdict.differences}
-    found |= {each.circumstance for some in verdict.forms.values() for each in some}
-    assert circumstance in found
+    result = beside_sgd(mine, options={**fixed, **flags}, quick=False)
+    found = {each.configuration.event for each in result.differences}
+    found |= {each.event for some in result.forms.values() for each in some}
+    assert event in found
     assert "plain" not in found
-    assert any(tried.configuration.circumstance == "plain" for tried in verdict.same)
+    assert any(each.configuration.event == "plain" for each in result.same)
 
 
 def test_a_square_of_complex_numbers_is_found_in_complex_dtypes_alone() -> None:
@@ -253,15 +251,15 @@ def test_a_square_of_complex_numbers_is_found_in_complex_dtypes_alone() -> None:
                 grad = grad.abs()
             super().accumulate(state, grad, beta1, beta2)
 
-    verdict = beside_adam(ComplexSquare, dtypes=["float64", "complex64"])
-    assert {tried.configuration.dtype for tried in verdict.differences} == {"complex64"}
+    result = beside_adam(ComplexSquare, dtypes=["float64", "complex64"])
+    assert {each.configuration.dtype for each in result.differences} == {"complex64"}
 
 
 def test_what_torchs_kernel_leaves_to_chance_is_left_out() -> None:
     judge = partial(check, quick=True, implementations=["fused"], dtypes=["bfloat16", "float32"])
-    verdict = judge(torch.optim.SGD, torch.optim.SGD)
-    verdict.require()
-    left_out = {tried.configuration.dtype for tried in verdict.kinds.get("random", ())}
+    result = judge(torch.optim.SGD, torch.optim.SGD)
+    result.require()
+    left_out = {each.configuration.dtype for each in result.kinds.get("random", ())}
     assert left_out == ({"bfloat16"} if EXCLUSIONS[0].applies else set())
 
 
@@ -282,26 +280,26 @@ def test_mine_may_leave_in_the_gradients_what_the_reference_leaves_there() -> No
                         param.grad.zero_()
             return answer
 
-    verdict = nesterov(Untidy, torch.optim.SGD)
-    assert all(isinstance(t.outcome, Difference) for t in verdict.differences)
-    assert not verdict.same
+    result = nesterov(Untidy, torch.optim.SGD)
+    assert all(isinstance(t.outcome, Difference) for t in result.differences)
+    assert not result.same
 
 
 def test_mine_may_leave_gradients_alone_that_the_reference_overwrites() -> None:
-    verdict = check(
+    result = check(
         PlainSGD,
         partial(torch.optim.SGD, foreach=True),
         options={"momentum": 0.9, "nesterov": True},
         ignore_options=OF_SGD,
         dtypes=["float32"],
     )
-    verdict.require()
+    result.require()
 
 
 def test_a_mutated_gradient_is_named() -> None:
     (found, *_) = beside_sgd(MutatedGradient).differences
     assert isinstance(found.outcome, Difference)
-    assert found.outcome.place[0] == "gradients"
+    assert found.outcome.path[0] == "gradients"
 
 
 def with_momentum(params: Any, maximize: bool = False) -> Optimizer:
@@ -311,34 +309,34 @@ def with_momentum(params: Any, maximize: bool = False) -> Optimizer:
 
 # Exceptions.
 
-DAMPENED = Excepted("the first gradient is dampened, too", options={"dampening": 0.1})
+DAMPENED = ExpectedFailure("the first gradient is dampened, too", options={"dampening": 0.1})
 
 
 def test_a_declared_exception_is_run_and_printed_with_its_reason() -> None:
-    verdict = beside_sgd(DampenedFirstStep, exceptions=[DAMPENED])
-    verdict.require()
-    assert verdict.kinds["excepted"]
-    assert not verdict.differences
-    assert "as declared: dampening=0.1: the first gradient is dampened, too" in str(verdict)
+    result = beside_sgd(DampenedFirstStep, exceptions=[DAMPENED])
+    result.require()
+    assert result.kinds["excepted"]
+    assert not result.differences
+    assert "as declared: dampening=0.1: the first gradient is dampened, too" in str(result)
 
 
 def test_an_exception_that_no_longer_occurs_fails_the_check() -> None:
-    verdict = beside_sgd(PlainSGD, exceptions=[DAMPENED])
-    assert not verdict.equal
-    assert not verdict.differences
+    result = beside_sgd(PlainSGD, exceptions=[DAMPENED])
+    assert not result.equal
+    assert not result.differences
     with pytest.raises(AssertionError, match=r"excepted, but no longer different: dampening=0\.1"):
-        verdict.require()
+        result.require()
 
 
 def test_an_exception_of_what_was_not_asked_for_is_not_out_of_date() -> None:
-    elsewhere = Excepted("half precision is not supported yet", dtype="float16")
+    elsewhere = ExpectedFailure("half precision is not supported yet", dtype="float16")
     beside_sgd(PlainSGD, exceptions=[elsewhere]).require()
 
 
 def test_an_exception_of_what_does_not_exist_is_out_of_date() -> None:
-    misspelt = Excepted("rounds otherwise", implementation="fuzed")
-    verdict = check(with_momentum, torch.optim.SGD, ignore_options=OF_SGD, exceptions=[misspelt])
-    assert verdict.outdated == ["excepted, but no longer different: fuzed: rounds otherwise"]
+    misspelt = ExpectedFailure("rounds otherwise", implementation="fuzed")
+    result = check(with_momentum, torch.optim.SGD, ignore_options=OF_SGD, exceptions=[misspelt])
+    assert result.outdated == ["excepted, but no longer different: fuzed: rounds otherwise"]
 
 
 @pytest.mark.parametrize(
@@ -350,7 +348,7 @@ def test_an_exception_of_what_does_not_exist_is_out_of_date() -> None:
 )
 def test_an_exception_has_a_reason_and_an_extent(arguments: Any, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
-        Excepted(**arguments)
+        ExpectedFailure(**arguments)
 
 
 # What only one keeps.
@@ -384,10 +382,10 @@ def test_state_of_another_name_is_compared_once_the_names_are_told() -> None:
     class Wrong(RenamedState):
         betas = WRONG["swapped betas"].wrong.betas  # type: ignore[attr-defined]
 
-    verdict = beside_adam(Wrong, state_names=RenamedState.NAMES)
-    (found, *_) = verdict.differences
+    result = beside_adam(Wrong, state_names=RenamedState.NAMES)
+    (found, *_) = result.differences
     assert isinstance(found.outcome, Difference)
-    assert found.outcome.place[0] == "state"
+    assert found.outcome.path[0] == "state"
 
 
 def test_ignored_state_is_not_compared_whether_its_type_or_its_values_differ() -> None:
@@ -417,21 +415,21 @@ def test_state_that_is_made_with_the_optimizer_is_told_once_and_hides_no_bits() 
             for param in self.param_groups[-1]["params"]:
                 self.state[param] = self.first_state(param, self.param_groups[-1]["amsgrad"])
 
-    verdict = beside_adam(Eager)
-    assert not verdict.differences
-    assert {key for key, *_ in verdict.forms} == {("beginning", "state")}
-    assert "state is made: before the first step" in str(verdict)
+    result = beside_adam(Eager)
+    assert not result.differences
+    assert {key for key, *_ in result.forms} == {("beginning", "state")}
+    assert "state is made: before the first step" in str(result)
 
 
 def test_defaults_that_differ_are_told_and_both_are_given_those_of_the_reference() -> None:
     def mine(params: Any, lr: float = 0.5, momentum: float = 0.0) -> Optimizer:
         return PlainSGD(params, lr, momentum)
 
-    verdict = beside_sgd(mine)
-    assert verdict.defaults == {"lr": (0.5, 0.001)}
-    assert not verdict.equal
-    assert not verdict.differences
-    assert "default of 'lr': 0.5" in str(verdict)
+    result = beside_sgd(mine)
+    assert result.defaults == {"lr": (0.5, 0.001)}
+    assert not result.equal
+    assert not result.differences
+    assert "default of 'lr': 0.5" in str(result)
 
 
 # Refusals.
@@ -446,12 +444,12 @@ class NoHalves(PlainSGD):
 
 def test_what_one_side_refuses_is_counted_and_is_a_difference_only_if_that_is_asked_for() -> None:
     judge = partial(check, NoHalves, torch.optim.SGD, quick=True, ignore_options=OF_SGD)
-    verdict = judge()
-    verdict.require()
-    refused = verdict.kinds["refused by mine"]
-    assert {tried.configuration.dtype for tried in refused} == {"bfloat16"}
+    result = judge()
+    result.require()
+    refused = result.kinds["refused by mine"]
+    assert {each.configuration.dtype for each in refused} == {"bfloat16"}
     assert "NoHalves alone: NotImplementedError: bfloat16 is not supported" in " ".join(
-        str(verdict).split()
+        str(result).split()
     )
     assert len(judge(strict=True).differences) == len(refused)
 
@@ -467,7 +465,7 @@ def test_an_error_in_a_step_that_only_the_circumstance_explains_is_a_difference(
                     assert param.grad is not None, "no gradient"
             return super().step(closure)
 
-    verdict = beside_sgd(
+    result = beside_sgd(
         Crashes,
         options={"lr": 0.1},
         values={},
@@ -475,12 +473,12 @@ def test_an_error_in_a_step_that_only_the_circumstance_explains_is_a_difference(
         ignore_options=(),
         quick=quick,
     )
-    assert not verdict.equal
-    found = {tried.configuration.circumstance for tried in verdict.differences}
+    assert not result.equal
+    found = {each.configuration.event for each in result.differences}
     assert {"all at once", "closure"} <= found
     assert quick or "gradients of None" in found
-    assert "AssertionError: no gradient" in " ".join(str(verdict).split())
-    covered = [Excepted("needs gradients", circumstance=name) for name in found]
+    assert "AssertionError: no gradient" in " ".join(str(result).split())
+    covered = [ExpectedFailure("needs gradients", event=name) for name in found]
     again = partial(beside_sgd, Crashes, options={"lr": 0.1}, implementations=["for-loop"])
     again(ignore_options=(), quick=quick, exceptions=covered).require()
 
@@ -493,9 +491,9 @@ def test_gradients_in_a_closure_are_made_with_gradients_enabled() -> None:
             super().step()
             return loss
 
-    verdict = beside_sgd(NoGradients, implementations=["for-loop"], ignore_options=())
-    assert {tried.configuration.circumstance for tried in verdict.differences} == {"closure"}
-    assert "gradient mode in the closure" in str(verdict)
+    result = beside_sgd(NoGradients, implementations=["for-loop"], ignore_options=())
+    assert {each.configuration.event for each in result.differences} == {"closure"}
+    assert "gradient mode in the closure" in str(result)
 
 
 def test_an_implementation_that_a_signature_hides_is_asked_for_with_advice() -> None:
@@ -512,16 +510,16 @@ def test_an_error_later_than_the_first_step_is_a_difference() -> None:
         def load_state_dict(self, state_dict: dict[str, Any]) -> None:
             raise RuntimeError("cannot load")
 
-    verdict = beside_sgd(Breaks, implementations=["for-loop"], ignore_options=(), quick=False)
-    found = {tried.configuration.circumstance for tried in verdict.differences}
+    result = beside_sgd(Breaks, implementations=["for-loop"], ignore_options=(), quick=False)
+    found = {each.configuration.event for each in result.differences}
     assert found == {"state_dict loaded", CROSSED, "all at once"}
 
 
 def test_equal_refusals_are_equal() -> None:
-    verdict = beside_sgd(PlainSGD, strict=True)
-    verdict.require()
-    refused = verdict.kinds["refused"]
-    assert all("nesterov=True" in tried.configuration.facts for tried in refused)
+    result = beside_sgd(PlainSGD, strict=True)
+    result.require()
+    refused = result.kinds["refused"]
+    assert all("nesterov=True" in each.configuration.facts for each in refused)
 
 
 # Nothing compared.
@@ -604,7 +602,7 @@ def test_a_learning_rate_without_a_default_is_given() -> None:
 
 def test_as_many_options_as_go_together_are_tried_at_once() -> None:
     asked = shared(PlainSGD, torch.optim.SGD, {}, {})
-    found = [set(options) for options in fullest(PlainSGD, torch.optim.SGD, asked)]
+    found = [set(options) for options in asked.fullest]
     everything = {*asked.values}
     assert found == [everything - {"nesterov"}, everything - {"dampening"}]
 
@@ -613,42 +611,42 @@ def test_a_step_count_of_another_name_is_rounded_when_it_is_loaded() -> None:
     class Renamed(RenamedState):
         NAMES: ClassVar = {"step": "t"}
 
-    verdict = beside_adam(Renamed, dtypes=["bfloat16"], state_names=Renamed.NAMES)
-    assert [*verdict.forms] == [
+    result = beside_adam(Renamed, dtypes=["bfloat16"], state_names=Renamed.NAMES)
+    assert [*result.forms] == [
         (("state", "step"), "bfloat16 scalar or float32 scalar", "float32 scalar")
     ]
 
 
 def test_a_function_of_params_alone_is_compared_as_it_is() -> None:
-    verdict = check(
+    result = check(
         lambda params: PlainSGD(params, 0.1, momentum=0.9),
         lambda params: torch.optim.SGD(params, 0.1, momentum=0.9),
         ignore_options=OF_SGD,
     )
-    verdict.require()
-    found = {tried.configuration.circumstance for tried in verdict.same}
-    assert found == {*CIRCUMSTANCES} - {CROSSED}
+    result.require()
+    found = {each.configuration.event for each in result.same}
+    assert found == {*EVENTS} - {CROSSED}
 
 
 # The report and the command.
 
 
 def test_the_report_fits_100_columns_and_its_numbers_add_up() -> None:
-    verdict = check(CoupledDecay, torch.optim.AdamW, quick=True, ignore_options=OF_ADAM)
-    assert max(map(len, str(verdict).splitlines())) <= 100
-    told = json.loads(json.dumps(verdict.as_json()))
-    assert sum(told["counts"].values()) == len(told["configurations"]) == len(verdict.tried)
+    result = check(CoupledDecay, torch.optim.AdamW, quick=True, ignore_options=OF_ADAM)
+    assert max(map(len, str(result).splitlines())) <= 100
+    told = json.loads(json.dumps(result.as_json()))
+    assert sum(told["counts"].values()) == len(told["configurations"]) == len(result.results)
     assert told["equal"] is False
-    assert told["counts"]["different"] == len(verdict.differences)
-    assert told["compared"]["elements"] == verdict.compared.elements > 0
-    assert "At most 20 steps in a configuration; the largest tensor has 33,001" in str(verdict)
+    assert told["counts"]["different"] == len(result.differences)
+    assert told["compared"]["elements"] == result.compared.elements > 0
+    assert "At most 20 steps in a configuration; the largest tensor has 33,001" in str(result)
 
 
 def test_progress_counts_every_configuration() -> None:
     told: list[tuple[int, int, str]] = []
-    verdict = beside_sgd(PlainSGD, progress=lambda *now: told.append(now))
-    assert [done for done, *_ in told] == list(range(len(verdict.tried)))
-    assert {total for _, total, _ in told} == {len(verdict.tried)}
+    result = beside_sgd(PlainSGD, progress=lambda *now: told.append(now))
+    assert [done for done, *_ in told] == list(range(len(result.results)))
+    assert {total for _, total, _ in told} == {len(result.results)}
 
 
 @pytest.mark.parametrize("library", ["optimlab", "torch"])

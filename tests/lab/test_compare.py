@@ -80,7 +80,7 @@ def test_one_flipped_bit_in_a_parameter_is_noticed() -> None:
         flip_lowest_bit(optimizer.param_groups[0]["params"][2].data, 2, 6)
 
     found = against_adam(change)
-    assert (found.place, found.mismatch.element) == (("parameters", 2), (2, 6))
+    assert (found.path, found.mismatch.element) == (("parameters", 2), (2, 6))
     assert (found.mismatch.ulps, found.mismatch.what) == (1, "bits")
     distance = found.mismatch.distance
     assert distance is not None
@@ -92,7 +92,7 @@ def test_one_flipped_bit_in_a_parameter_is_noticed() -> None:
 @pytest.mark.parametrize("key", ["step", "exp_avg", "exp_avg_sq"])
 def test_one_flipped_bit_in_a_state_tensor_is_noticed(key: str) -> None:
     found = against_adam(lambda optimizer: flip_lowest_bit(first_state(optimizer)[key]))
-    assert found.place == ("state", 0, key)
+    assert found.path == ("state", 0, key)
     assert found.mismatch.ulps == 1
     assert f"state {key!r} of parameter 0" in str(found)
 
@@ -102,7 +102,7 @@ def test_one_flipped_bit_in_a_float_of_a_group_is_noticed() -> None:
         optimizer.param_groups[1]["lr"] = math.nextafter(optimizer.param_groups[1]["lr"], 1)
 
     found = against_adam(change)
-    assert (found.place, found.mismatch.ulps) == (("param_groups", 1, "lr"), 1)
+    assert (found.path, found.mismatch.ulps) == (("param_groups", 1, "lr"), 1)
     assert "param_groups[1]['lr']" in str(found)
 
 
@@ -116,7 +116,7 @@ def test_one_flipped_bit_in_a_tensor_of_a_group_is_noticed() -> None:
 
     outcome = compare(partial(make, adam_that_changes(change)), partial(make, torch.optim.Adam))
     assert isinstance(outcome, Difference)
-    assert outcome.place == ("param_groups", 0, "lr")
+    assert outcome.path == ("param_groups", 0, "lr")
     assert outcome.mismatch.ulps == 1
 
 
@@ -196,7 +196,7 @@ def test_every_other_property_is_noticed(
     change: Change, place: tuple[object, ...], what: str
 ) -> None:
     found = against_adam(change)
-    assert (found.place, found.mismatch.what) == (place, what)
+    assert (found.path, found.mismatch.what) == (place, what)
     assert str(found)
 
 
@@ -210,7 +210,7 @@ def test_a_state_dict_that_packs_otherwise_is_noticed() -> None:
     outcome = compare(Packing, torch.optim.SGD)
     assert isinstance(outcome, Difference)
     assert outcome.step == 0
-    assert outcome.place == ("state_dict", "param_groups", 0, "params", 0)
+    assert outcome.path == ("state_dict", "param_groups", 0, "params", 0)
 
 
 def test_a_tensor_lr_that_groups_no_longer_share_is_noticed() -> None:
@@ -224,7 +224,7 @@ def test_a_tensor_lr_that_groups_no_longer_share_is_noticed() -> None:
 
     outcome = compare(partial(make, Copying), partial(make, torch.optim.SGD))
     assert isinstance(outcome, Difference)
-    assert outcome.place[0] == "shared tensors"
+    assert outcome.path[0] == "shared tensors"
 
 
 def test_writing_into_the_gradient_is_noticed() -> None:
@@ -247,7 +247,7 @@ def test_a_derivative_that_is_lost_is_noticed() -> None:
     assert compare(make, make, scenario).equal
     outcome = compare(partial(Detaching, differentiable=True), make, scenario)
     assert isinstance(outcome, Difference)
-    assert outcome.place[0] in {"backward", "gradients"}
+    assert outcome.path[0] in {"backward", "gradients"}
 
 
 @pytest.mark.parametrize("resume", ["from own checkpoint", "from the other's checkpoint"])
@@ -263,7 +263,7 @@ def test_state_that_is_lost_in_loading_is_noticed(resume: Any) -> None:
     outcome = compare(partial(Forgetting, momentum=0.9), make, scenario)
     assert isinstance(outcome, Difference)
     assert (outcome.step, outcome.during) == (scenario.resumed_at, "load_state_dict()")
-    assert outcome.place == ("state", 0, "momentum_buffer")
+    assert outcome.path == ("state", 0, "momentum_buffer")
 
 
 def test_an_error_on_one_side_only_is_noticed() -> None:

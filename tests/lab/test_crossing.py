@@ -26,7 +26,7 @@ from beside import (
 from graphs_on_cpu import let_graphs_be_captured_on_cpu
 from test_parity import in_grid
 
-from optimlab.lab.compare.observed import Comparison
+from optimlab.lab.compare.diff import Diff
 from optimlab.lab.parity.cases import Case, cases
 from optimlab.lab.parity.table import IMPLEMENTATIONS, TABLE, Row
 
@@ -159,4 +159,4 @@ def test_state_that_is_lost_on_the_way_makes_another_end(name: str, key: str) ->
     train(uninterrupted, BEFORE + AFTER)
     assert_equal(*map(ending, crossed.sides))  # both lost the same
     for side in crossed.sides:
-        assert Comparison().differences(ending(side), ending(uninterrupted.theirs))
+        assert Diff().differences(ending(side), ending(uninterrupted.theirs))

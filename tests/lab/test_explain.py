@@ -18,12 +18,13 @@ from wrong_optimizers import WRONG, FusedOrder, PlainAdam
 import optimlab
 from optimlab import __main__ as command_line
 from optimlab.lab.compare.bits import same_bits
+from optimlab.lab.compare.snapshot import parameters
 from optimlab.lab.explain import equivalence
 from optimlab.lab.explain.equivalence import OPTIMIZERS, way_cell
 from optimlab.lab.explain.explanation import Explanation
 from optimlab.lab.explain.fma import fma
+from optimlab.lab.lockstep.clone import clone_optimizer, give_gradients
 from optimlab.lab.parity import NothingCompared, Scenario, TensorSpec
-from optimlab.lab.record.copies import copy_optimizer, give_gradients, parameters
 
 __all__ = ["one_thread"]
 
@@ -439,9 +440,9 @@ def test_optimizers_are_left_as_they_were() -> None:
 
 
 def copy_of(value: Any) -> Any:
-    from optimlab.lab.lockstep.side import copied
+    from optimlab.lab.lockstep.clone import clone
 
-    return copied(value, {})
+    return clone(value)
 
 
 def test_gradients_may_be_given() -> None:
@@ -551,7 +552,7 @@ def test_copies_share_nothing_with_the_original_but_inside_themselves() -> None:
     original = optimlab.SGD(groups, momentum=0.9)
     give_gradients(params, [torch.ones(2), torch.ones(3)])
     original.step()
-    made = copy_optimizer(original)
+    made = clone_optimizer(original)
     assert made.param_groups[0]["lr"] is made.param_groups[1]["lr"]
     assert made.param_groups[0]["lr"] is not lr
     assert_equal(made.state_dict(), original.state_dict())
@@ -564,7 +565,7 @@ def test_an_optimizer_with_tensors_that_a_computation_made_is_copied() -> None:
     weight = torch.nn.Parameter(torch.ones(2))
     original = optimlab.SGD([weight], lr=lr, momentum=0.9)
     original.state[weight]["momentum_buffer"] = lr * torch.ones(2)
-    made = copy_optimizer(original)
+    made = clone_optimizer(original)
     assert made.param_groups[0]["lr"].item() == lr.item()
     (copy,) = parameters(made)
     assert made.state[copy]["momentum_buffer"].tolist() == (lr * torch.ones(2)).tolist()

@@ -23,8 +23,8 @@ import optimlab
 from optimlab import adam, rmsprop, sgd
 from optimlab.core import values
 from optimlab.core.program import Symbol
+from optimlab.lab.lockstep.clone import clone
 from optimlab.lab.lockstep.scenario import LATE
-from optimlab.lab.lockstep.side import copied
 from optimlab.lab.parity import Equal, Outcome, Scenario, TensorSpec, compare
 
 Options: TypeAlias = dict[str, Any]
@@ -84,13 +84,13 @@ class Setting:
         return compare(partial(self._make, ours), partial(self._make, theirs), self.scenario)
 
     def _make(self, optimizer: Any, groups: list[Options]) -> torch.optim.Optimizer:
-        made: torch.optim.Optimizer = optimizer(groups, **copied(self.options, {}))
+        made: torch.optim.Optimizer = optimizer(groups, **clone(self.options))
         if self.reused:
             made.register_step_pre_hook(partial(reuse_gradients, {}))
         return made
 
 
-class Recorded(optimlab.Optimizer):
+class Recorded(optimlab.Rule):
     """Carries out the rule of another class by recording it and running what was recorded."""
 
     def update(self, param: Any, grad: Any, state: Any, step: Any, group: Any) -> None:

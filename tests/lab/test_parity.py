@@ -28,7 +28,7 @@ rows = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
 
 def in_grid(case: Case) -> bool:
     """Tells whether all options of a case come from the grid of its row."""
-    return not case.circumstance and all(
+    return not case.event and all(
         any(value is choice for choice in case.row.grid.get(name, ()))
         for name, value in case.options.items()
     )

@@ -27,7 +27,7 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import optimlab
-from optimlab.lab.compare.observed import NothingCompared
+from optimlab.lab.compare.diff import NothingCompared
 from optimlab.lab.parity import Difference, TensorSpec
 from optimlab.lab.parity.table import TABLE
 from optimlab.lab.shadow import Shadow, ShadowDifferenceError

@@ -17,9 +17,9 @@ from wrong_optimizers import PlainAdam, PlainSGD
 
 import optimlab
 from optimlab.lab.compare.bits import hexadecimal
-from optimlab.lab.lockstep.side import copied
+from optimlab.lab.compare.snapshot import parameters
+from optimlab.lab.lockstep.clone import clone, give_gradients
 from optimlab.lab.parity import Scenario, TensorSpec
-from optimlab.lab.record.copies import give_gradients, parameters
 from optimlab.lab.record.recording import Recording
 from optimlab.lab.record.writing import Operation
 from optimlab.lab.trace.trace import Trace
@@ -357,7 +357,7 @@ def test_each_recorded_operation_can_be_repeated_to_the_same_bits(name: str, way
                 if not operation.computes or not operation.operands or "empty" in operation.name:
                     continue
                 if operation.target is not None:
-                    assert_equal(operation.repeat(), copied(operation.target.kept, {}))
+                    assert_equal(operation.repeat(), clone(operation.target.kept))
                     repeated += 1
         assert repeated >= 6
 

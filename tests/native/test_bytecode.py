@@ -10,6 +10,7 @@ from beside import one_thread  # noqa: F401 - applies to every test here
 from twins import needs_kernel
 
 import optimlab
+from optimlab.core.state import Like, StateSpec
 from optimlab.core.values import T
 from optimlab.lab.parity import compare_tensors
 from optimlab.native import bytecode
@@ -24,14 +25,11 @@ Rule = Callable[[Any, Any, Any], object]
 def class_of(rule: Rule) -> Any:
     """Make an optimizer class of a rule on parameter, gradient and one state tensor."""
 
-    class Ruled(optimlab.Optimizer):
-        counts_steps = False
+    class Ruled(optimlab.Rule):
+        state_spec = StateSpec(Like("held"))
 
         def __init__(self, params: Any, foreach: bool | None = None) -> None:
             super().__init__(params, {"foreach": foreach})
-
-        def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
-            return ("held",)
 
         def update(
             self, param: T, grad: T, state: dict[str, T], step: float | T, group: dict[str, Any]

@@ -17,7 +17,7 @@ from optimlab.core.values import T
 from optimlab.lab.parity import compare_tensors
 from optimlab.native.bytecode import INSTRUCTION_SIZE
 from optimlab.native.tracing import trace
-from optimlab.optimizer import pure
+from optimlab.rule import Count, StateSpec, pure
 
 pytestmark = needs_kernel
 
@@ -31,8 +31,8 @@ def trained(
     """Train with a rule that is declared pure, or not; return in which steps it was run, too."""
     ran: set[int] = set()
 
-    class Rule(optimlab.Optimizer):
-        counts_steps = True
+    class Rule(optimlab.Rule):
+        state_spec = StateSpec(Count())
 
         @declare
         def update(
@@ -193,7 +193,7 @@ def test_a_rule_that_is_put_in_the_place_of_a_pure_one_is_read() -> None:
 def changed(rule: Any, *changes: tuple[str, Any]) -> Tensor:
     """Train with a rule and change hyperparameters on the way."""
     param = torch.linspace(-1, 1, 5).requires_grad_()
-    optimizer = type("Rule", (optimlab.Optimizer,), {"update": rule, "counts_steps": False})(
+    optimizer = type("Rule", (optimlab.Rule,), {"update": rule})(
         [param], {"lr": 0.5, "decay": 0.0, "scale": 0.5}
     )
     for change in (None, *changes):

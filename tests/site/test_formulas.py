@@ -112,7 +112,7 @@ WHOLE = [name for name, text in texts().items() if "% with every option" in text
 
 def test_every_optimizer_has_its_whole_formula_on_its_page_and_in_its_docstring() -> None:
     of_pages = {f"{page}.md" for page in PAGES if page != "inside"}
-    of_classes = {"sgd.py SGD", "adam.py Adam", "adam.py AdamW", "rmsprop.py RMSprop"}
+    of_classes = {"sgd.py SGD", "adam.py Adam", "adamw.py AdamW", "rmsprop.py RMSprop"}
     of_classes |= {"bench/lion.py Lion"}
     assert of_pages | of_classes == set(WHOLE)
 

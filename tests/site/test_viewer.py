@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import optimlab
-from optimlab.demo.recipes import LIBRARIES, LibraryName
+from optimlab.demo.libraries import LIBRARIES, LibraryName
 from optimlab.lab.compare.bits import hexadecimal
 
 sys.path.append(str(Path(__file__).parents[2] / "docs" / "viewer"))

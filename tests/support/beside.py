@@ -16,13 +16,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 import optimlab
-from optimlab.lab.compare.observed import Comparison, observe, place_name
-from optimlab.lab.lockstep.side import copied, fresh
+from optimlab.lab.compare.diff import Diff, path_name
+from optimlab.lab.compare.snapshot import snapshot
+from optimlab.lab.lockstep.clone import clone
 from optimlab.lab.parity import Scenario, TensorSpec
 from optimlab.lab.parity.table import IMPLEMENTATIONS, TABLE
 
 Options: TypeAlias = dict[str, Any]
 
+LIBRARIES = (optimlab, torch.optim)
 NAMES = tuple(row.name for row in TABLE)
 STATEFUL: dict[str, Options] = {row.name: dict(row.many) for row in TABLE}
 """Options with which each optimizer has as much state as it can have."""
@@ -74,7 +76,7 @@ class Side:
         """Lay out everything that can be seen, parameters by their values only."""
         with unnoticed(self.optimizer):
             return {
-                **observe(self.optimizer, self.params),
+                **snapshot(self.optimizer, self.params),
                 "parameters": [param.detach() for param in self.params],
                 "gradients": [param.grad for param in self.params],
                 "printed": repr(self.optimizer),
@@ -110,7 +112,7 @@ class Pair:
         self.options = options
         self.steps = 0
         self.ours, self.theirs = Side(optimlab, name), Side(torch.optim, name)
-        self.comparison = Comparison()
+        self.comparison = Diff()
         for side in self.sides:
             side.params = [torch.nn.Parameter(value) for value in self.scenario.start()]
             side.optimizer = self.new(side)
@@ -123,12 +125,12 @@ class Pair:
 
     def new(self, side: Side) -> Optimizer:
         """Make another optimizer over a side's parameters."""
-        made: Optimizer = side.optimizer_class(self.groups(side), **copied(self.options, {}))
+        made: Optimizer = side.optimizer_class(self.groups(side), **clone(self.options))
         return made
 
     def groups(self, side: Side) -> list[Options]:
         """Return the parameter groups to construct with."""
-        members: list[Options] = [{"params": []}, {"params": [], "lr": fresh(self.second_lr)}]
+        members: list[Options] = [{"params": []}, {"params": [], "lr": clone(self.second_lr)}]
         for param, spec in zip(side.params, self.scenario.tensors, strict=True):
             members[spec.group]["params"].append(param)
         return members if members[1]["params"] else members[:1]
@@ -144,7 +146,7 @@ class Pair:
         gradients = list(self.scenario.gradients(self.steps))
         for side in self.sides:
             for param, grad in zip(side.params, gradients, strict=True):
-                param.grad = None if grad is None else copied(grad, {})
+                param.grad = None if grad is None else clone(grad)
 
     def step(self, times: int = 1) -> None:
         """Step both with fresh gradients; compare after each step."""
@@ -165,7 +167,7 @@ class Pair:
 
     def refused(self, action: Callable[[Side], object]) -> None:
         """Check that both refuse with the same error, and that ours is left as it was."""
-        before, objects = copied(self.ours.seen(), {}), self.ours.identities()
+        before, objects = clone(self.ours.seen()), self.ours.identities()
         errors = [raised(partial(action, side)) for side in self.sides]
         assert errors[0] == errors[1], f"ours raised {errors[0]}, theirs {errors[1]}"
         assert errors[0] is not None, "neither side raised"
@@ -202,15 +204,36 @@ def one_thread() -> Iterator[None]:
 
 def assert_equal(ours: object, theirs: object) -> None:
     """Compare two nested values: tensors and floats as integers, dicts with the order of keys."""
-    _report(Comparison(), ours, theirs)
+    _report(Diff(), ours, theirs)
 
 
-def _report(comparison: Comparison, ours: object, theirs: object) -> None:
+def beside_torch(program: Callable[[Any], Any]) -> Any:
+    """Run a program with our library and with torch's; compare what it returns, or its error.
+
+    Args:
+        program: is called with ``optimlab``, and with ``torch.optim``, from one random state.
+
+    Returns:
+        What it returned with ours, or type and text of the error that it raised.
+    """
+    __tracebackhide__ = True
+    ends = []
+    for library in LIBRARIES:
+        torch.manual_seed(5)
+        try:
+            ends.append(program(library))
+        except Exception as error:  # noqa: BLE001 - which errors are raised is compared
+            ends.append((type(error), str(error)))
+    assert_equal(*ends)
+    return ends[0]
+
+
+def _report(comparison: Diff, ours: object, theirs: object) -> None:
     __tracebackhide__ = True
     found = comparison.differences(ours, theirs)
     if found:
         (place, mismatch), *others = found
-        pytest.fail(f"{place_name(place)}: {mismatch}, and {len(others)} more")
+        pytest.fail(f"{path_name(place)}: {mismatch}, and {len(others)} more")
 
 
 def raised(action: Callable[[], object]) -> tuple[type[BaseException], str] | None:

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from optimlab.lab.compare.bits import Distance, Mismatch, tensor_distance
-from optimlab.lab.compare.observed import Comparison, Differences, NothingCompared
-from optimlab.lab.lockstep.outcome import Compared, Difference, Equal, EqualError, Outcome
+from optimlab.lab.compare.diff import Diff, Differences, NothingCompared
+from optimlab.lab.lockstep.clone import clone, save_and_load
+from optimlab.lab.lockstep.outcome import Difference, Equal, EqualError, Outcome
+from optimlab.lab.lockstep.replica import Make, Replica
 from optimlab.lab.lockstep.scenario import Scenario
-from optimlab.lab.lockstep.side import Make, Side, copied, through_a_file
 
-Action: TypeAlias = Callable[[Side], None]
+Action: TypeAlias = Callable[[Replica], None]
 
 
 def compare(
@@ -60,11 +61,12 @@ def compare(
     """
     scenario = scenario or Scenario()
     return drive(
-        lambda: (Side(make_ours, scenario, ignored), Side(make_theirs, scenario, ignored)), scenario
+        lambda: (Replica(make_ours, scenario, ignored), Replica(make_theirs, scenario, ignored)),
+        scenario,
     )
 
 
-def drive(make_sides: Callable[[], tuple[Side, Side]], scenario: Scenario) -> Outcome:
+def drive(make_sides: Callable[[], tuple[Replica, Replica]], scenario: Scenario) -> Outcome:
     """Put two sides through a scenario, in the surroundings that it asks for.
 
     Args:
@@ -77,12 +79,11 @@ def drive(make_sides: Callable[[], tuple[Side, Side]], scenario: Scenario) -> Ou
 
 
 class _Lockstep:
-    def __init__(self, ours: Side, theirs: Side, scenario: Scenario) -> None:
+    def __init__(self, ours: Replica, theirs: Replica, scenario: Scenario) -> None:
         self.ours = ours
         self.theirs = theirs
         self.scenario = scenario
-        self.comparison = Comparison()
-        self.steps_compared = 0
+        self.diff = Diff()
         self.difference: Difference | None = None
 
     def run(self) -> Outcome:
@@ -98,24 +99,24 @@ class _Lockstep:
     def _events(self) -> Iterator[tuple[int, str, Action]]:
         """Yield what is done to both sides: in which step, in words, and as a function."""
         scenario = self.scenario
-        yield 0, "construction", Side.construct
+        yield 0, "construction", Replica.construct
         for step in range(1, scenario.steps + 1):
             if step == scenario.group_added_at and any(t.group == 2 for t in scenario.tensors):
-                yield step, "add_param_group()", Side.add_group
+                yield step, "add_param_group()", Replica.add_group
             if step == scenario.lr_changed_at:
-                yield step, "a change of lr", Side.halve_lr
+                yield step, "a change of lr", Replica.halve_lr
             if step == scenario.resumed_at and scenario.resume != "no":
-                yield step, "state_dict()", Side.save
+                yield step, "state_dict()", Replica.save
                 yield step, "load_state_dict()", self._resume
             gradients = list(scenario.gradients(step))
-            yield step, "step()", partial(Side.step, number=step, gradients=gradients)
+            yield step, "step()", partial(Replica.step, number=step, gradients=gradients)
             if scenario.differentiable and step in scenario.backward_after:
-                yield step, "backward()", Side.backward
+                yield step, "backward()", Replica.backward
 
-    def _resume(self, side: Side) -> None:
+    def _resume(self, side: Replica) -> None:
         other = self.theirs if side is self.ours else self.ours
         crossed = self.scenario.resume == "from the other's checkpoint"
-        side.resume(copied(other.saved, {}) if crossed else through_a_file(side.saved))
+        side.resume(clone(other.saved) if crossed else save_and_load(side.saved))
 
     def _both(self, step: int, during: str, action: Action) -> EqualError | Difference | None:
         """Do the same to both sides; an error on either ends the comparison."""
@@ -123,14 +124,14 @@ class _Lockstep:
         if ours is None and theirs is None:
             return None
         if ours == theirs:
-            return EqualError(self._compared(), step, during, str(ours))
+            return EqualError(self.diff.compared, step, during, str(ours))
         return self._differs(step, during, [(("error",), Mismatch("raised", ours, theirs))])
 
     def _compare(self, step: int, during: str) -> None:
-        found = self.comparison.differences(self.ours.seen, self.theirs.seen)
+        found = self.diff.differences(self.ours.seen, self.theirs.seen)
         if during == "step()":
             found += self._changed_gradients()
-            self.steps_compared += 1
+            self.diff.steps += 1
         if found:
             self.difference = self._differs(step, during, found)
 
@@ -139,25 +140,16 @@ class _Lockstep:
         expected = self.ours.given
         if self.scenario.unscale:
             expected = [param.grad for param in self.theirs.params]
-        return Comparison().differences(
+        return Diff().differences(
             {"gradients": dict(enumerate(param.grad for param in self.ours.params))},
             {"gradients": dict(enumerate(expected))},
         )
 
     def _differs(self, step: int, during: str, found: Differences) -> Difference:
-        (place, mismatch), *others = found
-        return Difference(
-            compared=self._compared(),
-            step=step,
-            during=during,
-            place=place,
-            mismatch=mismatch,
-            names=self.scenario.names,
-            also=tuple(place for place, _ in others),
-        )
+        return Difference.first_of(found, self.diff.compared, step, during, self.scenario.names)
 
     def _equal(self) -> Equal:
-        compared = self._compared()
+        compared = self.diff.compared
         if not (compared.steps and compared.elements):
             raise NothingCompared(f"the scenario leaves nothing to compare: {compared}")
         moved = _total(self.scenario.start(), self.ours.params)
@@ -170,10 +162,6 @@ class _Lockstep:
             return difference
         return replace(difference, final=_total(self.ours.params, self.theirs.params))
 
-    def _compared(self) -> Compared:
-        done = self.comparison
-        return Compared(self.steps_compared, done.tensors, done.elements, done.values)
-
 
 @dataclass(frozen=True)
 class _RaisedError:
@@ -184,10 +172,10 @@ class _RaisedError:
         return f"{self.type.__name__}: {self.message}"
 
 
-def _error(action: Action, side: Side) -> _RaisedError | None:
+def _error(action: Action, side: Replica) -> _RaisedError | None:
     try:
         action(side)
-        side.observe()
+        side.snapshot()
     except Exception as error:  # noqa: BLE001 - which errors are raised is what is compared
         return _RaisedError(type(error), str(error))
     return None

@@ -9,8 +9,8 @@ from copy import deepcopy
 
 import torch
 
+from optimlab.lab.lockstep.clone import clone
 from optimlab.lab.lockstep.scenario import laid_out
-from optimlab.lab.lockstep.side import copied
 from random_programs.machine import Machine
 from random_programs.options import OPTIONS
 from random_programs.sides import Options, Side
@@ -24,7 +24,7 @@ def resume(machine: Machine) -> None:
     def resumed(side: Side) -> None:
         saved = side.optimizer.state_dict()
         if way == "copied":
-            saved = copied(saved, {})
+            saved = clone(saved)
         elif way == "through a file":
             saved = _through_a_file(saved)
         if way != "into this instance":
@@ -55,7 +55,7 @@ def resume_from_one_of_the_two(machine: Machine) -> None:
     source = machine.random.choice(machine.sides)
     saved = source.optimizer.state_dict()
     # torch goes on with the very tensors it loads. With its own it may, for ours are to be copies.
-    for_theirs = saved if source is machine.theirs else copied(saved, {})
+    for_theirs = saved if source is machine.theirs else clone(saved)
 
     def resumed(side: Side) -> None:
         machine.construct(side)
@@ -71,7 +71,7 @@ def resume_in_another_dtype(machine: Machine) -> None:
     dtype = machine.random.choice([torch.float32, torch.float64, torch.bfloat16])
 
     def resumed(side: Side) -> None:
-        saved = copied(side.optimizer.state_dict(), {})
+        saved = clone(side.optimizer.state_dict())
         for i, param in enumerate(side.params):
             side.params[i] = torch.empty_like(param, dtype=dtype).copy_(param.detach())
             side.params[i].requires_grad_(param.requires_grad)
@@ -87,7 +87,7 @@ def load_a_damaged_state_dict(machine: Machine) -> None:
     damage = machine.random.choice(list(_DAMAGES))
 
     def load(side: Side) -> None:
-        saved = copied(side.optimizer.state_dict(), {})
+        saved = clone(side.optimizer.state_dict())
         _DAMAGES[damage](saved)
         side.optimizer.load_state_dict(saved)
 
@@ -139,7 +139,7 @@ def load_the_state_dict_of_another_optimizer(machine: Machine) -> None:
         for param in params:
             param.grad = param.detach().clone()
         foreign.step()
-        side.optimizer.load_state_dict(copied(foreign.state_dict(), {}))
+        side.optimizer.load_state_dict(clone(foreign.state_dict()))
 
     with machine.detour():
         if _load(machine, f"load a state dict of {other}", load):
@@ -204,7 +204,7 @@ def set_data(machine: Machine) -> None:
 
     def assign(side: Side) -> None:
         side.params[index].grad = None
-        side.params[index].data = copied(value, {})
+        side.params[index].data = clone(value)
 
     machine.both(f"new data of {dtype} for parameter {index}", assign)
     machine.gradients = machine.new_gradients()

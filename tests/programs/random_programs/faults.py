@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from optimlab.lab.lockstep.side import copied
+from optimlab.lab.lockstep.clone import clone
 from random_programs.machine import Machine
 from random_programs.options import ODD, OPTIONS
 from random_programs.sides import OtherError, Side, give
@@ -189,7 +189,7 @@ def _odd_option(**options: Any) -> Callable[[Side, int], Mend]:
         )
         known = {key: value for key, value in options.items() if key in group}
         before = {key: group[key] for key in known}
-        group.update(copied(known, {}))
+        group.update(clone(known))
         return lambda: group.update(before)
 
     return change

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 import optimlab
-from optimlab.lab.compare.observed import Comparison, Differences, place_name
+from optimlab.lab.compare.diff import Diff, Differences, path_name
+from optimlab.lab.lockstep.clone import clone
 from optimlab.lab.lockstep.scenario import laid_out
-from optimlab.lab.lockstep.side import copied
-from optimlab.lab.parity.cases import excluded
+from optimlab.lab.parity.table import excluded
 from random_programs.drawing import Source
 from random_programs.sides import (
     Diverged,
@@ -62,7 +62,7 @@ class Machine(Source):
         self.gradients: Gradients = []
         self.log: list[str] = []
         self.tally = Tally()
-        self._comparison = Comparison()
+        self._comparison = Diff()
         self._good: Snapshot = ([], [], {})
 
     # Doing the same to both sides.
@@ -82,7 +82,7 @@ class Machine(Source):
             Diverged: if they differ, or if our side changed although it refused the action.
         """
         self.log.append(what)
-        before = copied(self.ours.seen(), {}) if hasattr(self.ours, "optimizer") else None
+        before = clone(self.ours.seen()) if hasattr(self.ours, "optimizer") else None
         ours, our_error = attempt(action, self.ours)
         theirs, their_error = attempt(action, self.theirs)
         self._equal_errors(our_error, their_error)
@@ -99,7 +99,7 @@ class Machine(Source):
             found = self._comparison.differences(self.ours.seen(), self.theirs.seen())
             self._report(found, "left by an error under way: ")
         elif before is not None:
-            self._report(Comparison().differences(self.ours.seen(), before), "changed by refusal: ")
+            self._report(Diff().differences(self.ours.seen(), before), "changed by refusal: ")
         return our_error
 
     def _equal_errors(self, ours: Raised | None, theirs: Raised | None) -> None:
@@ -110,7 +110,7 @@ class Machine(Source):
     def _report(self, found: Differences, prefix: str = "") -> None:
         if found:
             (place, mismatch), *others = found
-            self._fail(f"{prefix}{place_name(place)}: {mismatch} and {len(others)} more")
+            self._fail(f"{prefix}{path_name(place)}: {mismatch} and {len(others)} more")
 
     def _fail(self, difference: str, kind: type[Diverged] = Diverged) -> None:
         made = f"{self.name}({self.options}) over {self.groups}"
@@ -121,7 +121,7 @@ class Machine(Source):
     def construct(self, side: Side) -> None:
         """Make an optimizer over the groups that there are by now."""
         groups = [group.of(side) for group in self.groups]
-        side.optimizer = getattr(side.library, self.name)(groups, **copied(self.options, {}))
+        side.optimizer = getattr(side.library, self.name)(groups, **clone(self.options))
 
     def keep(self) -> None:
         """Remember the present state, to come back to after an error."""
@@ -141,8 +141,8 @@ class Machine(Source):
 
     def snapshot(self) -> Snapshot:
         """Copy the present state of our side."""
-        saved = copied(self.ours.optimizer.state_dict(), {})
-        return copied(self.ours.params, {}), list(self.groups), saved
+        saved = clone(self.ours.optimizer.state_dict())
+        return clone(self.ours.params), list(self.groups), saved
 
     def restore(self, snapshot: Snapshot) -> None:
         """Bring both sides to a state."""
@@ -150,11 +150,11 @@ class Machine(Source):
         self.groups = list(groups)
         for side in self.sides:
             del side.params[len(params) :]
-            for param, value in zip(side.params, copied(params, {}), strict=True):
+            for param, value in zip(side.params, clone(params), strict=True):
                 param.grad = None
                 param.data = value.detach()
             self.construct(side)
-            side.optimizer.load_state_dict(copied(saved, {}))
+            side.optimizer.load_state_dict(clone(saved))
 
     def step(
         self,
@@ -193,7 +193,7 @@ class Machine(Source):
             return
         if leaves_gradients_alone:
             gradients = [param.grad for param in self.ours.params]
-            self._report(Comparison().differences(gradients, self.gradients), "changed gradient ")
+            self._report(Diff().differences(gradients, self.gradients), "changed gradient ")
         self.tally.steps += 1
         self.keep()
 

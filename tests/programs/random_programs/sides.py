@@ -13,8 +13,8 @@ from beside import unnoticed
 from torch import Tensor
 from torch.optim import Optimizer
 
-from optimlab.lab.compare.observed import observe
-from optimlab.lab.lockstep.side import copied
+from optimlab.lab.compare.snapshot import snapshot
+from optimlab.lab.lockstep.clone import clone
 
 Options: TypeAlias = dict[str, Any]
 Gradients: TypeAlias = list[Tensor | None]
@@ -43,7 +43,7 @@ class Side:
         """
         with unnoticed(self.optimizer):
             return {
-                **observe(self.optimizer, self.params),
+                **snapshot(self.optimizer, self.params),
                 "parameters": [param.detach() for param in self.params],
                 "printed": repr(self.optimizer),
             }
@@ -62,7 +62,7 @@ class Group:
         params: list[Any] = [side.params[i] for i in self.members]
         if self.named:
             params = [(f"tensor{i}", side.params[i]) for i in self.members]
-        return {"params": params, **copied(self.options, {})}
+        return {"params": params, **clone(self.options)}
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Tally:
 def give(side: Side, gradients: Gradients) -> None:
     """Give every parameter of one side a copy of its gradient."""
     for param, grad in zip(side.params, gradients, strict=True):
-        param.grad = None if grad is None else copied(grad, {})
+        param.grad = None if grad is None else clone(grad)
 
 
 def attempt(action: Callable[[Side], Any], side: Side) -> tuple[Any, Raised | None]:
@@ -123,6 +123,6 @@ def attempt(action: Callable[[Side], Any], side: Side) -> tuple[Any, Raised | No
         result = action(side)
     except Exception as error:  # noqa: BLE001 - whatever is raised is compared
         frames = traceback.walk_tb(error.__traceback__)
-        in_rule = any(frame.f_code.co_name == "carry_out" for frame, _ in frames)
+        in_rule = any(frame.f_code.co_name == "execute" for frame, _ in frames)
         return None, Raised(type(error), str(error), in_rule)
     return result, None

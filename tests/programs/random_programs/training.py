@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from optimlab.lab.lockstep.side import copied
+from optimlab.lab.lockstep.clone import clone
 from random_programs.machine import Machine
 from random_programs.options import OPTIONS, flags, new_group, without_graph
 from random_programs.sides import Group, Side, give
@@ -89,7 +89,7 @@ def zero_grad(machine: Machine) -> None:
         return [param.grad for param in side.params]
 
     if machine.both(f"zero_grad({set_to_none})", zero) is None and not set_to_none:
-        machine.gradients = [copied(param.grad, {}) for param in machine.ours.params]
+        machine.gradients = [clone(param.grad) for param in machine.ours.params]
         machine.step("step with zero gradients")
 
 
@@ -112,7 +112,7 @@ def _change(machine: Machine, name: str) -> None:
     options = without_graph(machine, options)
 
     def change(side: Side) -> None:
-        side.optimizer.param_groups[index].update(copied(options, {}))
+        side.optimizer.param_groups[index].update(clone(options))
 
     machine.both(f"groups[{index}].update({options})", change)
 

@@ -20,8 +20,8 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from optimlab.lab.compare.observed import observe
-from optimlab.lab.lockstep.side import copied
+from optimlab.lab.compare.snapshot import snapshot
+from optimlab.lab.lockstep.clone import clone
 
 PROCESSES = 2
 
@@ -56,13 +56,13 @@ class Run:
     def seen(self) -> Any:
         """Take a copy of all that this process can see of the optimizer and the parameters."""
         params = list(self.model.parameters())
-        everything = [observe(own(self.optimizer), params), [param.detach() for param in params]]
-        return copied(example.changed(everything, shown), {})
+        everything = [snapshot(own(self.optimizer), params), [param.detach() for param in params]]
+        return clone(example.changed(everything, shown))
 
     def reached(self, show: Callable[[Tensor], Any] | None = None) -> Any:
         """Take a copy of what training has changed."""
         reached = ending(self.model, own(self.optimizer))
-        return copied(example.changed(reached, show or shown), {})
+        return clone(example.changed(reached, show or shown))
 
 
 def network(seed: int) -> nn.Sequential:

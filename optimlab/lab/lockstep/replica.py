@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeAlias
 
@@ -10,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from optimlab.lab.compare.observed import observe
+from optimlab.lab.compare.snapshot import snapshot
+from optimlab.lab.lockstep.clone import clone
 from optimlab.lab.lockstep.scenario import Scenario
 
 _SCALE = 1024.0
@@ -19,7 +19,7 @@ _SCALE = 1024.0
 Make: TypeAlias = Callable[[list[dict[str, Any]]], Optimizer]
 
 
-class Side:
+class Replica:
     """An optimizer with parameters of its own.
 
     Args:
@@ -36,7 +36,7 @@ class Side:
         passed: in a differentiable scenario, what all gradients so far were computed from.
         derivatives: what :meth:`backward` found.
         saved: the last state dict.
-        seen: what there was to be seen at the last :meth:`observe`.
+        seen: what there was to be seen at the last :meth:`snapshot`.
     """
 
     optimizer: Optimizer
@@ -89,7 +89,7 @@ class Side:
         """Give every parameter a copy of its gradient and call ``step()``."""
         self.given = gradients
         for param, grad in zip(self.params, gradients, strict=True):
-            param.grad = None if grad is None else self._passed(copied(grad, {}))
+            param.grad = None if grad is None else self._passed(clone(grad))
         if self._scenario.unscale:
             self._tell_scale(found_inf=number % 4 == 0)
         self.optimizer.step()
@@ -109,9 +109,9 @@ class Side:
         except RuntimeError as error:
             self.derivatives = [type(error).__name__]
 
-    def observe(self) -> None:
+    def snapshot(self) -> None:
         """Lay out in ``seen`` all that can be seen of this side now."""
-        self.seen = observe(self.optimizer, self.params, self._ignored)
+        self.seen = snapshot(self.optimizer, self.params, self._ignored)
         self.seen["backward"] = list(self.derivatives)
 
     def _tell_scale(self, found_inf: bool) -> None:
@@ -139,49 +139,4 @@ class Side:
         members = [i for i, spec in enumerate(self._scenario.tensors) if spec.group == number]
         params = [(names[i], self.params[i]) if names else self.params[i] for i in members]
         override = self._scenario.overrides[number - 1] if number else {}
-        return {"params": params, **{key: fresh(value) for key, value in override.items()}}
-
-
-def fresh(value: Any) -> Any:
-    """Return a hyperparameter that the two sides do not share: a copy of any tensor in it."""
-    if isinstance(value, tuple):
-        return tuple(fresh(item) for item in value)
-    return copied(value, {}) if isinstance(value, Tensor) else value
-
-
-def copied(value: Any, copies: dict[int, Any]) -> Any:
-    """Copy a nested value; tensors lose their history, but stay shared where they were shared.
-
-    Args:
-        value: dicts, lists, tuples, tensors; anything else is returned as it is.
-        copies: copies made so far, by the id of the original.
-    """
-    if isinstance(value, Tensor):
-        if id(value) not in copies:
-            copies[id(value)] = _cloned(value)
-        return copies[id(value)]
-    if isinstance(value, dict):
-        return {key: copied(item, copies) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(copied(item, copies) for item in value)
-    return value
-
-
-def through_a_file(value: Any) -> Any:
-    """Save a state dict as a checkpoint's bytes, and load it again."""
-    file = io.BytesIO()
-    torch.save(value, file)
-    file.seek(0)
-    # Our own bytes, and the unrestricted reader is several times faster.
-    return torch.load(file, weights_only=False)
-
-
-def _cloned(tensor: Tensor) -> Tensor:
-    strided = tensor.layout is torch.strided
-    clone = tensor.detach().clone()
-    if strided and clone.stride() != tensor.stride():
-        # clone() closes the gaps of a slice.
-        size = 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
-        memory = tensor.new_zeros(size if tensor.numel() else 0)
-        clone = memory.as_strided(tensor.shape, tensor.stride()).copy_(clone)
-    return clone.requires_grad_(tensor.requires_grad)
+        return {"params": params, **{key: clone(value) for key, value in override.items()}}

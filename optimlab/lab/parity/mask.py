@@ -2,14 +2,14 @@
 
 Two optimizers can make the same steps and still differ in what they keep: other names, another
 type, an option that only one has. Were such a key compared at each step, it would be the first
-difference everywhere and hide all others. So a :class:`View` leaves keys out of what is compared,
+difference everywhere and hide all others. So a :class:`Mask` leaves keys out of what is compared,
 and notes of which form each key is, so that what was left out is told once, by itself.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, TypeAlias
@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from optimlab.lab.lockstep.clone import clone
 from optimlab.lab.lockstep.lockstep import drive
 from optimlab.lab.lockstep.outcome import Outcome
+from optimlab.lab.lockstep.replica import Make, Replica
 from optimlab.lab.lockstep.scenario import Scenario
-from optimlab.lab.lockstep.side import Make, Side, copied
-from optimlab.lab.parity.configurations import Closures
+from optimlab.lab.parity.events import Closures
 
 Kind: TypeAlias = Literal["state", "option", "saved", "beginning"]
 Key: TypeAlias = tuple[Kind, str]
-Forms: TypeAlias = dict[Key, set[str]]
 
 ABSENT = "absent"
 BEGINNING: Key = ("beginning", "state")
@@ -34,8 +34,8 @@ BEGINNING: Key = ("beginning", "state")
 
 
 @dataclass
-class View:
-    """What is seen of one optimizer.
+class Mask:
+    """What is compared of one optimizer.
 
     Attributes:
         hidden: keys that are not compared.
@@ -47,36 +47,42 @@ class View:
     hidden: frozenset[Key] = frozenset()
     names: Mapping[str, str] = field(default_factory=dict)
     gradients: bool = False
-    forms: Forms = field(default_factory=dict)
+    forms: dict[Key, set[str]] = field(default_factory=dict)
     _layouts: set[frozenset[str]] = field(default_factory=set)
 
-    def of(self, seen: dict[str, Any], params: Sequence[Tensor], moved: set[int]) -> dict[str, Any]:
-        """View what :func:`~optimlab.lab.compare.observed.observe` laid out.
+    def apply(
+        self, seen: dict[str, Any], params: Sequence[Tensor], moved: set[int]
+    ) -> dict[str, Any]:
+        """Return what is compared of a snapshot.
 
         Args:
-            seen: that value.
+            seen: what :func:`~optimlab.lab.compare.snapshot.snapshot` laid out.
             params: the parameters.
             moved: numbers of those that have had a gradient by now.
         """
-        state_dict = seen["state_dict"]
+        saved = seen["state_dict"]
         packed = [number for group in seen["param_groups"] for number in group["params"]]
-        saved = state_dict["state"]
-        in_file = {i: saved[i] for i in saved if self._shows(saved[i], _at(packed, i), moved)}
+        for entries in (*seen["param_groups"], seen["defaults"]):
+            self._layouts.add(frozenset(entries))
+            for name, value in entries.items():
+                self._note(("option", name), type(value).__name__)
         for number, entries in seen["state"].items():
             self._note_state(number, entries, params, moved)
-        for entries in saved.values():
-            self._note_saved(entries)
-        live = {n: each for n, each in seen["state"].items() if self._shows(each, n, moved)}
+        for entries in saved["state"].values():
+            for name, value in entries.items() if isinstance(entries, dict) else ():
+                self._note(("saved", self.names.get(name, name)), type(value).__name__)
         return {
             **seen,
             "param_groups": [*map(self._options, seen["param_groups"])],
             "defaults": self._options(seen["defaults"]),
-            "shared tensors": [*map(self._shown_options, seen["shared tensors"])],
-            "state": self._state(live, "state"),
+            "shared tensors": [*map(self._options, seen["shared tensors"])],
+            "state": self._state(seen["state"], "state", lambda number: number in moved),
             "state_dict": {
-                **state_dict,
-                "state": self._state(in_file, "saved"),
-                "param_groups": [*map(self._shown_options, state_dict["param_groups"])],
+                **saved,
+                "state": self._state(
+                    saved["state"], "saved", lambda index: _at(packed, index) in moved
+                ),
+                "param_groups": [*map(self._options, saved["param_groups"])],
             },
         }
 
@@ -88,25 +94,18 @@ class View:
         return " or ".join(sorted(found))
 
     def _options(self, entries: dict[str, Any]) -> dict[str, Any]:
-        self._layouts.add(frozenset(entries))
-        for name, value in entries.items():
-            self._note(("option", name), _form(value))
-        return self._shown_options(entries)
+        shown = (name for name in sorted(entries) if ("option", name) not in self.hidden)
+        return {name: entries[name] for name in shown}
 
-    def _shown_options(self, entries: dict[str, Any]) -> dict[str, Any]:
-        return {
-            name: entries[name] for name in sorted(entries) if ("option", name) not in self.hidden
-        }
-
-    def _shows(self, entries: Any, number: Any, moved: set[int]) -> bool:
-        """Tell whether state is shown, where the two do not begin it at the same time."""
-        return BEGINNING not in self.hidden or (bool(entries) and number in moved)
-
-    def _state(self, state: dict[Any, Any], kind: Kind) -> dict[Any, Any]:
-        shown = {key: self._entries(state[key], kind) for key in sorted(state, key=_order)}
+    def _state(
+        self, state: dict[Any, Any], kind: Kind, has_moved: Callable[[Any], bool]
+    ) -> dict[Any, Any]:
+        """Show state in one order; where the two do not begin it at the same time, once both do."""
+        keys = sorted(state, key=_order)
         if BEGINNING not in self.hidden:
-            return shown
-        return {key: entries for key, entries in shown.items() if entries != {}}
+            return {key: self._entries(state[key], kind) for key in keys}
+        begun = {k: self._entries(state[k], kind) for k in keys if state[k] and has_moved(k)}
+        return {key: entries for key, entries in begun.items() if entries != {}}
 
     def _entries(self, entries: Any, kind: Kind) -> Any:
         if not isinstance(entries, dict):
@@ -129,40 +128,35 @@ class View:
         for name, value in entries.items() if param.dim() else ():  # a scalar's steps are alike it
             self._note(("state", self.names.get(name, name)), _form(value, param))
 
-    def _note_saved(self, entries: Any) -> None:
-        for name, value in entries.items() if isinstance(entries, dict) else ():
-            self._note(("saved", self.names.get(name, name)), _form(value))
-
     def _note(self, key: Key, form: str) -> None:
         self.forms.setdefault(key, set()).add(form)
 
 
-class ViewedSide(Side):
-    """A side of which no more is compared than a view shows.
+class MaskedReplica(Replica):
+    """A replica of which no more is compared than a mask shows.
 
     Args:
         make: makes the optimizer.
         scenario: what it is put through.
-        view: what is seen of it.
+        mask: what is compared of it.
     """
 
-    def __init__(self, make: Make, scenario: Scenario, view: View) -> None:
+    def __init__(self, make: Make, scenario: Scenario, mask: Mask) -> None:
         closures = isinstance(scenario, Closures)
         super().__init__(partial(self._closing, make) if closures else make, scenario)
-        self._view = view
+        self._mask = mask
         self._closed: dict[str, Any] = {}
-        self._left: dict[int, Tensor | None] = {}
         self._held: set[int] = set()
         self._moved: set[int] = set()
 
-    def observe(self) -> None:
-        """Lay out in ``seen`` what the view shows."""
-        super().observe()
+    def snapshot(self) -> None:
+        """Lay out in ``seen`` what the mask shows."""
+        super().snapshot()
         stepped = {i for i, grad in enumerate(self.given) if grad is not None}
         self._moved |= stepped & self._held  # as of before this event
         self._held = {i for group in self.seen["param_groups"] for i in group["params"]}
-        viewed = self._view.of(self.seen, self.params, self._moved)
-        self.seen = {**viewed, "gradients left": self._gradients_left(), **self._closed}
+        shown = self._mask.apply(self.seen, self.params, self._moved)
+        self.seen = {**shown, "gradients left": self._gradients_left(), **self._closed}
 
     def _closing(self, make: Make, groups: list[dict[str, Any]]) -> Optimizer:
         """Make an optimizer whose ``step()`` is always called with a closure."""
@@ -188,17 +182,17 @@ class ViewedSide(Side):
 
     def _gradients_left(self) -> dict[int, Tensor | None]:
         """Return what is in the gradients, to be compared, and put back what was given."""
-        if not (self._view.gradients and self.given):
+        if not (self._mask.gradients and self.given):
             return {}
         left = dict(enumerate(param.grad for param in self.params))
         for param, grad in zip(self.params, self.given, strict=True):
-            param.grad = copied(grad, {})
+            param.grad = clone(grad)
         return left
 
 
 @dataclass(frozen=True)
-class Viewed:
-    """What came of a comparison of two views.
+class Masked:
+    """What came of a comparison under two masks.
 
     Attributes:
         outcome: the answer.
@@ -209,28 +203,24 @@ class Viewed:
     forms: Mapping[Key, tuple[str, str]]
 
     @property
-    def parted(self) -> frozenset[Key]:
+    def differing(self) -> frozenset[Key]:
         """The keys that only one side has, or that are of another form there."""
         return frozenset(key for key, (mine, theirs) in self.forms.items() if mine != theirs)
 
-    def present(self, keys: Collection[Key]) -> set[Key]:
-        """Return those of some keys that any side has."""
-        return {key for key in keys if key in self.forms}
 
-
-def compare_views(
-    make_mine: Make, make_theirs: Make, scenario: Scenario, mine: View, theirs: View
-) -> Viewed:
-    """Put two optimizers through a scenario and compare what the views show of them."""
+def compare_masked(
+    make_mine: Make, make_theirs: Make, scenario: Scenario, mine: Mask, theirs: Mask
+) -> Masked:
+    """Put two optimizers through a scenario and compare what the masks show of them."""
     outcome = drive(
         lambda: (
-            ViewedSide(make_mine, scenario, mine),
-            ViewedSide(make_theirs, scenario, theirs),
+            MaskedReplica(make_mine, scenario, mine),
+            MaskedReplica(make_theirs, scenario, theirs),
         ),
         scenario,
     )
     keys = [*theirs.forms, *(key for key in mine.forms if key not in theirs.forms)]
-    return Viewed(outcome, {key: (mine.form(key), theirs.form(key)) for key in keys})
+    return Masked(outcome, {key: (mine.form(key), theirs.form(key)) for key in keys})
 
 
 def _at(numbers: Sequence[int], index: Any) -> int | None:
@@ -242,8 +232,8 @@ def _order(key: Any) -> tuple[int, str]:
     return (key, "") if isinstance(key, int) else (sys.maxsize, str(key))
 
 
-def _form(value: Any, param: Tensor | None = None) -> str:
-    if not isinstance(value, Tensor) or param is None:
+def _form(value: Any, param: Tensor) -> str:
+    if not isinstance(value, Tensor):
         return type(value).__name__
     dtype = str(value.dtype).removeprefix("torch.")
     if value.dim() == 0:

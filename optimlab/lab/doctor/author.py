@@ -1,4 +1,4 @@
-"""Which optimizer wrote a state dict, told by the keys it has."""
+"""Which optimizer wrote a state dict, told by the keys it has, and what its rule reads."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
-from optimlab.adam import Adam, AdamW
-from optimlab.lab.doctor.findings import Finding
+from optimlab.adam import Adam
+from optimlab.adamw import AdamW
+from optimlab.lab.doctor.checkpoint import Checkpoint
 from optimlab.lab.doctor.hyperparameters import BOOKKEEPING
-from optimlab.lab.doctor.subject import Subject, entries
-from optimlab.optimizer import Optimizer
+from optimlab.lab.findings import Finding, error
 from optimlab.rmsprop import RMSprop
+from optimlab.rule import Rule
 from optimlab.sgd import SGD
 
 # One key that no other package uses, of the group or of the state.
@@ -26,27 +27,38 @@ _FOREIGN = {
     "state1": "bitsandbytes",
     "adam_w_mode": "apex or DeepSpeed",
 }
-_RULES: dict[type[torch.optim.Optimizer], type[Optimizer]] = {
+_RULES: dict[type[torch.optim.Optimizer], type[Rule]] = {
     torch.optim.SGD: SGD,
     torch.optim.Adam: Adam,
     torch.optim.AdamW: AdamW,
     torch.optim.RMSprop: RMSprop,
 }
+MOMENTS = (
+    "exp_avg",
+    "exp_avg_sq",
+    "max_exp_avg_sq",
+    "momentum_buffer",
+    "square_avg",
+    "grad_avg",
+    "exp_inf",
+    "acc_delta",
+    "sum",
+)
 
 
-def writer(subject: Subject) -> str:
+def writer(one: Checkpoint) -> str:
     """Name the optimizer that wrote a state dict, as well as its keys tell.
 
     Returns:
         A class of ``torch.optim``, a package, ``"Adam or AdamW"`` for checkpoints from before they
         were told apart, or ``""``.
     """
-    if subject.live is not None:
-        own = [c.__name__ for c in type(subject.live).__mro__ if c.__name__ in _torch_keys()]
-        name = own[0] if own else type(subject.live).__name__
-        return _by_decay(subject) if name in ("Adam", "AdamW") else name
-    keys = {str(key) for group in subject.groups for key in group} - BOOKKEEPING
-    held = {key for value in subject.state.values() for key, _ in entries(value)}
+    if one.live is not None:
+        own = [c.__name__ for c in type(one.live).__mro__ if c.__name__ in _torch_keys()]
+        name = own[0] if own else type(one.live).__name__
+        return _by_decay(one) if name in ("Adam", "AdamW") else name
+    keys = {str(key) for group in one.groups for key in group} - BOOKKEEPING
+    held = {key for place in range(len(one.numbers)) for key in one.held(place)}
     for key, package in _FOREIGN.items():
         if key in keys | held:
             return package
@@ -54,11 +66,11 @@ def writer(subject: Subject) -> str:
     if not keys or not fitting:
         return ""
     name = min(fitting, key=lambda each: fitting[each])
-    return _by_decay(subject) if name in ("Adam", "AdamW") else name
+    return _by_decay(one) if name in ("Adam", "AdamW") else name
 
 
-def _by_decay(subject: Subject) -> str:
-    flags = {group.get("decoupled_weight_decay") for group in subject.groups}
+def _by_decay(one: Checkpoint) -> str:
+    flags = {group.get("decoupled_weight_decay") for group in one.groups}
     return "AdamW" if flags == {True} else "Adam" if flags == {False} else "Adam or AdamW"
 
 
@@ -87,18 +99,24 @@ def read_state(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> set[s
         optimizer: the optimizer.
         group: a group with the hyperparameters that the step would find.
     """
-    known = optimizer if isinstance(optimizer, Optimizer) else None
+    known = optimizer if isinstance(optimizer, Rule) else None
     for theirs, rule in _RULES.items():
         if known is None and isinstance(optimizer, theirs):
             known = rule.__new__(rule)  # which names it reads is the same for all of them
     try:
-        names = None if known is None else set(known.state_names(group))
+        names = None if known is None else set(known.state_spec.names(group))
     except KeyError:  # the group lacks what the step will miss, too: that is a finding of its own
         return None
-    return names and names | ({"step"} if known is not None and known.counts_steps else set())
+    counts = known is not None and known.state_spec.count is not None
+    return names and names | ({"step"} if counts else set())
 
 
-def check_writer(saved: Subject, live: Subject, *, loads_it: bool) -> Iterator[Finding]:
+def starts_silently(optimizer: torch.optim.Optimizer) -> bool:
+    """Tell whether a rule makes state that it does not find, in place of raising an error."""
+    return isinstance(optimizer, torch.optim.SGD | SGD)
+
+
+def check_writer(saved: Checkpoint, live: Checkpoint, *, loads_it: bool) -> Iterator[Finding]:
     """Say when a state dict was written by another class than the one that would load it.
 
     Args:
@@ -114,13 +132,8 @@ def check_writer(saved: Subject, live: Subject, *, loads_it: bool) -> Iterator[F
     what += ", which loads it without an error" if loads_it else ""
     if {wrote, loads} == {"Adam", "AdamW"}:
         what += ": " + _decay(loads, bool(decayed))
-    yield Finding(
-        "error",
-        "wrong class",
-        saved.name,
-        what,
-        f"go on with {wrote}, or convert state and hyperparameters knowingly.",
-    )
+    advice = f"go on with {wrote}, or convert state and hyperparameters knowingly."
+    yield error("wrong class", saved.name, what, advice)
 
 
 def _decay(loads: str, decayed: bool) -> str:

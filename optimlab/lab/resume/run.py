@@ -6,12 +6,9 @@ import pickle
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeAlias
 
-import torch
-from torch import Tensor
-
-from optimlab.lab import report as terminal
+from optimlab.lab.compare.diff import NothingCompared
 from optimlab.lab.compare.digest import digest
-from optimlab.lab.compare.observed import NothingCompared
+from optimlab.lab.importing import import_named
 
 
 class Run(Protocol):
@@ -45,16 +42,12 @@ Digests: TypeAlias = dict[str, str]
 
 def maker(make_run: MakeRun) -> Callable[[], Run]:
     """Return the function that makes runs; a string names it as ``module:function``."""
-    made: Callable[[], Run] = terminal.resolve(make_run) if isinstance(make_run, str) else make_run
+    made: Callable[[], Run] = import_named(make_run) if isinstance(make_run, str) else make_run
     return made
 
 
 def check_travels(make_run: MakeRun) -> None:
-    """Refuse what a new process could not import.
-
-    Raises:
-        TypeError: if it is a lambda, or a function within another one.
-    """
+    """Refuse what a new process could not import: a lambda, or a function within another one."""
     try:
         pickle.dumps(make_run)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -65,32 +58,8 @@ def check_travels(make_run: MakeRun) -> None:
 
 
 def digests(run: Run) -> Digests:
-    """Return a short number for the bits of everything that the run names.
-
-    Raises:
-        NothingCompared: if it names nothing.
-    """
+    """Return a short number for the bits of each thing that the run names, if it names any."""
     found = {name: digest(value) for name, value in run.tensors().items()}
     if not found:
         raise NothingCompared("tensors() names nothing, so that no difference could be found")
     return found
-
-
-def elements(value: Any) -> int:
-    """Count the elements of all tensors in a value; a number counts as one."""
-    if isinstance(value, Tensor):
-        return value.numel()
-    if isinstance(value, Mapping):
-        return sum(map(elements, value.values()))
-    if isinstance(value, list | tuple):
-        return sum(map(elements, value))
-    return 1
-
-
-def frozen(value: Any) -> Any:
-    """Copy a value, so that later steps do not change it."""
-    if isinstance(value, Tensor):
-        return value.detach().clone(memory_format=torch.preserve_format)
-    if isinstance(value, Mapping):
-        return {key: frozen(item) for key, item in value.items()}
-    return type(value)(map(frozen, value)) if isinstance(value, list | tuple) else value
