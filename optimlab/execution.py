@@ -23,7 +23,8 @@ from torch import Tensor
 from optimlab import native
 from optimlab.core.batch import Batch, Execution, FusedStep, Member, Stepped
 from optimlab.core.declared import is_declared
-from optimlab.core.values import Moving, OneByOne, PartialState, TensorList, Unread, as_scalars
+from optimlab.core.tensor_list import OneByOne, PartialState, TensorList
+from optimlab.core.values import Moving, StepCount, as_scalars
 from optimlab.native.launch import Launch, launch, no_modes_active
 from optimlab.native.step_cache import CachedStep, cache_step
 
@@ -78,7 +79,7 @@ def _next(step: Tensor, batch: Batch, *, is_lazy: bool) -> Any:
         return step.clone()  # autograd may keep it, and the next step changes the original
     if batch.steps_stay_tensors:
         return step
-    return Unread(step) if is_lazy else float(step.item())
+    return StepCount(step) if is_lazy else float(step.item())
 
 
 # Foreach.
@@ -132,7 +133,7 @@ def _update_list(
     steps, step = _steps(members), cast(Any, number)
     if number is None:  # only now: torch counts once the tensors are viewed as real
         _count_together(steps)
-        step = Unread(steps) if steps else 1.0
+        step = StepCount(steps) if steps else 1.0
     if batch.steps_stay_tensors and steps:
         step = TensorList(steps, capturable=bool(batch.capturable))
     rule.update(param, grad, state, step, _group_of(rule, batch))

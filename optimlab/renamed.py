@@ -93,6 +93,7 @@ RENAMED = {
     "optimlab.resume.proof": "optimlab.lab.resume.proof",
     "optimlab.scalar": "optimlab.core.scalar",
     "optimlab.shadow": "optimlab.lab.shadow",
+    "optimlab.values.Unread": "optimlab.core.values.StepCount",
     "optimlab.terminal": "optimlab.lab.report",
 }
 """Each old name of a module, class or function, and where it is now.

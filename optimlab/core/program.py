@@ -21,7 +21,7 @@ from torch import Tensor
 
 from optimlab.core import values
 from optimlab.core.scalar import Scalars, is_symbolic, value_of
-from optimlab.core.values import Scalar, TensorList
+from optimlab.core.tensor_list import Scalar, TensorList
 
 LARGEST_EXACT = 1 << 53
 """Up to here every integer is a float64."""
@@ -128,7 +128,7 @@ class Program:
 
         Args:
             inputs: a tensor for each name in :attr:`inputs`, or a
-                :class:`~optimlab.core.values.TensorList` for each if the program is :attr:`listed`.
+                :class:`~optimlab.values.TensorList` for each if the program is :attr:`listed`.
                 ``param`` and state are updated in place.
 
         Returns:
@@ -276,7 +276,7 @@ def _written(operation: str, *positional: str) -> Callable[..., Symbol]:
 class Symbol:
     """Stands for a tensor of any size while a rule is traced: its methods write themselves down.
 
-    The operations are those of :class:`~optimlab.core.values.TensorList`, and the operators that
+    The operations are those of :class:`~optimlab.values.TensorList`, and the operators that
     rules use on tensor step counts.
 
     Attributes:

@@ -43,6 +43,7 @@ PAGES = {
 RULES = {
     "sgd": "SGD",
     "adam": "Adam",
+    "adamw": "AdamW",
     "rmsprop": "RMSprop",
     "bench/lion": "the benchmark's Lion",
 }

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 # Functions between the optimizer's code and ATen, whose local variables are not the optimizer's.
 _BETWEEN = (
     "optimlab.lab.",
+    "optimlab.core.tensor_list",
     "optimlab.core.values",
     "torch._",
     "torch.utils.",
