@@ -8,8 +8,9 @@ Use it in place of ``torch.optim``::
 
 Read it in this order: ``sgd.py``, ``adam.py`` and ``rmsprop.py`` (the rules); ``core/values.py``
 (what a rule is applied to), ``core/program.py`` and ``core/scalar.py`` (a rule written down);
-``execution.py`` (a rule carried out), ``native/`` (by the kernel, and how a step is cached) and
-``optimizer.py`` (everything around it). Floor by floor, each importing only from those below:
+``execution.py`` (a rule carried out), ``native/`` (by the kernel, and how a step is cached),
+``rule.py`` (the one step) and ``optimizer.py`` (everything around it). Floor by floor, each
+importing only from those below:
 
 ==============  ==================================================================================
 ``cli``         the command line, a file for each command
@@ -17,7 +18,8 @@ Read it in this order: ``sgd.py``, ``adam.py`` and ``rmsprop.py`` (the rules); `
 ``lab``         the tools: parity, explain, trace, watch, shadow, doctor, resume, info; below them
                 what they share: compare, lockstep, record
 ``optimizers``  all optimizers by their names, each in a file of its own
-``optimizer``   the container: groups, state, checkpoints, hooks, and the one step
+``rule``        update rules, the state that they declare, and the one step
+``optimizer``   the container: groups, state, checkpoints, hooks
 ``execution``   for-loop, foreach, fused and native, side by side
 ``native``      the kernel, guards, the cached step
 ``core``        tensors and symbols that a rule is applied to, programs, groups, checkpoints
@@ -53,6 +55,7 @@ if TYPE_CHECKING:  # for editors and type checkers: _HOMES says the same to Pyth
     from optimlab.optimizers import AdamW as AdamW
     from optimlab.optimizers import Optimizer as Optimizer
     from optimlab.optimizers import RMSprop as RMSprop
+    from optimlab.optimizers import Rule as Rule
     from optimlab.optimizers import lr_scheduler as lr_scheduler
     from optimlab.optimizers import swa_utils as swa_utils
 
@@ -68,6 +71,7 @@ _HOMES = {
     "Optimizer": "optimizers",
     "Program": "core.program",
     "RMSprop": "optimizers",
+    "Rule": "optimizers",
     "doctor": "lab.doctor",
     "explain": "lab.explain.explaining",
     "info": "lab.info",

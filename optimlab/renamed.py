@@ -60,6 +60,9 @@ RENAMED = {
     "optimlab.instruments.watch": "optimlab.lab.watch",
     "optimlab.instruments.worked": "optimlab.lab.trace.worked",
     "optimlab.instruments.writing": "optimlab.lab.record.writing",
+    "optimlab.optimizer.Step": "optimlab.rule.Step",
+    "optimlab.optimizer.pure": "optimlab.rule.pure",
+    "optimlab.optimizer.unequal_steps": "optimlab.rule.unequal_steps",
     "optimlab.parity.Excepted": "optimlab.lab.parity.case_result.excepted",
     "optimlab.parity.Tried": "optimlab.lab.parity.CaseResult",
     "optimlab.parity.Verdict": "optimlab.lab.parity.ParityResult",
@@ -90,6 +93,7 @@ RENAMED = {
     "optimlab.resume.proof": "optimlab.lab.resume.proof",
     "optimlab.scalar": "optimlab.core.scalar",
     "optimlab.shadow": "optimlab.lab.shadow",
+    "optimlab.values.Unread": "optimlab.core.values.StepCount",
     "optimlab.terminal": "optimlab.lab.report",
 }
 """Each old name of a module, class or function, and where it is now.

@@ -285,10 +285,8 @@ def test_defaults_may_have_entries_that_groups_lack(name: str, way: Options) -> 
     pair.step(1)
 
 
-class Mine(optimlab.Optimizer):
+class Mine(optimlab.Rule):
     """An optimizer of somebody else's, which does not say what it reads."""
-
-    counts_steps = False
 
     def update(self, param: Any, grad: Any, state: Any, step: Any, group: Any) -> None:
         param.add_(grad, alpha=-group["lr"])

@@ -465,10 +465,11 @@ def test_state_that_a_user_adds_before_the_first_step_is_taken_as_in_torch(name:
         pair.refused(lambda side: side.optimizer.step())
 
 
-def test_the_base_class_has_no_rule_and_says_so() -> None:
+@pytest.mark.parametrize("base", [optimlab.Optimizer, optimlab.Rule])
+def test_a_base_class_has_no_rule_and_says_so(base: Any) -> None:
     param = leaf(2)
     param.grad = torch.ones(2)
-    optimizer = optimlab.Optimizer([param], {"lr": 0.1})
+    optimizer = base([param], {"lr": 0.1})
     with pytest.raises(NotImplementedError):
         optimizer.step()
     assert torch.equal(param, torch.ones(2))

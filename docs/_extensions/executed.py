@@ -257,13 +257,15 @@ class Run:
         for variable in frozenset().union(*(e.variables for e in meant)):
             if not variable.step and variable.name not in self.numbers:
                 raise WrongFormulaError(f"at which step is {variable.name} meant?")
-        defined = self._defined(meant)
-        for name, values in defined.items():
-            if name in self.sequences:
-                self._compare(name, values, self.sequences[name])
-        self.sequences.update({n: v for n, v in defined.items() if n not in self.sequences})
-        for equation in meant:
-            self._hold(equation)
+        # A wrong formula may well take the root of a negative number: then it is nan, and seen.
+        with np.errstate(all="ignore"):
+            defined = self._defined(meant)
+            for name, values in defined.items():
+                if name in self.sequences:
+                    self._compare(name, values, self.sequences[name])
+            self.sequences.update({n: v for n, v in defined.items() if n not in self.sequences})
+            for equation in meant:
+                self._hold(equation)
         return set(defined) & self.own
 
     def option(self, name: str) -> bool:
@@ -349,11 +351,11 @@ class Run:
         return t == 0 or (t == 1 and quantity.name in self.begun)
 
     def _claim(self, equation: Relation, claim: str, left: Any, right: Any, t: int) -> None:
-        if claim != "in" and not (np.isfinite(left).all() and np.isfinite(right).all()):
+        sizes = [float(np.abs(side).max()) for side in (left, right) if claim != "in"]
+        if not all(map(math.isfinite, sizes)):
             raise WrongFormulaError(f"{self}, step {t}: {equation}: {left} {claim} {right}")
         if claim == "==":
-            scale = max(1.0, float(np.abs(left).max()), float(np.abs(right).max()))
-            holds = bool(np.all(np.abs(left - right) <= ACCURACY * scale))
+            holds = bool(np.all(np.abs(left - right) <= ACCURACY * max(1.0, *sizes)))
         elif claim == "in":
             low, high, with_low, with_high = right
             members = left if isinstance(left, tuple) else (left,)
@@ -378,10 +380,8 @@ class Run:
 
     def _evaluated(self, code: Any, scope: dict[str, Any]) -> Any:
         try:
-            # A wrong formula may well take the root of a negative number: then it is nan, and seen.
             # What is evaluated is made by the reader of formulas, out of names and arithmetic.
-            with np.errstate(all="ignore"):
-                return eval(code, scope)
+            return eval(code, scope)
         except NameError as error:
             raise WrongFormulaError(f"{self}: {error.name!r} is given nowhere") from None
         except ZeroDivisionError:
@@ -538,7 +538,8 @@ class Execution:
             met = []
             for circumstance in self._circumstances:
                 about = SUBJECTS[circumstance.of] if circumstance.of else self.subject
-                run = self._runs.setdefault(repr(circumstance), Run(about, circumstance))
+                key = repr(circumstance)
+                run = self._runs[key] = self._runs.get(key) or Run(about, circumstance)
                 self._computed.setdefault(str(run), set()).update(run.follow(equations))
                 met.append(run)
             _check_that_all_matters(equations, met)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 import optimlab
 from optimlab.lab.record.writing import Operation, Value
-from optimlab.lab.trace.trace import TracedStep
+from optimlab.lab.trace.worked import TracedStep
 
 Floats: TypeAlias = NDArray[np.float32]
 Doubles: TypeAlias = NDArray[np.float64]

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from optimlab.bench import tables
 from optimlab.bench.implementations import IMPLEMENTATIONS, OURS
 from optimlab.bench.results import Outcome, by_workload, measured
 
@@ -55,14 +54,14 @@ def draw(outcomes: Sequence[Outcome]) -> Figure:
 def draw_workload(axes: Axes, title: str, outcomes: Sequence[Outcome]) -> None:
     """Draw the rules of one workload, one below the other, on a logarithmic scale."""
     for position, outcome in enumerate(outcomes):
-        for name, timing in outcome.timings.items():
+        for name, timing in outcome.seconds.items():
             quartiles = timing.first_quartile, timing.third_quartile
             ends = [time / outcome.limit.seconds for time in quartiles]
             axes.plot(ends, [position] * 2, color=COLOURS[name], linewidth=2, alpha=0.5)
             middle = timing.median / outcome.limit.seconds
             axes.plot([middle], [position], zorder=4 if name == OURS else 3, **point(name))
     axes.axvline(1, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-    axes.set_yticks(range(len(outcomes)), [outcome.rule.title for outcome in outcomes])
+    axes.set_yticks(range(len(outcomes)), [outcome.title for outcome in outcomes])
     axes.set_ylim(len(outcomes) - 0.4, -0.6)
     axes.set_xscale("log")
     finish(axes, title.replace(": ", "\n"))
@@ -86,7 +85,7 @@ def draw_scaling(scaling: Mapping[str, Sequence[Outcome]]) -> Figure:
     Args:
         scaling: outcomes in ascending order, by what grows.
     """
-    rule = next(iter(scaling.values()))[0].rule
+    rule = next(iter(scaling.values()))[0]
     figure = new_figure(f"Time of a step of {rule.title}, in milliseconds", height=5.6)
     panels = figure.subplots(1, len(scaling), squeeze=False).flat
     for axes, (name, outcomes) in zip(panels, scaling.items(), strict=True):
@@ -98,16 +97,16 @@ def draw_scaling(scaling: Mapping[str, Sequence[Outcome]]) -> Figure:
 def draw_series(axes: Axes, name: str, outcomes: Sequence[Outcome]) -> None:
     """Draw a line for each implementation, and the limit, both scales logarithmic."""
     for implementation in measured(outcomes):
-        present = [each for each in outcomes if implementation in each.timings]
-        sizes = [tables.size(name, each) for each in present]
-        medians = [1e3 * each.timings[implementation].median for each in present]
+        present = [each for each in outcomes if implementation in each.seconds]
+        sizes = [getattr(each, name) for each in present]
+        medians = [1e3 * each.seconds[implementation].median for each in present]
         axes.plot(sizes, medians, linewidth=1.8, **point(implementation))
-    sizes = [tables.size(name, each) for each in outcomes]
+    sizes = [getattr(each, name) for each in outcomes]
     limits = [1e3 * each.limit.seconds for each in outcomes]
     axes.plot(sizes, limits, color=INK, linewidth=1, linestyle=(0, (4, 3)))
     axes.set_xscale("log")
     axes.set_yscale("log")
-    title = outcomes[0].workload.title
+    title = outcomes[0].workload
     finish(
         axes, f"{title}: ever more {name}" if name == "elements" else f"Ever more {title.lower()}"
     )

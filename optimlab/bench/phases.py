@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from statistics import median
 from typing import Any
 
@@ -53,13 +53,15 @@ class Clocks:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Put a clock at each of the functions."""
-        with ExitStack() as stack:
+        """Put a clock at each of the four functions."""
+        functions = {each: getattr(CachedStep, each) for each in PHASES.values()}
+        try:
             for name, attribute in PHASES.items():
-                function = getattr(CachedStep, attribute)
-                stack.callback(setattr, CachedStep, attribute, function)
-                setattr(CachedStep, attribute, self.on(function, name))
+                setattr(CachedStep, attribute, self.on(functions[attribute], name))
             yield
+        finally:
+            for attribute, function in functions.items():
+                setattr(CachedStep, attribute, function)
 
 
 def phases(run: Run, values: Values, effort: Effort) -> Mapping[str, float]:
@@ -78,16 +80,12 @@ def phases(run: Run, values: Values, effort: Effort) -> Mapping[str, float]:
     """
     if values.device != "cpu":
         return {}
-    clocks = Clocks()
-    steps: list[dict[str, float]] = []
+    clocks, steps = Clocks(), list[dict[str, float]]()
     step, began = clocks.on(run.step, REST), time.perf_counter()
     with clocks.installed(), without_collector():
-        while len(steps) < MOST_STEPS and (
-            len(steps) < effort.repeats or time.perf_counter() - began < effort.seconds
-        ):
+        while len(steps) < MOST_STEPS and not effort.spent(len(steps), began):
             run.take(values.gradients_of(len(steps)))
             clocks.spent = {}
             step()
             steps.append({STEP: sum(clocks.spent.values()), **clocks.spent})
-    names = (STEP, *PHASES, REST)
-    return {name: median(each.get(name, 0.0) for each in steps) for name in names}
+    return {n: median(each.get(n, 0.0) for each in steps) for n in (STEP, *PHASES, REST)}

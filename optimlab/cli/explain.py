@@ -124,17 +124,17 @@ def rehearse(makes: Sequence[Any], scenario: Scenario) -> None:
     """
     from optimlab.lab.compare.snapshot import parameters
     from optimlab.lab.lockstep.clone import give_gradients
-    from optimlab.lab.record.pair import Made
+    from optimlab.lab.record.pair import made
 
     for make in makes:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                pair = Made(make, make, scenario)
+                pair = made(make, make, scenario)
                 optimizer = pair.optimizers[0]
                 for step in range(1, scenario.steps + 1):
-                    pair.begin(step)
-                    give_gradients(parameters(optimizer), pair.gradients(step))
+                    gradients = pair.begin(step)  # which may add parameters
+                    give_gradients(parameters(optimizer), gradients)
                     optimizer.step()
         except Exception as error:
             reason = str(error) or type(error).__name__

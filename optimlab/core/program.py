@@ -20,7 +20,7 @@ from torch import Tensor
 
 from optimlab.core import values
 from optimlab.core.scalar import Scalars, is_symbolic, value_of
-from optimlab.core.values import Scalar, TensorList
+from optimlab.core.tensor_list import Scalar, TensorList
 
 Value: TypeAlias = Tensor | TensorList
 """What a program runs on: single tensors for a for-loop program, lists for a foreach one."""
@@ -120,7 +120,7 @@ class Program:
 
         Args:
             inputs: a tensor for each name in :attr:`inputs`, or a
-                :class:`~optimlab.core.values.TensorList` for each if the program is :attr:`listed`.
+                :class:`~optimlab.values.TensorList` for each if the program is :attr:`listed`.
                 ``param`` and state are updated in place.
 
         Returns:
@@ -246,7 +246,7 @@ def _unused(name: str, taken: set[str]) -> str:
 class Symbol:
     """Stands for a tensor of any size while a rule is recorded.
 
-    The operations are those of :class:`~optimlab.core.values.TensorList`, and the operators that
+    The operations are those of :class:`~optimlab.values.TensorList`, and the operators that
     rules use on tensor step counts.
 
     Attributes:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
     from rich.table import Table
+    from rich.text import Text
 
 WIDTH = 100
 
@@ -22,10 +23,10 @@ WIDTH = 100
 def as_json(value: Any) -> Any:
     """Return a result as plain values that the json module can write.
 
-    Dataclasses become dicts of their fields, as with :func:`dataclasses.asdict`; tensors, tuples
-    and sets become lists, the latter sorted; an Enum its value; paths, dtypes, devices and what
-    else is no plain value their text. A number that JSON has no spelling for, infinite or NaN,
-    becomes ``None``.
+    Dataclasses become dicts of their fields, as with :func:`dataclasses.asdict`, but for those
+    that ``repr`` leaves out; tensors, tuples and sets become lists, the latter sorted; an Enum its
+    value; paths, dtypes, devices and what else is no plain value their text. A number that JSON
+    has no spelling for, infinite or NaN, becomes ``None``.
 
     Args:
         value: a result, or any part of one.
@@ -37,7 +38,8 @@ def as_json(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {each.name: as_json(getattr(value, each.name)) for each in dataclasses.fields(value)}
+        names = [each.name for each in dataclasses.fields(value) if each.repr]
+        return {name: as_json(getattr(value, name)) for name in names}
     if isinstance(value, Mapping):
         return {str(key): as_json(item) for key, item in value.items()}
     if isinstance(value, set | frozenset):
@@ -95,7 +97,7 @@ def _lines_of(row: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 def rich_table(
     headings: Sequence[str],
-    rows: Iterable[Sequence[str]],
+    rows: Iterable[Sequence[str | Text]],
     style: Callable[[str, str], str] = lambda heading, cell: "",
     *,
     left: int = 1,
@@ -105,8 +107,8 @@ def rich_table(
 
     Args:
         headings: of the columns.
-        rows: the cells.
-        style: the style of a cell, from its heading and its text; the empty string for none.
+        rows: the cells; one that is a :class:`rich.text.Text` has its own style.
+        style: the style of another, from its heading and its text; the empty string for none.
         left: how many columns, from the first, are aligned to the left.
         options: further arguments of :class:`rich.table.Table`.
     """
@@ -120,7 +122,7 @@ def rich_table(
         laid_out.add_column(heading, justify="left" if column < left else "right", no_wrap=True)
     for row in rows:
         pairs = zip(headings, row, strict=True)
-        laid_out.add_row(*(Text(cell, style(heading, cell)) for heading, cell in pairs))
+        laid_out.add_row(*(Text(c, style(h, c)) if isinstance(c, str) else c for h, c in pairs))
     return laid_out
 
 

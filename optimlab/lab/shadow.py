@@ -16,25 +16,23 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from optimlab.adam import Adam, AdamW
+from optimlab.adam import Adam
+from optimlab.adamw import AdamW
 from optimlab.lab.compare.diff import Compared, Diff, NothingCompared
 from optimlab.lab.compare.snapshot import parameters
 from optimlab.lab.lockstep.clone import clone
 from optimlab.lab.lockstep.outcome import Difference
 from optimlab.lab.record.step_scope import Closure, StepScope
-from optimlab.optimizer import Optimizer
 from optimlab.rmsprop import RMSprop
+from optimlab.rule import Rule
 from optimlab.sgd import SGD
 
 OnDifference: TypeAlias = Literal["raise"] | Callable[[Difference], object]
 
 # AdamW first: it is a subclass of Adam.
-_RULES: tuple[tuple[type[torch.optim.Optimizer], type[Optimizer]], ...] = (
-    (torch.optim.AdamW, AdamW),
-    (torch.optim.Adam, Adam),
-    (torch.optim.SGD, SGD),
-    (torch.optim.RMSprop, RMSprop),
-)
+_RULES: dict[type[torch.optim.Optimizer], type[Rule]] = {
+    getattr(torch.optim, rule.__name__): rule for rule in (AdamW, Adam, SGD, RMSprop)
+}
 _SCALING = ("grad_scale", "found_inf")  # by which torch.amp.GradScaler tells a fused optimizer
 
 
@@ -118,7 +116,7 @@ class Shadow:
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
-        rule: type[Optimizer],
+        rule: type[Rule],
         on_difference: OnDifference,
         every: int,
         model: nn.Module | None,
@@ -132,7 +130,7 @@ class Shadow:
         self._names = {} if model is None else {id(p): n for n, p in model.named_parameters()}
         self._diff = Diff()
         self._due = False
-        self._twin: Optimizer | None = None
+        self._twin: Rule | None = None
         self._scope = StepScope(optimizer, self._begin, self._end, self._around)
 
     @property
@@ -232,13 +230,8 @@ class Shadow:
         return tuple(self._names.get(id(param), "not in the model") for param in params)
 
 
-def twin_of(optimizer: torch.optim.Optimizer, rule: type[Optimizer]) -> Optimizer:
-    """Copy an optimizer with its parameters and gradients, to be stepped by another class's rule.
-
-    Args:
-        optimizer: of torch's class with the same state and hyperparameters as ``rule``.
-        rule: the class of the copy.
-    """
+def twin_of(optimizer: torch.optim.Optimizer, rule: type[Rule]) -> Rule:
+    """Copy an optimizer with its parameters and gradients, to be stepped by a rule of ours."""
     memo = {id(param): _with_gradient(param) for param in parameters(optimizer)}
     groups = clone(optimizer.param_groups, memo)
     state: defaultdict[Any, Any] = defaultdict(dict)
@@ -255,11 +248,11 @@ def twin_of(optimizer: torch.optim.Optimizer, rule: type[Optimizer]) -> Optimize
     return twin
 
 
-def _choose_loop(twin: Optimizer, group: dict[str, Any], live: Sequence[Tensor]) -> None:
+def _choose_loop(twin: Rule, group: dict[str, Any], live: Sequence[Tensor]) -> None:
     """Ask for the for-loop where torch takes it because of a parameter's own class."""
     chosen = group.get("foreach") is None and group.get("fused") is None
     with_gradient = [param for param in live if param.grad is not None]
-    if chosen and not twin.foreach_by_default(with_gradient, group):
+    if chosen and not twin._foreach_by_default(with_gradient, group):
         group["foreach"] = False
 
 
@@ -287,14 +280,10 @@ def _unwrapped(optimizer: Any) -> torch.optim.Optimizer:
     return optimizer
 
 
-def _rule_of(optimizer: torch.optim.Optimizer) -> type[Optimizer]:
-    """Find the rule of a class.
-
-    Raises:
-        TypeError: if there is none, or if the class has a step of its own.
-    """
+def _rule_of(optimizer: torch.optim.Optimizer) -> type[Rule]:
+    """Find the rule of a class that has no step of its own."""
     live = type(optimizer)
-    for theirs, rule in _RULES:
+    for theirs, rule in _RULES.items():
         if isinstance(optimizer, theirs):
             if inspect.unwrap(live.step) is not inspect.unwrap(theirs.step):
                 raise TypeError(
@@ -302,5 +291,5 @@ def _rule_of(optimizer: torch.optim.Optimizer) -> type[Optimizer]:
                     "is meant to do; optimlab.parity compares any two optimizers"
                 )
             return rule
-    known = ", ".join(theirs.__name__ for theirs, _ in _RULES)
+    known = ", ".join(theirs.__name__ for theirs in _RULES)
     raise TypeError(f"there is no rule for {live.__name__}: a shadow follows torch.optim's {known}")

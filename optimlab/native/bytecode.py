@@ -139,7 +139,7 @@ def trace(
     if symbolic:
         group = recorder.scalars.group(group)
         count: Any = recorder.scalars.step_count(step)
-        optimizer.state_names(group)  # whose choice has to stay, too
+        optimizer.state_spec.names(group)  # whose choice has to stay, too
         optimizer.update(param, grad, state, count, group)
     else:
         optimizer.update(param, grad, state, step, group)

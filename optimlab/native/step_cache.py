@@ -139,7 +139,7 @@ class CachedGroup:
         self._attempts = 0
         flags = Identity([(group, lambda name: None if name in FLAGS else ANYTHING)])
         self._flags_stayed = runner.kernel.stayed(flags)
-        self._names_are_ours = is_of_this_package(type(optimizer).state_names)
+        self._names_are_ours = all(map(is_of_this_package, optimizer.state_spec.conditions))
 
     def holds(self, optimizer: Stepped, rule: Any) -> bool:
         """Tell whether the same parameters take part, with the same flags and kinds of state."""
@@ -149,7 +149,7 @@ class CachedGroup:
                 break
         if not self.traces and not self._flags_stayed():
             return False
-        return self._names_are_ours or optimizer.state_names(self.group) == self.names
+        return self._names_are_ours or optimizer.state_spec.names(self.group) == self.names
 
     def compute(self, optimizer: Stepped) -> bool:
         """Write the numbers of the coming step; tell whether the kernel takes the rule."""
@@ -168,7 +168,7 @@ class CachedGroup:
                     pass  # the rule has to be run: it may be an error, which the rule will raise
             else:
                 self.was_run = True
-                if optimizer.state_names(group) != self.names:
+                if optimizer.state_spec.names(group) != self.names:
                     return False
                 if not read_rule(self._runner, optimizer, launch):
                     return False

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import json
-import os
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -23,14 +23,16 @@ import torch
 from torch import Tensor
 
 pytest.importorskip("matplotlib", reason="the benchmark draws with matplotlib")
-pytest.importorskip("rich", reason="the benchmark prints with rich")
+pytest.importorskip("psutil", reason="the benchmark asks it what else runs")
 
+import psutil
 from matplotlib.image import imread
 
 import optimlab
 from optimlab import __main__ as command_line
-from optimlab.bench import bits, implementations, limit, memory, surroundings, timing, workloads
+from optimlab.bench import implementations, limit, memory, surroundings, timing, workloads
 from optimlab.bench.implementations import IMPLEMENTATIONS, Run, Values
+from optimlab.bench.results import Bits
 from optimlab.bench.rules import RULES
 from optimlab.bench.workloads import WORKLOADS, Workload
 
@@ -52,6 +54,7 @@ SHAPES = {
     "large": (1, 25_000_000),
 }
 MLP = SHAPES["mlp"][1]
+ROOT = Path(__file__).parents[2]
 MEASURED = ("sgd", "adam", "rmsprop")
 SHORT = ("--quick", "--workload", "mlp", "--threads", "1", "--repeats", "1")
 FEW = Workload("Few", ((3, 2), (5,)))
@@ -234,6 +237,26 @@ def test_the_number_of_threads_is_set_for_the_run_alone(tmp_path: Path) -> None:
         torch.set_num_threads(before)
 
 
+def keys_of(value: Any, inside: str = "") -> set[str]:
+    """Name all keys of a JSON document but those that are names of what was measured."""
+    if isinstance(value, list):
+        return set().union(*(keys_of(each, inside) for each in value))
+    if not isinstance(value, dict):
+        return set()
+    named = {"phases", "missing", "settings", "environment"}
+    keys = set() if named & {inside} or {*value} <= {*IMPLEMENTATIONS} else {*value}
+    return {f"{inside} {key}" for key in keys}.union(
+        *(keys_of(each, key if key in keys else inside) for key, each in value.items())
+    )
+
+
+def test_the_numbers_have_the_keys_of_the_record_in_the_documentation(finished: Finished) -> None:
+    record = json.loads((ROOT / "docs" / "bench" / "bench.json").read_text(encoding="utf-8"))
+    assert keys_of(finished.numbers) == keys_of(record)
+    assert {*finished.numbers["settings"]} == {*record["settings"]}
+    assert {*finished.numbers["environment"]} == {*record["environment"]}
+
+
 # What is noticed.
 
 
@@ -305,7 +328,7 @@ def test_a_wrong_optimizer_is_named_and_ends_with_status_1(
 )
 def test_elements_that_differ_are_counted(theirs: dict[str, Tensor], differing: int) -> None:
     ours = {"a": torch.ones(3), "b": torch.zeros(2)}
-    comparison = bits.compare(ours, theirs)
+    comparison = Bits.compare(ours, theirs)
     assert (comparison.differing, bool(comparison.where)) == (differing, differing > 0)
 
 
@@ -369,8 +392,8 @@ def test_a_loop_moves_nearly_the_bytes_of_the_rule_and_keeps_to_normal_numbers(
 
 def test_the_fastest_loop_by_bandwidth_is_the_limit() -> None:
     loops = {"slow": limit.Loop(gc.isenabled, 100), "fast": limit.Loop(gc.isenabled, 50)}
-    found = limit.fastest(loops, {"slow": 1.0, "fast": 0.25}, needed=200)
-    assert (found.kernel, found.seconds, found.bandwidth) == ("fast", 1.0, 200.0)
+    found = limit.fastest(loops, {"slow": 1.0, "fast": 0.25}, limit.Traffic(3, 2), 10)
+    assert found == limit.Limit("fast", 1.0, 200, 20, 200.0)
 
 
 @pytest.mark.parametrize("turn", [timing.Turn(1, 4), timing.Turn(0, 1)])
@@ -391,20 +414,20 @@ def test_all_take_the_same_steps_in_turns_of_which_the_first_is_not_timed(
 
     seconds, following = timing.time_in_turns(
         {name: entrant(name) for name in "abc"},
-        effort=timing.Effort(repeats=10, seconds=0.0),
+        effort=timing.Effort(least_steps=10, least_seconds=0.0),
         turn=turn,
         first_step=7,
         device="cpu",
     )
-    rounds = -(-10 // turn.timed)
+    rounds, steps = -(-10 // turn.timed), turn.untimed + turn.timed
     assert {name: len(each) for name, each in seconds.items()} == dict.fromkeys(
         "abc", rounds * turn.timed
     )
-    assert following == 7 + rounds * turn.steps
+    assert following == 7 + rounds * steps
     for name in "abc":
         expected = [(x, n) for n in range(7, following) for x in ("prepare", "run")]
         assert [(what, step) for who, what, step in seen if who == name] == expected
-    starters = {seen[2 * 3 * turn.steps * number][0] for number in range(rounds)}
+    starters = {seen[2 * 3 * steps * number][0] for number in range(rounds)}
     assert len(starters) > 1, "the order is drawn anew"
     assert gc.isenabled()
 
@@ -442,7 +465,7 @@ def test_all_runs_start_from_the_same_values_in_memory_of_their_own() -> None:
     runs = [
         Run(IMPLEMENTATIONS[name], RULES["sgd"], values.start) for name in ("fused", "optimlab")
     ]
-    assert bits.compare(runs[0].tensors(), runs[1].tensors()) == bits.Comparison(FEW.elements)
+    assert Bits.compare(runs[0].tensors(), runs[1].tensors()) == Bits(FEW.elements)
     assert runs[0].params[0].data_ptr() != runs[1].params[0].data_ptr()
 
 
@@ -493,11 +516,13 @@ def test_a_process_that_cannot_measure_says_why(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_other_processes_are_counted_without_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    busy, own = iter([100.0, 107.0]), iter([10.0, 15.0])
-    elapsed = iter([50.0, 54.0])
-    monkeypatch.setattr(surroundings, "_busy_seconds", lambda: next(busy))
-    monkeypatch.setattr(surroundings, "_own_seconds", lambda: next(own))
-    monkeypatch.setattr(os, "times", lambda: SimpleNamespace(elapsed=next(elapsed)))
+    work = dict.fromkeys(("user", "nice", "system", "irq", "softirq", "steal"), 20.0)
+    every = iter([SimpleNamespace(**work), SimpleNamespace(**{**work, "user": 27.0})])
+    own = dict.fromkeys(("user", "system", "children_user", "children_system"), 2.0)
+    mine = iter([SimpleNamespace(**own), SimpleNamespace(**{**own, "children_user": 7.0})])
+    monkeypatch.setattr(psutil, "cpu_times", lambda: next(every))
+    monkeypatch.setattr(psutil.Process, "cpu_times", lambda self: next(mine))
+    monkeypatch.setattr(time, "perf_counter", iter([50.0, 54.0]).__next__)
     load = surroundings.LoadMeter().read()
     assert (load.others, load.disturbing) == (0.5, True)
 

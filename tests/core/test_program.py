@@ -12,10 +12,12 @@ import optimlab
 from optimlab import Program
 from optimlab.core import devices
 from optimlab.core.scalar import Scalars
-from optimlab.core.values import T, TensorList, is_many, maximum_
+from optimlab.core.state import Count, Like, StateSpec
+from optimlab.core.tensor_list import TensorList
+from optimlab.core.values import T, is_many, maximum_
 from optimlab.lab.parity import compare_tensors
 
-OPTIONS: Mapping[type[optimlab.Optimizer], tuple[dict[str, Any], ...]] = {
+OPTIONS: Mapping[type[optimlab.Rule], tuple[dict[str, Any], ...]] = {
     optimlab.SGD: (
         {},
         {"momentum": 0.9, "dampening": 0.1, "weight_decay": 0.1, "maximize": True},
@@ -35,16 +37,13 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.com
 SIZES = ((), (7,), (33,), (4, 5))
 
 
-class Lion(optimlab.Optimizer):
+class Lion(optimlab.Rule):
     """A rule of a user's own (Chen et al., 2023, algorithm 2), in ten lines."""
 
-    counts_steps = False
+    state_spec = StateSpec(Like("exp_avg"))
 
     def __init__(self, params: Any, lr: float = 1e-2, foreach: bool | None = None) -> None:
         super().__init__(params, {"lr": lr, "betas": (0.9, 0.99), "foreach": foreach})
-
-    def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
-        return ("exp_avg",)
 
     def update(
         self, param: T, grad: T, state: dict[str, T], step: float | T, group: dict[str, Any]
@@ -56,14 +55,13 @@ class Lion(optimlab.Optimizer):
         exp_avg.lerp_(grad, 1 - beta2)
 
 
-class EveryOperation(optimlab.Optimizer):
+class EveryOperation(optimlab.Rule):
     """A rule without meaning that uses each operation that values have."""
+
+    state_spec = StateSpec(Count(), Like("memory"))
 
     def __init__(self, params: Any, foreach: bool | None = None) -> None:
         super().__init__(params, {"lr": 0.5, "foreach": foreach})
-
-    def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
-        return ("memory",)
 
     def update(
         self, param: T, grad: T, state: dict[str, T], step: float | T, group: dict[str, Any]
@@ -88,19 +86,20 @@ def give_gradients(params: list[Tensor], step: int) -> None:
         param.grad = gradient.to(param.dtype)
 
 
-def inputs_of(optimizer: optimlab.Optimizer, param: Tensor, program: Program) -> dict[str, Tensor]:
+def inputs_of(optimizer: optimlab.Rule, param: Tensor, program: Program) -> dict[str, Tensor]:
     """Copy what a program reads; state that does not exist yet starts as the optimizer says."""
     group = optimizer.param_groups[0]
+    zeros = dict.fromkeys(optimizer.state_spec.names(group), torch.zeros_like(param.detach()))
     state = optimizer.state.get(param) or {
-        "step": optimizer.init_step(param, group),
-        **optimizer.init_state(param, group),
+        **zeros,
+        **dict(optimizer.state_spec.start(param, group)),
     }
     assert param.grad is not None
     available = {"param": param.detach(), "grad": param.grad, **state}
     return {name: available[name].clone() for name in program.inputs}
 
 
-def run_beside(optimizer: optimlab.Optimizer, program: Program) -> list[dict[str, Tensor]]:
+def run_beside(optimizer: optimlab.Rule, program: Program) -> list[dict[str, Tensor]]:
     """Run a program on copies of every parameter, as single tensors or as one list."""
     params = optimizer.param_groups[0]["params"]
     inputs = [inputs_of(optimizer, param, program) for param in params]
@@ -116,7 +115,7 @@ def run_beside(optimizer: optimlab.Optimizer, program: Program) -> list[dict[str
     return [{name: tensors[name][i] for name in tensors} for i in range(len(params))]
 
 
-def assert_same_as_step(optimizer: optimlab.Optimizer, outputs: list[dict[str, Tensor]]) -> None:
+def assert_same_as_step(optimizer: optimlab.Rule, outputs: list[dict[str, Tensor]]) -> None:
     for param, output in zip(optimizer.param_groups[0]["params"], outputs, strict=True):
         held = {"param": param.detach(), **optimizer.state.get(param, {})}
         compared = 0

@@ -27,9 +27,9 @@ from matplotlib.image import imread
 
 from optimlab import __main__ as command_line
 from optimlab.demo import checkpoint, libraries, resume
-from optimlab.demo.differences import compare
 from optimlab.demo.digits import Batches, build_network, read_digits
 from optimlab.demo.recipes import Settings
+from optimlab.demo.results import PAIRS, Count
 from optimlab.demo.training import LockStep, reproducible
 
 PARAMETERS, TENSORS = 38_282, 8
@@ -92,7 +92,7 @@ def test_all_resumed_runs_end_in_another_process_with_the_same_bits(
     finished: Finished, recipe: str
 ) -> None:
     resumed = finished.numbers["optimizers"][recipe]["resumed"]
-    assert [(end["saved_by"], end["resumed_by"]) for end in resumed] == list(resume.PAIRS)
+    assert [(end["saved_by"], end["resumed_by"]) for end in resumed] == list(PAIRS)
     for end in resumed:
         assert end["process"] != finished.numbers["process"] == os.getpid()
         assert (end["elements_compared"], end["elements_differing"]) == (ELEMENTS[recipe], 0)
@@ -127,7 +127,7 @@ def test_the_figure_is_a_png_with_the_colours_of_the_trained_optimizers(
 
 def test_checkpoints_hold_plain_values_only_and_no_part_is_left(finished: Finished) -> None:
     files = sorted((finished.folder / "checkpoints").iterdir())
-    assert len(files) == 2 * (2 + len(resume.PAIRS))
+    assert len(files) == 2 * (2 + len(PAIRS))
     assert all(torch.load(file, weights_only=True) for file in files)
 
 
@@ -145,7 +145,7 @@ def test_one_wrong_bit_is_reported_as_a_difference_and_ends_with_status_1(
 ) -> None:
     monkeypatch.setitem(libraries.LIBRARIES, "optimlab", SimpleNamespace(SGD=OneWrongBit))
     finished = run_demo(tmp_path, "--epochs", "1", "--batch-size", "1437", "--optimizers", "sgd")
-    total = PARAMETERS * (1 + len(resume.PAIRS))
+    total = PARAMETERS * (1 + len(PAIRS))
     assert finished.status == 1
     verdict = f"Different bits: 3 of {total:,} compared elements differ"
     assert finished.printed.splitlines()[-1] == verdict
@@ -196,8 +196,8 @@ def draw_other_shifts(content: dict[str, Any]) -> None:
 
 def test_a_resumed_run_ends_with_the_bits_of_the_uninterrupted_one(tmp_path: Path) -> None:
     lock_step = interrupted(tmp_path)
-    distance = compare(carry_on(tmp_path, lock_step), lock_step.runs["torch"].tensors())
-    assert (distance.elements, distance.differing) == (ELEMENTS["momentum"], 0)
+    count = Count.of(carry_on(tmp_path, lock_step), lock_step.runs["torch"].tensors())
+    assert count == Count(ELEMENTS["momentum"], 0)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,8 @@ def test_every_part_of_a_checkpoint_decides_on_the_final_bits(tmp_path: Path, ch
     content = checkpoint.read(path)
     change(content)
     checkpoint.write(path, content)
-    assert compare(carry_on(tmp_path, lock_step), lock_step.runs["torch"].tensors()).differing
+    count = Count.of(carry_on(tmp_path, lock_step), lock_step.runs["torch"].tensors())
+    assert count.elements_differing
 
 
 def test_a_process_that_cannot_resume_says_why(tmp_path: Path) -> None:
@@ -249,8 +250,8 @@ def test_the_network_depends_on_the_seed_alone_and_leaves_the_global_generator()
     before = torch.get_rng_state()
     networks = [dict(build_network(seed).named_parameters()) for seed in (0, 0, 1)]
     assert torch.equal(torch.get_rng_state(), before)
-    assert compare(networks[0], networks[1]).differing == 0
-    assert compare(networks[0], networks[2]).differing > 0
+    assert Count.of(networks[0], networks[1]).elements_differing == 0
+    assert Count.of(networks[0], networks[2]).elements_differing > 0
 
 
 @pytest.mark.parametrize(
@@ -267,7 +268,7 @@ def test_the_network_depends_on_the_seed_alone_and_leaves_the_global_generator()
 )
 def test_elements_that_differ_are_counted(theirs: dict[str, Tensor], differing: int) -> None:
     ours = {"a": torch.ones(3), "b": torch.zeros(2)}
-    assert compare(ours, theirs).differing == differing
+    assert Count.of(ours, theirs).elements_differing == differing
 
 
 WITHOUT_EXTRA = """

@@ -90,7 +90,7 @@ class Setting:
         return made
 
 
-class Recorded(optimlab.Optimizer):
+class Recorded(optimlab.Rule):
     """Carries out the rule of another class by recording it and running what was recorded."""
 
     def update(self, param: Any, grad: Any, state: Any, step: Any, group: Any) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import optimlab
+from optimlab.core.state import Like, StateSpec
 from optimlab.core.values import T
 from optimlab.lab.parity import compare_tensors
 from optimlab.native import self_check
@@ -511,9 +512,7 @@ def test_an_optimizer_that_is_pickled_with_all_its_attributes_goes_on_stepping()
 
 
 def test_a_rule_too_long_for_the_machine_runs_all_the_same() -> None:
-    class Long(optimlab.Optimizer):
-        counts_steps = False
-
+    class Long(optimlab.Rule):
         def update(
             self, param: T, grad: T, state: dict[str, T], step: float | T, group: dict[str, Any]
         ) -> None:
@@ -724,16 +723,13 @@ def test_a_check_of_the_users_own_is_asked_at_every_step() -> None:
     assert optimizer.asked == 3
 
 
-class Lion(optimlab.Optimizer):
+class Lion(optimlab.Rule):
     """A rule of a user's own, in ten lines."""
 
-    counts_steps = False
+    state_spec = StateSpec(Like("exp_avg"))
 
     def __init__(self, params: Any, foreach: bool | None = None) -> None:
         super().__init__(params, {"lr": 1e-2, "betas": (0.9, 0.99), "foreach": foreach})
-
-    def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
-        return ("exp_avg",)
 
     def update(
         self, param: T, grad: T, state: dict[str, T], step: float | T, group: dict[str, Any]

@@ -19,7 +19,7 @@ from optimlab.lab.parity import compare_tensors
 from optimlab.native import self_check
 from optimlab.native.bytecode import INSTRUCTION_SIZE
 from optimlab.native.traced import traced
-from optimlab.optimizer import pure
+from optimlab.rule import Count, StateSpec, pure
 
 pytestmark = pytest.mark.skipif(
     self_check.capabilities().kernel is None, reason=self_check.capabilities().reason
@@ -32,8 +32,8 @@ Number = Callable[[Any, dict[str, Any]], Any]
 def run(number: Number, declare: Callable[[Any], Any], steps: int = 12) -> tuple[Tensor, Any]:
     """Train with a rule that is declared pure, or not."""
 
-    class Rule(optimlab.Optimizer):
-        counts_steps = True
+    class Rule(optimlab.Rule):
+        state_spec = StateSpec(Count())
 
         @declare
         def update(
@@ -230,7 +230,7 @@ def test_a_rule_that_is_put_in_the_place_of_a_pure_one_is_read() -> None:
 def changed(rule: Any, *changes: tuple[str, Any]) -> Tensor:
     """Train with a rule and change hyperparameters on the way."""
     param = torch.linspace(-1, 1, 5).requires_grad_()
-    optimizer = type("Rule", (optimlab.Optimizer,), {"update": rule, "counts_steps": False})(
+    optimizer = type("Rule", (optimlab.Rule,), {"update": rule})(
         [param], {"lr": 0.5, "decay": 0.0, "scale": 0.5}
     )
     for change in (None, *changes):

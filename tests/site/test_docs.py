@@ -28,11 +28,11 @@ pytestmark = pytest.mark.skipif(
 PAGE = """\
 # Names
 
-{py:func}`optimlab.optimizer.pure`, which is there; {py:class}`optimlab.Nothing`,
+{py:func}`optimlab.rule.pure`, which is there; {py:class}`optimlab.Nothing`,
 {py:class}`optimlab.core.values.Nothing` and {py:func}`planted._nothing`, which are not.
 
 ```{eval-rst}
-.. autofunction:: optimlab.optimizer.pure
+.. autofunction:: optimlab.rule.pure
 
 .. autofunction:: planted.declare
 

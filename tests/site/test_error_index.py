@@ -20,8 +20,11 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
 STOCK, OURS = "import torch.optim as optim", "import optimlab as optim"
 CORE = [
-    *("sgd", "adam", "rmsprop", "optimizer", "execution"),
-    *(f"core/{name}" for name in ("groups", "checkpoint", "devices", "values", "program")),
+    *("sgd", "adam", "adamw", "rmsprop", "rule", "optimizer", "execution"),
+    *(
+        f"core/{name}"
+        for name in ("groups", "checkpoint", "checks", "devices", "program", "state", "values")
+    ),
 ]
 EXEMPT = {
     "AttributeError: X object has no attribute 'state'": "what Python says of any object whose "

@@ -19,43 +19,31 @@ def check_within(one: Checkpoint) -> Iterator[Finding]:
     """Find tensors of one optimizer that share memory: state, and parameters where it is live."""
     first = {id(param): p for p, param in reversed(list(enumerate(one.params)))}  # given twice
     params = [(one.parameter(p), one.params[p]) for p in sorted(first.values())]
-    pairs = list(_overlaps([*_named(one), *params]))
+    pairs = [" and ".join(pair) for pair in _overlaps([*_named(one), *params])]
     if pairs:
-        yield error(
-            "aliasing",
-            one.name,
-            f"{listed([' and '.join(pair) for pair in pairs])} share memory: a step that changes "
-            "one changes the other",
+        what = f"{listed(pairs)} share memory: a step that changes one changes the other"
+        advice = (
             "copy.deepcopy a state dict before a second optimizer loads it; --repair separates "
-            "what a checkpoint holds.",
         )
+        yield error("aliasing", one.name, what, f"{advice}what a checkpoint holds.")
 
 
 def check_between(
     ours: Checkpoint, theirs: Checkpoint, *, here: str = "", there: str = "", live: str = ""
 ) -> Iterator[Finding]:
-    """Find state that two optimizers share.
-
-    Args:
-        ours: one.
-        theirs: another.
-        here: what follows the name of a tensor of the first.
-        there: what follows that of the second.
-        live: what precedes that of the second.
-    """
+    """Find state that two optimizers share; words around a tensor's name tell whose it is."""
     left, right = _named(ours, "", here), _named(theirs, live, there)
     names = {name for name, _ in right}
     pairs = [
         each for each in _overlaps([*left, *right]) if (each[0] in names) != (each[1] in names)
     ]
     if pairs:
-        yield error(
-            "aliasing",
-            f"{ours.name} and {theirs.name}",
-            f"{len(pairs)} tensors share memory, such as {pairs[0][0]} and {pairs[0][1]}: a step "
-            "of one changes the other",
-            "load copy.deepcopy(state_dict): torch keeps the very tensors it is given.",
+        what = (
+            f"{len(pairs)} tensors share memory, such as {' and '.join(pairs[0])}: a step of one "
         )
+        advice = "load copy.deepcopy(state_dict): torch keeps the very tensors it is given."
+        where = f"{ours.name} and {theirs.name}"
+        yield error("aliasing", where, f"{what}changes the other", advice)
 
 
 def _named(one: Checkpoint, before: str = "", after: str = "") -> list[Named]:

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
-from optimlab.adam import Adam, AdamW
+from optimlab.adam import Adam
+from optimlab.adamw import AdamW
 from optimlab.lab.doctor.checkpoint import Checkpoint
 from optimlab.lab.doctor.hyperparameters import BOOKKEEPING
 from optimlab.lab.findings import Finding, error
-from optimlab.optimizer import Optimizer
 from optimlab.rmsprop import RMSprop
+from optimlab.rule import Rule
 from optimlab.sgd import SGD
 
 # One key that no other package uses, of the group or of the state.
@@ -26,7 +27,7 @@ _FOREIGN = {
     "state1": "bitsandbytes",
     "adam_w_mode": "apex or DeepSpeed",
 }
-_RULES: dict[type[torch.optim.Optimizer], type[Optimizer]] = {
+_RULES: dict[type[torch.optim.Optimizer], type[Rule]] = {
     torch.optim.SGD: SGD,
     torch.optim.Adam: Adam,
     torch.optim.AdamW: AdamW,
@@ -98,15 +99,16 @@ def read_state(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> set[s
         optimizer: the optimizer.
         group: a group with the hyperparameters that the step would find.
     """
-    known = optimizer if isinstance(optimizer, Optimizer) else None
+    known = optimizer if isinstance(optimizer, Rule) else None
     for theirs, rule in _RULES.items():
         if known is None and isinstance(optimizer, theirs):
             known = rule.__new__(rule)  # which names it reads is the same for all of them
     try:
-        names = None if known is None else set(known.state_names(group))
+        names = None if known is None else set(known.state_spec.names(group))
     except KeyError:  # the group lacks what the step will miss, too: that is a finding of its own
         return None
-    return names and names | ({"step"} if known is not None and known.counts_steps else set())
+    counts = known is not None and known.state_spec.count is not None
+    return names and names | ({"step"} if counts else set())
 
 
 def starts_silently(optimizer: torch.optim.Optimizer) -> bool:

@@ -96,14 +96,7 @@ class Checkpoint:
 
 
 def checkpoints(source: Source, model: nn.Module | None = None) -> tuple[list[Checkpoint], Any]:
-    """Find all optimizers in what was given.
-
-    Args:
-        source: a checkpoint's path, a state dict or a checkpoint in memory, or an optimizer.
-        model: whose names the parameters of a live optimizer are called by.
-
-    Returns:
-        The optimizers, and what holds them (``None`` for a live optimizer).
+    """Find all optimizers in what was given; return them, and what holds them.
 
     Raises:
         CheckpointError: if there is none, or the file is no checkpoint that is safe to read.
@@ -116,9 +109,8 @@ def checkpoints(source: Source, model: nn.Module | None = None) -> tuple[list[Ch
         content, name = formats.read(Path(source)), Path(source).name
     found = list(_found(content, name, ()))
     if not found:
-        raise CheckpointError(
-            f"{name} holds no optimizer: nothing in it has 'state' and 'param_groups'"
-        )
+        what = "nothing in it has 'state' and 'param_groups'"
+        raise CheckpointError(f"{name} holds no optimizer: {what}")
     return found, content
 
 
@@ -183,20 +175,18 @@ def _of_state_dict(saved: StateDict, name: str, path: Keys, around: Any) -> Chec
 
 def _require_types(saved: StateDict, name: str) -> None:
     """Refuse groups and state that are not laid out as torch lays them out."""
+
+    def require(value: Any, types: Any, what: str) -> None:
+        if not isinstance(value, types):
+            raise CheckpointError(f"{name}: {what.format(type(value).__name__)}")
+
     for index, group in enumerate(saved["param_groups"]):
         for key in ("params", "param_names"):
-            value = group.get(key, [])
-            if not isinstance(value, list | tuple):
-                what = f"is {type(value).__name__}, not a list"
-                raise CheckpointError(f"{name}: {key} of group {index} {what}")
+            require(group.get(key, []), list | tuple, f"{key} of group {index} is {{}}, not a list")
         for number in group["params"]:
-            if not isinstance(number, Hashable):
-                what = f"has a {type(number).__name__} for a parameter's number"
-                raise CheckpointError(f"{name}: group {index} {what}")
+            require(number, Hashable, f"group {index} has a {{}} for a parameter's number")
             held = saved["state"].get(number, {})
-            if not isinstance(held, Mapping):
-                what = f"the state of parameter {number} is {type(held).__name__}, not a dict"
-                raise CheckpointError(f"{name}: {what}")
+            require(held, Mapping, f"the state of parameter {number!s} is {{}}, not a dict")
 
 
 def _names_in(groups: list[dict[str, Any]]) -> tuple[str, ...]:

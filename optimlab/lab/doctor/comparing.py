@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from optimlab.lab.compare.bits import Mismatch, same_bits
+from optimlab.lab.compare.bits import same_bits
 from optimlab.lab.compare.diff import Diff, path_name
 from optimlab.lab.doctor import aliasing
 from optimlab.lab.doctor.author import writer
@@ -27,11 +27,7 @@ States: TypeAlias = dict[int, dict[str, Any]]
 
 
 def compare(ours: Checkpoint, theirs: Checkpoint) -> tuple[list[Finding], int]:
-    """Compare two optimizers: groups, names, shapes, dtypes, then bits.
-
-    Returns:
-        What differs, and how many elements of state were compared.
-    """
+    """Compare groups, names, shapes, dtypes, then bits; return also how many elements."""
     if ours.sizes != theirs.sizes:
         what = f"{ours.sizes} parameters in its groups, {theirs.sizes} in {theirs.name}"
         return [error("groups", ours.name, what, "torch refuses to load one into the other.")], 0
@@ -45,9 +41,24 @@ def compare(ours: Checkpoint, theirs: Checkpoint) -> tuple[list[Finding], int]:
         left, right = _unshared(left, right)
     diff = Diff()
     differences = diff.differences({"state": left}, {"state": right})
-    found += shared
-    if differences:
-        found += _bits(ours, theirs, left, right, differences, diff.tensors)
+    found += [*shared, *_missing(ours, theirs, left, right)]
+    dtypes = [
+        (path, mismatch, left[path[1]].get(path[2]), right[path[1]].get(path[2]))
+        for path, mismatch in differences
+        if mismatch.what == "dtype"
+    ]
+    known = [*_dtypes(ours, theirs, dtypes), *(check_moments(ours, theirs) if differences else ())]
+    found += known
+    if len(differences) > 1 or (differences and not known):
+        (path, mismatch), *_ = differences
+        there = "" if mismatch.distance is None else f";  there, {mismatch.distance}"
+        # What only one side has differs without having been compared, so "of" would be wrong.
+        what = f"{len({path for path, _ in differences})} tensors or keys differ, {diff.tensors} "
+        what += (
+            f"tensors were compared; the first: {path_name(path, ours.names)}: {mismatch}{there}"
+        )
+        advice = "ours is the first checkpoint, theirs the second."
+        found.append(warning("bits", ours.name, what, advice))
     return found, diff.elements
 
 
@@ -106,47 +117,25 @@ def _is_full(value: Any) -> bool:
     return isinstance(value, Tensor) and value.numel() > 0
 
 
-def _bits(
-    ours: Checkpoint,
-    theirs: Checkpoint,
-    left: States,
-    right: States,
-    differences: list[tuple[Any, Mismatch]],
-    compared: int,
+def _missing(
+    ours: Checkpoint, theirs: Checkpoint, left: States, right: States
 ) -> Iterator[Finding]:
     without = [place for place in right if place not in left]
     if without:
         what = f"{ours.parameters(without)}: no state, where {theirs.name} has one"
         advice = "it starts from zero without an error; take its state from the other checkpoint."
         yield error("missing state", ours.name, what, advice)
-    known = [*_dtypes(ours, theirs, left, right, differences), *check_moments(ours, theirs)]
-    yield from known
-    if len(differences) == 1 and known:
-        return
-    (path, mismatch), *_ = differences
-    there = "" if mismatch.distance is None else f";  there, {mismatch.distance}"
-    # What only one side has differs without having been compared, so "of" would be wrong.
-    what = f"{len({path for path, _ in differences})} tensors or keys differ, {compared} tensors "
-    what += f"were compared; the first: {path_name(path, ours.names)}: {mismatch}{there}"
-    yield warning("bits", ours.name, what, "ours is the first checkpoint, theirs the second.")
 
 
-def _dtypes(
-    ours: Checkpoint,
-    theirs: Checkpoint,
-    left: States,
-    right: States,
-    differences: list[tuple[Any, Mismatch]],
-) -> Iterator[Finding]:
-    found = [(path, mismatch) for path, mismatch in differences if mismatch.what == "dtype"]
+def _dtypes(ours: Checkpoint, theirs: Checkpoint, found: list[Any]) -> Iterator[Finding]:
+    """Say how many tensors of another dtype are the other's, rounded."""
     if not found:
         return
     rounded = 0
-    for (_, place, key, *_), _ in found:
-        one, other = left[place][key], right[place][key]
+    for *_, one, other in found:
         alike = _is_full(one) and _is_full(other) and one.shape == other.shape
         rounded += alike and same_bits(one, other.to(one.dtype))
-    (_, place, key, *_), mismatch = found[0]
+    (_, place, key, *_), mismatch, *_ = found[0]
     what = f"is {mismatch.ours}, in {theirs.name} {mismatch.theirs}, as {len(found) - 1} others"
     what += f"; {rounded} of them are the other's values, rounded"
     where = f"{ours.name}: {key} of {ours.parameter(place)}"

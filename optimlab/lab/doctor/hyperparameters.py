@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from optimlab.lab.compare.digest import digest
-from optimlab.lab.findings import Finding, Severity, error, note, warning
+from optimlab.lab.findings import Finding, error, note, warning
 
 Group: TypeAlias = Mapping[str, Any]
 
@@ -19,71 +19,51 @@ BOOKKEEPING = {"params", "param_names", "name", "initial_lr", "max_lr", "min_lr"
 BOOKKEEPING |= {"base_momentum", "max_momentum"}
 IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")
 
-Check: TypeAlias = tuple[Severity, str, Callable[[float, Group], bool], str]
+Check: TypeAlias = tuple[str, Callable[[float, Group], bool], str]
+
+
+def _turns_signs(x: float, group: Group) -> bool:
+    return bool(group.get("decoupled_weight_decay")) and x * number(group["lr"]) > 1
+
 
 # Name, when it is wrong, and what is the matter. A constructor checks some of them, but not what is
 # set in a group later, or loaded.
-_CHECKS: tuple[Check, ...] = (
-    ("error", "lr", lambda x, _: not math.isfinite(x) or x < 0, "no step size"),
-    ("error", "momentum", lambda x, _: not 0 <= x, "not in [0, 1)"),
-    ("error", "eps", lambda x, _: not x >= 0, "negative, or not a number"),
+_ERRORS: tuple[Check, ...] = (
+    ("lr", lambda x, _: not math.isfinite(x) or x < 0, "no step size"),
+    ("momentum", lambda x, _: not 0 <= x, "not in [0, 1)"),
+    ("eps", lambda x, _: not x >= 0, "negative, or not a number"),
+    ("alpha", lambda x, _: not 0 <= x <= 1, "not in [0, 1]: the mean of squares can turn negative"),
+    ("weight_decay", lambda x, _: not x >= 0, "the parameters grow instead of shrinking"),
     (
-        "error",
-        "alpha",
-        lambda x, _: not 0 <= x <= 1,
-        "not in [0, 1]: the mean of squares can turn negative",
-    ),
-    ("error", "weight_decay", lambda x, _: not x >= 0, "the parameters grow instead of shrinking"),
-    (
-        "error",
         "weight_decay",
-        lambda x, group: bool(group.get("decoupled_weight_decay")) and x * number(group["lr"]) > 1,
+        _turns_signs,
         "times lr it is more than 1: every step turns the parameters' signs over",
     ),
-    ("warning", "lr", lambda x, _: x == 0, "no step moves anything"),
+)
+_WARNINGS: tuple[Check, ...] = (
+    ("lr", lambda x, _: x == 0, "no step moves anything"),
+    ("momentum", lambda x, _: x >= 1, "the buffer never forgets and grows without bound"),
+    ("alpha", lambda x, group: x == 1 and "centered" in group, "the mean of squares stays zero"),
+    ("eps", lambda x, _: x == 0, "a gradient of exactly zero becomes 0/0, not a number"),
+    ("eps", lambda x, _: x >= 0.1, "it drowns the root of the second moment"),
     (
-        "warning",
-        "momentum",
-        lambda x, _: x >= 1,
-        "the buffer never forgets and grows without bound",
-    ),
-    (
-        "warning",
-        "alpha",
-        lambda x, group: x == 1 and "centered" in group,
-        "the mean of squares stays zero",
-    ),
-    ("warning", "eps", lambda x, _: x == 0, "a gradient of exactly zero becomes 0/0, not a number"),
-    ("warning", "eps", lambda x, _: x >= 0.1, "it drowns the root of the second moment"),
-    (
-        "warning",
         "dampening",
         lambda x, group: x >= 1 and number(group.get("momentum", 0)) > 0,
         "the buffer takes in no gradient after the first",
     ),
-    (
-        "warning",
-        "weight_decay",
-        lambda x, group: x > 1 and "decoupled_weight_decay" not in group,
-        "large",
-    ),
+    ("weight_decay", lambda x, group: x > 1 and "decoupled_weight_decay" not in group, "large"),
 )
 
 
 def check_group(group: Group, where: str, known: Collection[str] = ()) -> Iterator[Finding]:
-    """Find what makes no sense in a group.
-
-    Args:
-        group: its hyperparameters.
-        where: what to call it.
-        known: the hyperparameters that its optimizer has; empty if they are unknown.
-    """
-    for severity, name, fails, why in _CHECKS:
-        value = group.get(name)
-        if is_number(value) and fails(number(value), group):
-            what = f"{name} = {shown(value)}: {why}"
-            advice = f"set {name} in this group of param_groups."
-            yield Finding(severity, "hyperparameter", where, what, advice)
+    """Find what makes no sense in a group, whose optimizer has the known keys, if any are known."""
+    for say, checks in ((error, _ERRORS), (warning, _WARNINGS)):
+        for name, fails, why in checks:
+            value = group.get(name)
+            if is_number(value) and fails(number(value), group):
+                what = f"{name} = {shown(value)}: {why}"
+                advice = f"set {name} in this group of param_groups."
+                yield say("hyperparameter", where, what, advice)
     yield from _check_betas(group, where)
     yield from _check_keys(group, where, known)
 

@@ -50,7 +50,7 @@ def lint(optimizer: Optimizer | Sequence[Optimizer], model: nn.Module | None = N
     findings: list[Finding] = []
     for one in all_of_them:
         findings += [*examine(one), *_frozen(one), *_equal_groups(one)]
-    findings += [*_shared_tensors(all_of_them), *_shared_parameters(all_of_them)]
+    findings += _shared(all_of_them)
     if model is not None:
         findings += [finding for one in all_of_them for finding in _foreign(one, model)]
         findings += _left_out(all_of_them, model)
@@ -86,36 +86,25 @@ def _equal_groups(one: Checkpoint) -> Iterator[Finding]:
         yield warning("equal groups", one.name, f"{what}itself", advice)
 
 
-def _labels(several: list[Checkpoint]) -> list[tuple[str, Checkpoint]]:
-    """Return optimizers with what tells them apart."""
-    alone = len(several) == 1
-    return [(one.name if alone else f"{one.name} {n}", one) for n, one in enumerate(several)]
-
-
-def _shared_tensors(several: list[Checkpoint]) -> Iterator[Finding]:
-    """Tensors that several groups have in common, of one optimizer or of several."""
-    shared: defaultdict[tuple[int, str], list[str]] = defaultdict(list)
-    for label, one in _labels(several):
+def _shared(several: list[Checkpoint]) -> Iterator[Finding]:
+    """What several groups, or several optimizers, have in common and should not."""
+    tensors: defaultdict[tuple[int, str], list[str]] = defaultdict(list)
+    owners: defaultdict[int, list[str]] = defaultdict(list)
+    for number, one in enumerate(several):
+        label = one.name if len(several) == 1 else f"{one.name} {number}"
         for index, group in enumerate(one.groups):
             for key, value in group.items():
                 if isinstance(value, Tensor):
-                    shared[id(value), key].append(f"{label}, group {index}")
-    for (_, key), places in shared.items():
-        if len(places) > 1:
-            yield warning(
-                "shared lr" if key == "lr" else "shared tensor",
-                listed(places),
-                f"{key} is one tensor for all of them: a scheduler that fills it in place changes "
-                "it for all, and once for each",
-                f"give each group a {key} of its own: {key}.clone().",
-            )
-
-
-def _shared_parameters(several: list[Checkpoint]) -> Iterator[Finding]:
-    owners: defaultdict[int, list[str]] = defaultdict(list)
-    for label, one in _labels(several):
+                    tensors[id(value), key].append(f"{label}, group {index}")
         for param in {id(param) for param in one.params}:
             owners[param].append(label)
+    for (_, key), places in tensors.items():
+        if len(places) > 1:
+            kind = "shared lr" if key == "lr" else "shared tensor"
+            what = f"{key} is one tensor for all of them: a scheduler that fills it in place "
+            advice = f"give each group a {key} of its own: {key}.clone()."
+            what += "changes it for all, and once for each"
+            yield warning(kind, listed(places), what, advice)
     shared = [labels for labels in owners.values() if len(labels) > 1]
     if shared:
         what = f"{len(shared)} parameters are held by both, and updated by both"
@@ -130,23 +119,17 @@ def _foreign(one: Checkpoint, model: nn.Module) -> Iterator[Finding]:
         if id(param) not in known
     ]
     if foreign:
-        yield error(
-            "lost parameters",
-            f"{one.name}: {listed(foreign)}",
-            f"{len(foreign)} of the {len(one.params)} parameters it holds are not the model's "
-            "(any more): it updates what nobody uses",
-            "build the optimizer after the model was moved, cast, wrapped or had parameters "
-            "replaced.",
-        )
+        what = f"{len(foreign)} of the {len(one.params)} parameters it holds are not the model's "
+        what += "(any more): it updates what nobody uses"
+        advice = "build the optimizer after the model was moved, cast, wrapped or had parameters "
+        where = f"{one.name}: {listed(foreign)}"
+        yield error("lost parameters", where, what, f"{advice}replaced.")
 
 
 def _left_out(several: list[Checkpoint], model: nn.Module) -> Iterator[Finding]:
     held = {id(param) for one in several for param in one.params}
-    left_out = [
-        name
-        for name, param in model.named_parameters()
-        if id(param) not in held and param.requires_grad
-    ]
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    left_out = [name for name, param in named if id(param) not in held]
     if left_out:
         what = f"{len(left_out)} parameters of the model are in no group: {listed(left_out)}"
         advice = "add them, or set requires_grad to False: they cost a gradient and never move."

@@ -24,12 +24,7 @@ from optimlab.lab.findings import Finding, Severity, error, listed, note, warnin
 
 
 def check_loading(saved: Checkpoint, live: Checkpoint) -> Iterator[Finding]:
-    """Compare a checkpoint with the live optimizer that would load it.
-
-    Args:
-        saved: from a file or a dict.
-        live: has the optimizer.
-    """
+    """Compare a checkpoint with the live optimizer that would load it."""
     loaded = try_to_load(saved, live)
     yield from check_writer(saved, live, loads_it=not isinstance(loaded, Exception))
     if isinstance(loaded, Exception):

@@ -12,12 +12,7 @@ from optimlab.lab.findings import Finding, error, listed, note
 
 
 def check_order(saved: Checkpoint, reference: Checkpoint) -> Iterator[Finding]:
-    """Compare the names at each place.
-
-    Args:
-        saved: what would be loaded, with as many parameters in each group as the reference.
-        reference: what it is compared with.
-    """
+    """Compare the names at each place; both have as many parameters in each group."""
     if not (saved.names and reference.names):
         unnamed = saved if not saved.names else reference
         what = "has no names of parameters, so that their order cannot be checked"

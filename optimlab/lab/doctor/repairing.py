@@ -23,15 +23,7 @@ from optimlab.lab.findings import listed
 def repaired(
     saved: Checkpoint, reference: Checkpoint | None, keep: Collection[str] = ()
 ) -> tuple[StateDict, list[str]]:
-    """Repair a copy of an optimizer's state dict.
-
-    Args:
-        saved: from a checkpoint; it stays as it is.
-        reference: whose order of parameters, kept hyperparameters and float32 moments to take.
-        keep: names of the hyperparameters to take from the reference.
-
-    Returns:
-        The repaired state dict, and what was done, in words.
+    """Repair a copy of an optimizer's state dict; return it, and what was done, in words.
 
     Raises:
         CheckpointError: if the reference has none of the hyperparameters to keep, or there is none.
@@ -92,8 +84,11 @@ def _widen(made: Checkpoint, reference: Checkpoint | None) -> list[str]:
 
     The bits are known where the reference's float32 tensor, rounded, is the tensor in question.
     """
-    restored: list[str] = []
-    widened: list[str] = []
+    done: dict[str, list[str]] = {
+        "restored float32 bits from the reference": [],
+        "made float32, without the bits lost before": [],
+    }
+    restored, widened = done.values()
     for place, number in enumerate(made.numbers):
         known = (
             {} if reference is None or place >= len(reference.numbers) else reference.held(place)
@@ -104,14 +99,7 @@ def _widen(made: Checkpoint, reference: Checkpoint | None) -> list[str]:
                 other = _original(known.get(key), value)
                 (widened if other is None else restored).append(f"{key} of {place}")
                 held[key] = value.float() if other is None else other.clone()
-    return [
-        f"{did}: {listed(places)}"
-        for did, places in (
-            ("restored float32 bits from the reference", restored),
-            ("made float32, without the bits lost before", widened),
-        )
-        if places
-    ]
+    return [f"{did}: {listed(places)}" for did, places in done.items() if places]
 
 
 def _original(other: Any, value: Tensor) -> Tensor | None:

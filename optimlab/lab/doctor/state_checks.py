@@ -75,13 +75,10 @@ def _completeness(one: Checkpoint) -> Iterator[Finding]:
             continue
         without = [place for place in here if place not in keys]
         if without:
-            yield warning(
-                "missing state",
-                one.name,
-                f"{one.parameters(without)}: no state, where {len(keys)} of the group have one",
-                "fine, if they never had a gradient; otherwise their moments are lost and start "
-                "from zero without an error.",
-            )
+            what = f"{one.parameters(without)}: no state, where {len(keys)} of the group have one"
+            advice = "fine, if they never had a gradient; otherwise their moments are lost and "
+            advice += "start from zero without an error."
+            yield warning("missing state", one.name, what, advice)
         [(usual, _)] = Counter(keys.values()).most_common(1)
         for place, found in keys.items():
             if not usual <= found:
@@ -130,14 +127,12 @@ def _values(where: str, name: str, tensor: Tensor) -> Iterator[Finding]:
         yield error("negative", where, what, advice)
     if tensor.dtype in HALF and name != "step":
         say = warning if name in _SQUARES else note
-        yield say(
-            "half precision",
-            where,
-            f"is {tensor.dtype}",
+        advice = (
             "a moment changes by a small share of itself in each step, which bfloat16 rounds "
             "away, and float16 where the moment is tiny; --repair makes it float32, from a "
-            "reference that has it, or as it is.",
+            "reference that has it, or as it is."
         )
+        yield say("half precision", where, f"is {tensor.dtype}", advice)
 
 
 def _first(wrong: Tensor, tensor: Tensor) -> str:

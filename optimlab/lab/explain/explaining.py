@@ -23,12 +23,11 @@ from optimlab.lab.lockstep.scenario import Scenario
 from optimlab.lab.record.pair import (
     GivenGradients,
     Gradients,
-    Live,
-    Made,
     Pair,
+    live,
+    made,
     mismatch_of,
     outputs,
-    words_of,
 )
 from optimlab.lab.record.recording import Recording
 from optimlab.lab.record.writing import Operation
@@ -95,14 +94,14 @@ def explain(
     makes = [not isinstance(each, Optimizer) for each in (a, b)]
     if makes[0] is not makes[1]:
         raise TypeError("give two optimizers, or two classes or functions that make one")
-    pair: Pair
     if isinstance(a, Optimizer) and isinstance(b, Optimizer):
         if scenario is not None:
             raise ValueError("a scenario is for classes; give optimizers `steps` and `gradients`")
-        pair = Live(clone_optimizer(a), clone_optimizer(b), gradients)
+        pair = live(clone_optimizer(a), clone_optimizer(b), gradients)
     else:
-        pair = Made(a, b, scenario or Scenario())  # type: ignore[arg-type]
-        steps = steps or pair.scenario.steps
+        scenario = scenario or Scenario()
+        pair = made(a, b, scenario)  # type: ignore[arg-type]
+        steps = steps or scenario.steps
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return _Search(pair).run(steps or Scenario.steps)
@@ -124,8 +123,7 @@ class _Search:
             note = "explain needs two sides that start from equal bits"
             return self._unexplained(0, *found, note)
         for step in range(1, steps + 1):
-            self.pair.begin(step)
-            gradients = self.pair.gradients(step)
+            gradients = self.pair.begin(step)
             if not gradients:
                 steps = step - 1
                 break
@@ -194,7 +192,7 @@ class _Search:
     ) -> Explanation:
         (name, first), *_ = found.items()
         if first.what != "bits":
-            note += f"; {name}: {words_of(first)}"
+            note += f"; {name}: {_words(first)}"
         return replace(self._differing(step, number, found), note=note)
 
     def _explained(
@@ -218,7 +216,7 @@ class _Search:
         leaves = parted.operations
         differing = self._differing(step, number, found)
         element = _element(parted) or differing.element
-        words = [words_of(each) for each in found.values() if each.what != "bits"]
+        words = [_words(each) for each in found.values() if each.what != "bits"]
         return replace(
             differing,
             element=element,
@@ -230,6 +228,10 @@ class _Search:
             relative_error=_relative_error(ours["param"], theirs["param"], start),
             note="; ".join([*words, *filter(None, [self._alone_text()])]),
         )
+
+
+def _words(mismatch: Mismatch) -> str:
+    return f"{mismatch.what} {mismatch.ours} and {mismatch.theirs}"
 
 
 def _has_moved(before: Optimizer, after: Optimizer) -> bool:

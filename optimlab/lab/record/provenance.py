@@ -8,18 +8,14 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from optimlab import optimizer as base
 from optimlab.core.scalar import Scalars, SymbolicScalar, is_symbolic
+from optimlab.lab.record.writing import leaves
+from optimlab.rule import Rule
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Texts for numbers, such as ``1 - beta1`` for 0.1.
-
-    Attributes:
-        by_operation: for a number in an operation of this name, without an underscore.
-        anywhere: for a number in any operation.
-    """
+    """Texts for numbers, such as ``1 - beta1`` for 0.1: in an operation of a name, and anywhere."""
 
     by_operation: Mapping[tuple[str, float], str] = field(default_factory=dict)
     anywhere: Mapping[float, str] = field(default_factory=dict)
@@ -47,14 +43,14 @@ def provenance(optimizer: Optimizer) -> dict[int, Provenance]:
 
 
 def _of_group(optimizer: Optimizer, index: int) -> Provenance:
-    formulas = list(_formulas(optimizer, index))
-    by_operation = {(name.strip("_"), float(x.value)): x.text for name, x in formulas}
-    anywhere = {float(x.value): x.text for _, x in formulas}
+    scalars = list(_scalars(optimizer, index))
+    by_operation = {(name.strip("_"), float(x.value)): x.text for name, x in scalars}
+    anywhere = {float(x.value): x.text for _, x in scalars}
     return Provenance(by_operation, anywhere or _equal_numbers(optimizer.param_groups[index]))
 
 
-def _formulas(optimizer: Optimizer, index: int) -> Iterator[tuple[str, SymbolicScalar]]:
-    if not isinstance(optimizer, base.Optimizer):
+def _scalars(optimizer: Optimizer, index: int) -> Iterator[tuple[str, SymbolicScalar]]:
+    if not isinstance(optimizer, Rule):
         return
     try:
         program = optimizer.program(index)
@@ -67,18 +63,7 @@ def _formulas(optimizer: Optimizer, index: int) -> Iterator[tuple[str, SymbolicS
 
 
 def _equal_numbers(group: dict[str, Any]) -> dict[float, str]:
-    named = [x for value in Scalars().group(group).values() for x in _members(value)]
-    texts: dict[float, str] = {}
-    for kind in (lambda x: x, lambda x: -x, lambda x: 1 - x):
-        for number in map(kind, named):
-            if float(number.value) not in (0.0, 1.0):
-                texts.setdefault(float(number.value), number.text)
-    return texts
-
-
-def _members(value: Any) -> Iterator[SymbolicScalar]:
-    if is_symbolic(value):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _members(item)
+    named: list[Any] = list(leaves(SymbolicScalar, Scalars().group(group).values()))
+    numbers = [*named, *(-x for x in named), *(1 - x for x in named)]
+    texts = {float(x.value): x.text for x in reversed(numbers)}  # the first that equals it
+    return {number: text for number, text in texts.items() if number not in (0.0, 1.0)}

@@ -27,15 +27,7 @@ _NARROWER = (torch.bfloat16, torch.float16, torch.float32)
 
 @dataclass(frozen=True)
 class Expected:
-    """The uninterrupted run, as far as it is needed to compare with.
-
-    Attributes:
-        at: after how many steps the checkpoint was saved.
-        digests: of everything, after that step and after each later one.
-        values: everything after that step.
-        parts: the parts of the run then.
-        randomness: the generators of the process then.
-    """
+    """The uninterrupted run after step ``at``, and the digests of it then and later."""
 
     at: int
     digests: Sequence[Digests]
@@ -45,13 +37,7 @@ class Expected:
 
 
 class Laboratory:
-    """Resumes the run again and again, each time as in a new process.
-
-    Args:
-        make: makes a run.
-        checkpoint: reads what was saved, afresh at each call.
-        expected: what to compare with.
-    """
+    """Resumes the run again and again, each time as in a new process, from what it reads anew."""
 
     def __init__(
         self, make: Callable[[], Run], checkpoint: Callable[[], dict[str, Any]], expected: Expected
@@ -60,11 +46,7 @@ class Laboratory:
         self._start = randomness()
 
     def resume(self, *transplants: Transplant) -> tuple[Offender | None, Mapping[str, Any]]:
-        """Resume, with parts of the uninterrupted run put in, and compare after each step.
-
-        Returns:
-            The first difference, and everything right after loading.
-        """
+        """Resume with parts put in; return the first difference, and all right after loading."""
         set_randomness(self._start)
         run = self._make()
         run.load_state_dict(self._checkpoint())
@@ -80,11 +62,7 @@ class Laboratory:
         return None, loaded
 
     def causes(self) -> tuple[list[Finding], bool]:
-        """Find what has to be put back for the same bits.
-
-        Returns:
-            The causes, and whether it takes all of them together.
-        """
+        """Find what has to be put back for the same bits, and whether it takes all together."""
         # The generators last: making or loading a part may draw from them.
         candidates: Candidates = [(part.cause, part.put_into) for part in self._expected.parts]
         for name, state in self._expected.randomness.items():

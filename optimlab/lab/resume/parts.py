@@ -40,14 +40,7 @@ _GENERATORS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a run as it was when the run was saved.
-
-    Attributes:
-        name: the attribute.
-        cause: what it means if this part is what was not restored.
-        how: how it is put into another run.
-        content: its state, pickled.
-    """
+    """A part of a run as it was when the run was saved: an attribute, its state pickled."""
 
     name: str
     cause: Finding
@@ -70,11 +63,7 @@ class Part:
 
 
 def parts_of(run: Run) -> tuple[list[Part], list[str]]:
-    """Take the state of every attribute of a run.
-
-    Returns:
-        The parts, and the names of those that cannot be taken out, such as iterators.
-    """
+    """Take every attribute of a run, and the names of those that cannot be taken out."""
     parts: list[Part] = []
     out_of_reach: list[str] = []
     for name, value in vars(run).items():

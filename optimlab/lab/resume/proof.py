@@ -7,7 +7,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -131,19 +131,10 @@ def _save(run: Run, folder: Path, at: int, whole: list[Digests]) -> list[str]:
 class _Surroundings:
     """What a new process does not inherit, and bits depend on."""
 
-    threads: int
-    deterministic: bool
-    warn_only: bool
-    dtype: torch.dtype
-
-    @staticmethod
-    def here() -> _Surroundings:
-        return _Surroundings(
-            torch.get_num_threads(),
-            torch.are_deterministic_algorithms_enabled(),
-            torch.is_deterministic_algorithms_warn_only_enabled(),
-            torch.get_default_dtype(),
-        )
+    threads: int = field(default_factory=torch.get_num_threads)
+    deterministic: bool = field(default_factory=torch.are_deterministic_algorithms_enabled)
+    warn_only: bool = field(default_factory=torch.is_deterministic_algorithms_warn_only_enabled)
+    dtype: torch.dtype = field(default_factory=torch.get_default_dtype)
 
     def apply(self) -> None:
         torch.set_num_threads(self.threads)
@@ -153,7 +144,7 @@ class _Surroundings:
 
 def _in_a_new_process(make_run: MakeRun, folder: Path) -> dict[str, Any]:
     context = multiprocessing.get_context("spawn")
-    process = context.Process(target=_work, args=(make_run, str(folder), _Surroundings.here()))
+    process = context.Process(target=_work, args=(make_run, str(folder), _Surroundings()))
     process.start()
     process.join()
     result = folder / "result.pt"

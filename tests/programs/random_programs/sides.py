@@ -123,6 +123,6 @@ def attempt(action: Callable[[Side], Any], side: Side) -> tuple[Any, Raised | No
         result = action(side)
     except Exception as error:  # noqa: BLE001 - whatever is raised is compared
         frames = traceback.walk_tb(error.__traceback__)
-        in_rule = any(frame.f_code.co_name == "carry_out" for frame, _ in frames)
+        in_rule = any(frame.f_code.co_name == "execute" for frame, _ in frames)
         return None, Raised(type(error), str(error), in_rule)
     return result, None
