@@ -122,8 +122,8 @@ def test_each_mistake_fails_the_check_and_the_same_code_without_it_passes(wrong:
 
 @every_wrong
 def test_each_mistake_shows_first_in_the_step_that_the_table_names(wrong: Wrong) -> None:
-    both = (partial(each, **wrong.options) for each in (wrong.wrong, wrong.right))
-    outcome = compare(*both, Scenario(), ignored=wrong.missing_options)
+    mine, theirs = (partial(each, **wrong.options) for each in (wrong.wrong, wrong.right))
+    outcome = compare(mine, theirs, Scenario(), ignored=wrong.missing_options)
     assert isinstance(outcome, Difference)
     assert outcome.step == wrong.step
 
