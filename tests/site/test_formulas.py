@@ -1,4 +1,4 @@
-"""The mathematics that pages and docstrings print is carried out, and must be the optimizers'."""
+"""The mathematics that pages and docstrings print is executed, and must be the optimizers'."""
 
 import ast
 import functools
@@ -19,11 +19,11 @@ from executed import (
     START,
     STEPS,
     SUBJECTS,
-    Circumstance,
     Executed,
     Execution,
     Formula,
     Run,
+    Setting,
     Subject,
     WrongFormulaError,
     execute,
@@ -127,7 +127,7 @@ ELSEWHERE = sorted(
 
 
 @pytest.mark.parametrize("page", ELSEWHERE)
-def test_nothing_is_claimed_in_mathematics_where_it_is_not_carried_out(page: str) -> None:
+def test_nothing_is_claimed_in_mathematics_where_it_is_not_executed(page: str) -> None:
     source = (ROOT / "docs" / page).read_text(encoding="utf-8")
     for formula in formulas(source, markdown=True):
         equations, expressions = read(formula.text)
@@ -144,12 +144,12 @@ def test_no_other_module_prints_mathematics() -> None:
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_the_whole_formula_is_carried_out_with_every_option(name: str) -> None:
+def test_the_whole_formula_is_executed_with_every_option(name: str) -> None:
     text = texts()[name]
     computed = text.execute().computed
     for options in text.subject.every_option():
         run = f"{text.subject.name}({', '.join(f'{k}={v}' for k, v in options.items())})"
-        expected = {"theta", *text.subject.kept(options)}
+        expected = {"theta", *text.subject.state_letters(options)}
         assert expected <= computed.get(run, set()), f"{name}: {run}"
 
 
@@ -265,7 +265,7 @@ def test_the_listing_in_numpy_ends_where_the_optimizer_does(name: str) -> None:
     listing = as_numpy(read(whole.text)[0])
     letters = re.findall(r"^    (\w+)\[t\]", listing, re.MULTILINE)
     for options in text.subject.every_option():
-        run = Run(text.subject, Circumstance(options))
+        run = Run(text.subject, Setting(options))
         kept = {letter: np.zeros((STEPS + 1, START.size)) for letter in letters}
         kept["theta"][0] = START
         exec(listing, {**run.namespace(), **run.group, **kept, "steps": STEPS})
