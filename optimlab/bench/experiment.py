@@ -26,17 +26,13 @@ SCALED_RULE = "adam"
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure and how.
+    """What to measure, by the keys of the tables, and how.
 
     Attributes:
-        rules: keys of ``RULES``.
-        workloads: keys of ``WORKLOADS``.
-        implementations: keys of ``IMPLEMENTATIONS``.
         effort: how long.
         threads: number of threads; ``None`` for as many as torch would take.
         scaling: whether to measure how the cost grows, too.
         quick: whether the series end at a tenth, and memory is measured once only.
-        device: ``"cpu"`` or ``"cuda"``.
     """
 
     rules: tuple[str, ...]
@@ -75,13 +71,7 @@ class Settings:
 
 
 def run(settings: Settings, folder: Path, *, quiet: bool = False) -> Results:
-    """Measure, print how it goes and write what was found.
-
-    Args:
-        settings: what to measure.
-        folder: a directory for tables, numbers and figures; it is made where it is not there.
-        quiet: whether to print nothing.
-    """
+    """Measure, print how it goes, unless quiet, and write what was found into the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     asked = {"quick": settings.quick, "device": settings.device, **asdict(settings.effort)}
     with threads(settings.threads):

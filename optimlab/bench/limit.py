@@ -69,23 +69,14 @@ class Loop:
 Kernel = Callable[[Traffic, int, str], Loop]
 """Prepares a loop that moves about what a step with this traffic moves on so many elements.
 
-Arguments: the traffic, the number of elements, the device. A loop works on memory of its own whose
-pages have been touched, and whatever it computes never leaves the normal numbers: denormals are
-slow. It uses as many threads as :func:`torch.get_num_threads` says.
+It works on memory of its own whose pages have been touched, and whatever it computes never leaves
+the normal numbers: denormals are slow.
 """
 
 
 @dataclass(frozen=True)
 class Limit:
-    """The shortest time in which the bytes of a step can be moved.
-
-    Attributes:
-        kernel: the loop that was fastest.
-        seconds: how long it needs.
-        bytes: how many bytes a step moves.
-        bytes_per_element: how many for each element.
-        bytes_per_second: the bandwidth.
-    """
+    """The shortest time in which the bytes of a step can be moved, and the loop that does it."""
 
     kernel: str
     seconds: float
@@ -142,14 +133,7 @@ def prepare(traffic: Traffic, elements: int, device: str) -> dict[str, Loop]:
 def fastest(
     loops: Mapping[str, Loop], seconds: Mapping[str, float], traffic: Traffic, elements: int
 ) -> Limit:
-    """Choose the loop that would move the bytes of a step in the shortest time.
-
-    Args:
-        loops: all loops by name.
-        seconds: how long each of them took.
-        traffic: of the step.
-        elements: of the workload.
-    """
+    """Choose the loop that would move the bytes of a step in the shortest time."""
     needed = traffic.bytes(elements)
     times = {name: seconds[name] * needed / loop.bytes for name, loop in loops.items()}
     name = min(times, key=times.__getitem__)

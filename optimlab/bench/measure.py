@@ -24,14 +24,7 @@ from optimlab.bench.timing import Effort, Entrant, Timing, Turn, time_in_turns
 
 
 def measure(rule: str, values: Values, implementations: Sequence[str], effort: Effort) -> Outcome:
-    """Time all implementations of a rule on a workload, and compare the bits they end with.
-
-    Args:
-        rule: key of ``RULES``.
-        values: the workload with its numbers.
-        implementations: keys of ``IMPLEMENTATIONS``.
-        effort: how long to measure.
-    """
+    """Time all implementations of a rule on a workload, and compare the bits they end with."""
     traffic, elements = limit.traffic_of(RULES[rule]), values.workload.elements
     runs, missing = build_runs(rule, values, implementations)
     first_step = warm_up(runs, missing, values)

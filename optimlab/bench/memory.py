@@ -48,12 +48,7 @@ _STEPS = 3
 
 @dataclass(frozen=True)
 class Extra:
-    """Memory beyond parameters, gradients and state, in bytes.
-
-    Attributes:
-        kept: what is there between two steps.
-        peak: what is there at the peak of a step, ``kept`` included.
-    """
+    """Bytes beyond parameters, gradients and state, between two steps, and at the peak of one."""
 
     kept: int
     peak: int

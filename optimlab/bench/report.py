@@ -19,13 +19,7 @@ STYLES = {tables.SAME: "green", tables.DIFFERENT: "bold red"}
 
 
 class Report:
-    """Prints how the benchmark goes and what it has found.
-
-    Args:
-        results: what is being filled in.
-        parts: how many parts the work has.
-        quiet: whether to print nothing.
-    """
+    """Prints how the benchmark goes, in so many parts, and what results it has found."""
 
     def __init__(self, results: Results, parts: int, *, quiet: bool = False) -> None:
         self.results, self.device = results, str(results.settings["device"])

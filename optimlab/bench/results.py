@@ -111,11 +111,7 @@ class Results:
     """Everything that was measured.
 
     Attributes:
-        settings: how it was asked for.
-        environment: where and when.
-        outcomes: rules on workloads.
         scaling: for each series, such as ``"tensors"``, outcomes in ascending order.
-        memory: peak memory.
         remarks: what could not be measured, and why.
         load: what else ran meanwhile; known at the end.
     """

@@ -48,12 +48,7 @@ def cpu_model() -> str:
 
 @dataclass(frozen=True)
 class Load:
-    """What else ran while it was measured.
-
-    Attributes:
-        before: the load average of the last minute before.
-        others: how many cores other processes used on average.
-    """
+    """The load average before it was measured, and how many cores others used meanwhile."""
 
     before: float | None
     others: float | None

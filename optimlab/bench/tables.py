@@ -23,14 +23,7 @@ def times(
     first: str = "rule",
     label: Callable[[Outcome], str] = lambda outcome: outcome.title,
 ) -> Table:
-    """Lay out milliseconds by implementation, the limit, ratios and bits, an outcome in a row.
-
-    Args:
-        outcomes: of one workload, or of a series.
-        device: where they were measured.
-        first: the heading of the first column.
-        label: what stands in the first column.
-    """
+    """Lay out milliseconds by implementation, the limit, ratios and bits, an outcome in a row."""
     names, default = measured(outcomes), default_of_torch(device)
     rows = []
     for each in outcomes:

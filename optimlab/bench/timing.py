@@ -94,14 +94,7 @@ class Timing:
 def time_in_turns(
     entrants: Mapping[str, Entrant], *, effort: Effort, turn: Turn, first_step: int, device: str
 ) -> tuple[dict[str, list[float]], int]:
-    """Time all entrants in turns.
-
-    Args:
-        entrants: by name.
-        effort: when to stop.
-        turn: the steps that one makes before the next.
-        first_step: the number of the first step.
-        device: what to wait for before looking at the clock.
+    """Time all entrants in turns, from the step of this number.
 
     Returns:
         The seconds of each timed step by name of the entrant, and the number of the step that
