@@ -64,7 +64,7 @@ class Recording(TorchDispatchMode):
         self._suspended = 0
 
     def __enter__(self) -> Recording:
-        native.runner()  # which is made at first use, by comparing many operations
+        native.usable()  # which is found out at first use, by comparing many operations
         self._scope = StepScope(self.optimizer, self._begin, self._end, self._outside)
         self._scope.end_first()
         super().__enter__()  # type: ignore[no-untyped-call]
