@@ -29,13 +29,7 @@ At the first step :math:`\hat m_1 = g_1` and :math:`\hat v_1 = g_1^2`, so that
     m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t ,
 
 where it is divided by :math:`\sqrt{\hat v_t}` like everything else: weights with large gradients
-decay less. AdamW (Loshchilov and Hutter, 2019) decouples it and shrinks the weights themselves:
-
-.. math::
-    % with weight_decay=0.1, decoupled_weight_decay=True
-    \hat m_t = \frac{m_t}{1 - \beta_1^t}, \qquad \hat v_t = \frac{v_t}{1 - \beta_2^t}, \qquad
-    \theta_t = (1 - \gamma \lambda) \theta_{t-1}
-        - \gamma \frac{\hat m_t}{\sqrt{\hat v_t} + \epsilon} .
+decay less. AdamW (``adamw.py``) decouples it.
 
 **AMSGrad** (Reddi, Kale and Kumar, 2018) divides by the largest :math:`v` so far, so that steps
 do not grow again when large gradients are forgotten.
@@ -44,7 +38,7 @@ do not grow again when large gradients are forgotten.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -64,20 +58,13 @@ from optimlab.core.values import (
     is_many,
     is_number,
     maximum_,
-    read_step,
     wants_gradient,
 )
 from optimlab.rule import Count, Like, Rule, StateSpec, Step, pure, unequal_steps
 
 
 def second_moment(state: dict[str, T], group: ParamGroup, *, derive: bool) -> T:
-    """Return the second moment that the root is taken of, with AMSGrad the largest one so far.
-
-    Args:
-        state: of the parameter; the largest one is brought up to date.
-        group: the hyperparameters.
-        derive: whether autograd may ask for derivatives.
-    """
+    """Return the second moment that the root is taken of, with AMSGrad the largest one so far."""
     if group["amsgrad"]:
         return maximum_(state["max_exp_avg_sq"], state["exp_avg_sq"], derive=derive)
     return state["exp_avg_sq"]
@@ -123,7 +110,7 @@ class Adam(Rule):
         ValueError: for a hyperparameter outside its range, betas of two kinds, tensors of more
             than one element, or tensors with ``foreach`` but without ``capturable``.
         RuntimeError: for ``fused`` together with ``foreach`` or ``differentiable``; in ``step``,
-            for sparse gradients.
+            for sparse gradients, and what lists or a fused kernel do not take.
 
     Example:
         >>> import torch, optimlab
@@ -142,7 +129,6 @@ class Adam(Rule):
 
     Source:
         Kingma and Ba, "Adam: a method for stochastic optimization" (2015), algorithm 1;
-        Loshchilov and Hutter, "Decoupled weight decay regularization" (2019), algorithm 2;
         Reddi, Kale and Kumar, "On the convergence of Adam and beyond" (2018), algorithm 2.
     """
 
@@ -181,8 +167,8 @@ class Adam(Rule):
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
     ) -> None:
-        listed_by_number = bool(foreach) and not capturable
-        checks.check_tensor("lr", lr, listed_by_number=listed_by_number)
+        by_number = foreach and not capturable
+        checks.check_tensor("lr", lr, listed_by_number=by_number)
         if not 0.0 <= lr:
             raise ValueError(f"Invalid learning rate: {lr}")
         if not 0.0 <= eps:
@@ -196,7 +182,7 @@ class Adam(Rule):
         if not any(all(isinstance(beta, kind) for beta in pair) for kind in (float, Tensor)):
             raise ValueError("betas must be either both floats or both Tensors")
         for i, beta in enumerate(pair):
-            checks.check_tensor(f"betas[{i}]", beta, listed_by_number=listed_by_number)
+            checks.check_tensor(f"betas[{i}]", beta, listed_by_number=by_number)
         defaults = {
             "lr": lr,
             "betas": tuple(map(as_scalar, betas)),
@@ -240,8 +226,7 @@ class Adam(Rule):
         # One formula, three roundings: torch spells it differently where the step count is a tensor
         # whose value must not be read, and there once more for lists.
         if is_number(step):
-            count = read_step(step)
-            bias_correction1, bias_correction2 = 1 - beta1**count, 1 - beta2**count
+            bias_correction1, bias_correction2 = 1 - beta1**step, 1 - beta2**step
             step_size, root = lr / bias_correction1, bias_correction2**0.5
             denom = divide_(second_moment(state, group, derive=False).sqrt(), root).add_(eps)
             param.addcdiv_(exp_avg, denom, value=-step_size)
@@ -263,13 +248,7 @@ class Adam(Rule):
             param.addcdiv_(exp_avg.clone() if group["differentiable"] else exp_avg, denom)
 
     def fused_update(
-        self,
-        param: L,
-        grad: L,
-        state: dict[str, L],
-        step: L,
-        group: ParamGroup,
-        scaling: FusedStep,
+        self, param: L, grad: L, state: dict[str, L], step: L, group: ParamGroup, scaling: FusedStep
     ) -> None:
         beta1, beta2 = group["betas"]
         step.add_(1)
@@ -294,41 +273,25 @@ class Adam(Rule):
         if scaling.found_inf is not None:  # then the kernel changed nothing
             step.sub_(scaling.found_inf)
 
+    # What torch's Adam looks at, and refuses, before and besides.
+
     def _foreach_by_default(self, params: Sequence[Tensor], group: ParamGroup) -> bool:
         lr_by_number = isinstance(group["lr"], Tensor) and not group["capturable"]
         return super()._foreach_by_default(params, group) and not lr_by_number
 
     def _collect(self, group: ParamGroup) -> Batch:
-        """Collect what takes part in a step; betas are looked at first, as in torch."""
         _, _ = group["betas"]
         return super()._collect(group)
 
     def _collect_member(self, param: Tensor, grad: Tensor, group: ParamGroup) -> Member:
-        """Collect what a parameter takes part with, and refuse what torch refuses meanwhile.
-
-        Raises:
-            RuntimeError: for a step count that requires a gradient, or a tensor ``lr`` with
-                ``foreach`` but without ``capturable``.
-        """
         member = super()._collect_member(param, grad, group)
-        step: Any = member.step
-        if group["differentiable"] and not member.is_new and step.requires_grad:
-            raise RuntimeError("`requires_grad` is not supported for `step` in differentiable mode")
-        if group["foreach"] and isinstance(group["lr"], Tensor) and not group["capturable"]:
-            raise RuntimeError(checks.NOT_ON_LISTS.format("lr"))
+        if group["differentiable"]:
+            checks.check_no_gradient(member)
+        if group["foreach"]:
+            checks.check_lr_on_lists(group)
         return member
 
     def check(self, batch: Batch) -> None:
-        """Refuse combinations of options that torch refuses, in the same order.
-
-        Raises:
-            AssertionError: if lists of tensors are to be differentiated through, a graph captured
-                where that is not possible, or a gradient scaler expects a fused kernel.
-            RuntimeError: for a tensor ``lr`` on lists without ``capturable``, or ``fused`` with
-                ``differentiable``.
-            ValueError: for tensor betas on lists without ``capturable``, or tensors of more than
-                one element there.
-        """
         if batch.execution is Execution.FOR_LOOP:
             checks.check_scaling(self, batch)
             checks.check_capturable(batch)

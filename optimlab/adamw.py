@@ -1,4 +1,14 @@
-"""AdamW: Adam whose weight decay shrinks the weights themselves, as derived in ``adam.py``."""
+r"""AdamW: Adam whose weight decay shrinks the weights themselves.
+
+As an L2 penalty, weight decay becomes a part of the gradient, and is divided by its root mean
+square (``adam.py``). AdamW (Loshchilov and Hutter, 2019) decouples it:
+
+.. math::
+    % with weight_decay=0.1
+    \hat m_t = \frac{m_t}{1 - \beta_1^t}, \qquad \hat v_t = \frac{v_t}{1 - \beta_2^t}, \qquad
+    \theta_t = (1 - \gamma \lambda) \theta_{t-1}
+        - \gamma \frac{\hat m_t}{\sqrt{\hat v_t} + \epsilon} .
+"""
 
 from __future__ import annotations
 

@@ -23,9 +23,10 @@ from torch import Tensor
 from optimlab import native
 from optimlab.core.batch import Batch, Execution, FusedStep, Member, Stepped
 from optimlab.core.declared import is_declared
-from optimlab.core.values import Moving, OneByOne, PartialState, TensorList, Unread, as_scalars
-from optimlab.native.launch import Launch
-from optimlab.native.step_cache import CachedStep, cache_step, launch, no_modes_active
+from optimlab.core.tensor_list import OneByOne, PartialState, TensorList
+from optimlab.core.values import Moving, StepCount, as_scalars
+from optimlab.native.launch import Launch, launch, no_modes_active
+from optimlab.native.step_cache import CachedStep, cache_step
 
 
 def execute(rule: Stepped, batches: Sequence[Batch]) -> CachedStep | None:
@@ -36,7 +37,7 @@ def execute(rule: Stepped, batches: Sequence[Batch]) -> CachedStep | None:
     """
     # Not while something intercepts operations: the kernel's first use compares many with ATen.
     is_quiet = not torch.compiler.is_compiling() and no_modes_active()
-    runner = native.runner() if is_quiet else None
+    capable = native.usable() if is_quiet else None
     served: dict[int, list[Launch]] = {}
     for place, batch in enumerate(batches):
         if not batch.members:
@@ -46,14 +47,14 @@ def execute(rule: Stepped, batches: Sequence[Batch]) -> CachedStep | None:
             foreach(rule, batch)
         elif batch.execution is Execution.FUSED:
             fused(rule, batch)
-        elif runner is not None and (launches := launch(runner, rule, batch)):
+        elif capable is not None and (launches := launch(capable, rule, batch)):
             served[place] = launches
         else:
             for_loop(rule, batch)
         _store_made_state(rule, batch)
-    if runner is None or not served or "state" not in vars(rule):
+    if capable is None or not served or "state" not in vars(rule):
         return None
-    return cache_step(runner, rule, batches, served)
+    return cache_step(capable, rule, batches, served)
 
 
 # For-loop.
@@ -78,7 +79,7 @@ def _next(step: Tensor, batch: Batch, *, is_lazy: bool) -> Any:
         return step.clone()  # autograd may keep it, and the next step changes the original
     if batch.steps_stay_tensors:
         return step
-    return Unread(step) if is_lazy else float(step.item())
+    return StepCount(step) if is_lazy else float(step.item())
 
 
 # Foreach.
@@ -132,7 +133,7 @@ def _update_list(
     steps, step = _steps(members), cast(Any, number)
     if number is None:  # only now: torch counts once the tensors are viewed as real
         _count_together(steps)
-        step = Unread(steps) if steps else 1.0
+        step = StepCount(steps) if steps else 1.0
     if batch.steps_stay_tensors and steps:
         step = TensorList(steps, capturable=bool(batch.capturable))
     rule.update(param, grad, state, step, _group_of(rule, batch))

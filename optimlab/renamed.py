@@ -15,6 +15,10 @@ RENAMED = {
     "optimlab.bench.command": "optimlab.cli.bench",
     "optimlab.checkpoint": "optimlab.core.checkpoint",
     "optimlab.demo.command": "optimlab.cli.demo",
+    "optimlab.demo.differences": "optimlab.lab.compare.bits",
+    "optimlab.demo.differences.compare": "optimlab.lab.compare.bits.total_distance",
+    "optimlab.demo.recipes.LIBRARIES": "optimlab.demo.libraries.LIBRARIES",
+    "optimlab.demo.recipes.LibraryName": "optimlab.demo.libraries.LibraryName",
     "optimlab.devices": "optimlab.core.devices",
     "optimlab.digest": "optimlab.lab.compare.digest",
     "optimlab.doctor": "optimlab.lab.doctor",
@@ -93,6 +97,7 @@ RENAMED = {
     "optimlab.resume.proof": "optimlab.lab.resume.proof",
     "optimlab.scalar": "optimlab.core.scalar",
     "optimlab.shadow": "optimlab.lab.shadow",
+    "optimlab.values.Unread": "optimlab.core.values.StepCount",
     "optimlab.terminal": "optimlab.lab.report",
 }
 """Each old name of a module, class or function, and where it is now.

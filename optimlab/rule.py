@@ -39,7 +39,7 @@ __all__ = ["Count", "First", "Like", "Rule", "StateSpec", "Step", "pure", "unequ
 Step: TypeAlias = float | T
 """A step count: a number, or a tensor where its value must stay on the device or in autograd.
 
-In place of a number, a rule declared :func:`unequal_steps` gets :class:`optimlab.values.Unread`.
+In place of a number, a rule declared :func:`unequal_steps` gets :class:`optimlab.values.StepCount`.
 """
 
 
@@ -155,13 +155,7 @@ class Rule(Optimizer):
         raise NotImplementedError
 
     def fused_update(
-        self,
-        param: L,
-        grad: L,
-        state: dict[str, L],
-        step: L,
-        group: ParamGroup,
-        scaling: FusedStep,
+        self, param: L, grad: L, state: dict[str, L], step: L, group: ParamGroup, scaling: FusedStep
     ) -> None:
         """Hand the step to a fused kernel of torch; only for optimizers that have one."""
         raise NotImplementedError

@@ -54,9 +54,9 @@ from torch.optim.optimizer import ParamsT
 from optimlab.core import checks, devices
 from optimlab.core.batch import Batch, Execution, FusedStep, Member
 from optimlab.core.groups import ParamGroup
+from optimlab.core.tensor_list import PartialState
 from optimlab.core.values import (
     L,
-    PartialState,
     T,
     add_like,
     add_scaled,
@@ -231,13 +231,7 @@ class SGD(Rule):
         subtract_scaled_(param, direction, lr)
 
     def fused_update(
-        self,
-        param: L,
-        grad: L,
-        state: dict[str, L],
-        step: L,
-        group: ParamGroup,
-        scaling: FusedStep,
+        self, param: L, grad: L, state: dict[str, L], step: L, group: ParamGroup, scaling: FusedStep
     ) -> None:
         fused_kernel(
             "_fused_sgd_",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from optimlab.core import devices
-from optimlab.core.batch import Batch, Execution
+from optimlab.core.batch import Batch, Execution, Member
 from optimlab.core.groups import ParamGroup
 
 NOT_ON_LISTS = "{} as a Tensor is not supported for capturable=False and foreach=True"
@@ -32,6 +32,16 @@ def check_tensor(name: str, value: Any, *, listed_by_number: object = False) -> 
             raise ValueError(f"Tensor {name} must be 1-element")
 
 
+def check_lr_on_lists(group: ParamGroup) -> None:
+    """Refuse a tensor lr that lists would have to read.
+
+    Raises:
+        RuntimeError: if lr is a tensor, and the group not capturable.
+    """
+    if isinstance(group["lr"], Tensor) and not group["capturable"]:
+        raise RuntimeError(NOT_ON_LISTS.format("lr"))
+
+
 def check_tensors_on_lists(group: ParamGroup) -> None:
     """Check the hyperparameters that lists take as tensors only if they are capturable.
 
@@ -40,8 +50,7 @@ def check_tensors_on_lists(group: ParamGroup) -> None:
         ValueError: if a beta is, or a tensor has not one element.
     """
     beta1, beta2 = group["betas"]
-    if isinstance(group["lr"], Tensor) and not group["capturable"]:
-        raise RuntimeError(NOT_ON_LISTS.format("lr"))
+    check_lr_on_lists(group)
     for name, value in {"lr": group["lr"], "beta1": beta1, "beta2": beta2}.items():
         check_tensor(name, value, listed_by_number=not group["capturable"])
 
@@ -94,6 +103,17 @@ def check_counts(batch: Batch) -> None:
         raise RuntimeError(
             "API has changed, `state_steps` argument must contain a list of singleton tensors"
         )
+
+
+def check_no_gradient(member: Member) -> None:
+    """Refuse a step count that autograd differentiates.
+
+    Raises:
+        RuntimeError: if it requires a gradient.
+    """
+    step: Any = member.step
+    if not member.is_new and step.requires_grad:
+        raise RuntimeError("`requires_grad` is not supported for `step` in differentiable mode")
 
 
 def check_dtypes(batch: Batch, *, negated: object, complex_as_real: bool) -> None:

@@ -23,8 +23,9 @@ def pure(update: Callable[_P, _R]) -> Callable[_P, _R]:
 def unequal_steps(update: Callable[_P, _R]) -> Callable[_P, _R]:
     """Declare that an update rule can be read on a list of tensors of unequal step counts.
 
-    It gets a step count that :func:`optimlab.values.read_step` reads, and must not compare or
-    convert that: on lists it is one number for each tensor (:class:`optimlab.values.Numbers`).
+    It gets a step count that ``base**step`` or :func:`optimlab.values.read_step` reads, and must
+    not compare or convert it: on lists it is one number for each tensor
+    (:class:`optimlab.values.Numbers`).
     Where the rule makes state itself, some of the tensors may have it and others not
     (:class:`optimlab.values.PartialState`). For a rule without this declaration lists are divided,
     so that each has one step count, which is a float, and either all of its state or none.

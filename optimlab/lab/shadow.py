@@ -30,12 +30,9 @@ from optimlab.sgd import SGD
 OnDifference: TypeAlias = Literal["raise"] | Callable[[Difference], object]
 
 # AdamW first: it is a subclass of Adam.
-_RULES: tuple[tuple[type[torch.optim.Optimizer], type[Rule]], ...] = (
-    (torch.optim.AdamW, AdamW),
-    (torch.optim.Adam, Adam),
-    (torch.optim.SGD, SGD),
-    (torch.optim.RMSprop, RMSprop),
-)
+_RULES: dict[type[torch.optim.Optimizer], type[Rule]] = {
+    getattr(torch.optim, rule.__name__): rule for rule in (AdamW, Adam, SGD, RMSprop)
+}
 _SCALING = ("grad_scale", "found_inf")  # by which torch.amp.GradScaler tells a fused optimizer
 
 
@@ -234,12 +231,7 @@ class Shadow:
 
 
 def twin_of(optimizer: torch.optim.Optimizer, rule: type[Rule]) -> Rule:
-    """Copy an optimizer with its parameters and gradients, to be stepped by another class's rule.
-
-    Args:
-        optimizer: of torch's class with the same state and hyperparameters as ``rule``.
-        rule: the class of the copy.
-    """
+    """Copy an optimizer with its parameters and gradients, to be stepped by a rule of ours."""
     memo = {id(param): _with_gradient(param) for param in parameters(optimizer)}
     groups = clone(optimizer.param_groups, memo)
     state: defaultdict[Any, Any] = defaultdict(dict)
@@ -289,13 +281,9 @@ def _unwrapped(optimizer: Any) -> torch.optim.Optimizer:
 
 
 def _rule_of(optimizer: torch.optim.Optimizer) -> type[Rule]:
-    """Find the rule of a class.
-
-    Raises:
-        TypeError: if there is none, or if the class has a step of its own.
-    """
+    """Find the rule of a class that has no step of its own."""
     live = type(optimizer)
-    for theirs, rule in _RULES:
+    for theirs, rule in _RULES.items():
         if isinstance(optimizer, theirs):
             if inspect.unwrap(live.step) is not inspect.unwrap(theirs.step):
                 raise TypeError(
@@ -303,5 +291,5 @@ def _rule_of(optimizer: torch.optim.Optimizer) -> type[Rule]:
                     "is meant to do; optimlab.parity compares any two optimizers"
                 )
             return rule
-    known = ", ".join(theirs.__name__ for theirs, _ in _RULES)
+    known = ", ".join(theirs.__name__ for theirs in _RULES)
     raise TypeError(f"there is no rule for {live.__name__}: a shadow follows torch.optim's {known}")

@@ -201,6 +201,13 @@ def named_distances(
     }
 
 
+def total_distance(
+    ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], *, ulps: bool = True
+) -> Distance:
+    """Measure how far apart two sets of named dense tensors are: :func:`named_distances` as one."""
+    return sum(named_distances(ours, theirs, ulps=ulps).values(), Distance(0, 0))
+
+
 def _pair_distance(present: list[Tensor], ulps: bool) -> Distance:
     size = max(tensor.numel() for tensor in present)
     if len(present) == 1 or _compare_properties(*present):

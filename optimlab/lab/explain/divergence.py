@@ -1,13 +1,8 @@
 """Where two recorded steps diverge: the operation that makes the first bits of one side alone.
 
-Two optimizers may spell one arithmetic differently: in another order, with a temporary more, with
-views, with lists. So operations are not compared by name or place but by what they result in. A
-result is *common* if the other step has it, too: for one of the optimizer's own tensors (``param``,
-``grad``, state) the same bits under the same name, for a temporary the same bits anywhere; what
-both held before the step is common. From every tensor of the optimizer that ends different,
-:func:`divergence` goes back through the operations that it was computed from, for as long as their
-results are not common. The earliest operation that it reaches is where that step leaves the other:
-the first whose result the other never has, and which matters for a tensor that ends different.
+Operations are matched by their results, as :func:`optimlab.explain` says: from every tensor of the
+optimizer that ends different, :func:`divergence` goes back through the operations that it was
+computed from, for as long as the other step does not have their results.
 """
 
 from __future__ import annotations
@@ -25,16 +20,7 @@ _MAKES |= {"ones", "ones_like", "full", "full_like", "zero_", "fill_", "scalar_t
 
 
 class RecordedStep:
-    """The operations of a step on one parameter, and the results that they have.
-
-    Args:
-        operations: all operations of the step, recorded with copies of the tensors.
-        parameter: number of the parameter.
-        outputs: names of the optimizer's tensors that end different.
-
-    Attributes:
-        read: the numbers that were read from tensors, and these.
-    """
+    """The operations of a step on one parameter, of which some ``outputs`` end different."""
 
     def __init__(
         self, operations: Sequence[Operation], parameter: int, outputs: Iterable[str]
@@ -46,7 +32,8 @@ class RecordedStep:
         self.named = {(value.label, value.digest) for value in values}
         self.anywhere = {value.digest for value in values}
         reads = [each for each in self.operations if isinstance(each.returned, float)]
-        self.read = {each.returned: each.operands[0] for each in reversed(reads)}  # the first
+        # Numbers that were read from tensors, each with the first of these.
+        self.read = {each.returned: each.operands[0] for each in reversed(reads)}
 
     def has(self, value: Value) -> bool:
         """Tell whether a result of the other step occurs here."""
@@ -93,13 +80,7 @@ class RecordedStep:
 
 @dataclass(frozen=True)
 class Side:
-    """One of two steps.
-
-    Attributes:
-        name: what the side is called.
-        step: its operations.
-        operation: where it leaves the other side, ``None`` where it does not.
-    """
+    """One of two steps, and the operation at which it leaves the other, if it does."""
 
     name: str
     step: RecordedStep
@@ -108,12 +89,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Divergence:
-    """The operations at which two steps diverge.
-
-    Attributes:
-        a: the first step.
-        b: the second.
-    """
+    """The operations at which two steps diverge."""
 
     a: Side
     b: Side

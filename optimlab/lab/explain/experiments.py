@@ -62,20 +62,12 @@ def _narrowed(
 
 @dataclass(frozen=True, eq=False)
 class _Result:
-    """A tensor that ends different, as one side's expression.
-
-    Attributes:
-        expression: of this side.
-        own: the bits of this side.
-        other: the bits of the other.
-        other_expression: of the other side, ``None`` for a kernel that shows its result alone.
-        names: of this side and of the other.
-    """
+    """A tensor that ends different, with its bits and expressions on both sides."""
 
     expression: Expression
     own: Tensor
     other: Tensor
-    other_expression: Expression | None
+    other_expression: Expression | None  # there is none for a kernel that shows its result alone
     names: tuple[str, str]
 
     def chosen(self, elements: Tensor) -> _Result:
@@ -119,7 +111,8 @@ class _Result:
 
 def other_rounding(found: Divergence) -> Iterator[Cause]:
     """Try whether both compute one expression, of which one variant gives the other's bits."""
-    # A result that both have need not be used by both: then the longer expressions tell.
+    # A result that both have need not be used by both: then expressions down to what both end
+    # with tell, and not only those down to what both have.
     for opaque in (False, True):
         yield from _other_rounding(_results(found, opaque=opaque))
 
@@ -175,7 +168,7 @@ def _rounding_words(result: _Result, own: Variant, other: Variant) -> tuple[str,
 def _at_the_end(result: _Result, own: Variant) -> Iterator[Cause]:
     """Try whether only elements behind the last full vector, at the end, are rounded differently.
 
-    A vectorised kernel computes these in a loop of its own, which compilers may contract otherwise.
+    A vectorised kernel computes them in a loop of its own, which compilers may contract otherwise.
     """
     differing = (result.own != result.other).flatten().nonzero()
     count = result.own.numel()
@@ -210,12 +203,7 @@ def _by_order(result: _Result) -> Iterator[Cause]:
 
 
 def _results(found: Divergence, *, opaque: bool) -> Iterator[_Result]:
-    """Write out, from either side, tensors that end different, the earliest written first.
-
-    Args:
-        found: where they diverge.
-        opaque: write expressions out down to what both end with, not only to what both have.
-    """
+    """Write out, from either side, tensors that end different, the earliest written first."""
     for _, *ends in _ends(found):
         bits = [end.kept for end in ends]
         if not isinstance(bits[0], Tensor) or _form(ends[0]) != _form(ends[1]):

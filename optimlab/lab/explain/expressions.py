@@ -19,13 +19,7 @@ _COPIES = {"detach", "clone", "copy_", "_to_copy", "lift_fresh"}
 
 @dataclass(frozen=True, eq=False)
 class Expression:
-    """An operation on expressions, tensors and numbers.
-
-    Attributes:
-        name: of the operation: ``"lerp"``, ``"add"``, ...
-        arguments: in the order of ATen's schema; an ``alpha`` or ``value`` comes last.
-        dtype: of its result, to which it is rounded.
-    """
+    """An operation on expressions, tensors and numbers, rounded to the dtype of its result."""
 
     name: str
     arguments: tuple[Expression | Leaf, ...]
@@ -80,11 +74,8 @@ def expression_of(
 ) -> Expression | Leaf | None:
     """Write out the expression of a value, ``None`` if an operation in it has no formula.
 
-    Args:
-        value: the value.
-        operation_of: says which operation a value came from, ``None`` for one to start from.
-        read: the tensors that numbers were read from.
-        depth: how many operations deep the expression may be.
+    ``operation_of`` says which operation a value came from, ``None`` for one to start from;
+    ``read`` which tensor a number was read from.
     """
     operation = operation_of(value)
     if operation is None:

@@ -23,13 +23,7 @@ GivenGradients: TypeAlias = Sequence[Gradients] | Callable[[int], Gradients]
 
 @dataclass(frozen=True)
 class Pair:
-    """Two optimizers that are given the same gradients.
-
-    Attributes:
-        optimizers: the two.
-        begin: does what happens before a step, such as adding parameters, and returns the step's
-            gradients in the order of the parameters.
-    """
+    """Two optimizers; ``begin`` does what happens before a step, and returns its gradients."""
 
     optimizers: tuple[Optimizer, Optimizer]
     begin: Callable[[int], Gradients]

@@ -15,12 +15,7 @@ from optimlab.rule import Rule
 
 @dataclass(frozen=True)
 class Provenance:
-    """Texts for numbers, such as ``1 - beta1`` for 0.1.
-
-    Attributes:
-        by_operation: for a number in an operation of this name, without an underscore.
-        anywhere: for a number in any operation.
-    """
+    """Texts for numbers, such as ``1 - beta1`` for 0.1: in an operation of a name, and anywhere."""
 
     by_operation: Mapping[tuple[str, float], str] = field(default_factory=dict)
     anywhere: Mapping[float, str] = field(default_factory=dict)

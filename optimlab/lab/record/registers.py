@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 # Functions between the optimizer's code and ATen, whose local variables are not the optimizer's.
 _BETWEEN = (
     "optimlab.lab.",
+    "optimlab.core.tensor_list",
     "optimlab.core.values",
     "torch._",
     "torch.utils.",
@@ -31,31 +32,18 @@ _LOCAL, _OPTIMIZERS = 1, 2
 
 @dataclass(eq=False)
 class Register:
-    """A piece of memory under one name.
+    """A piece of memory under one name."""
 
-    Attributes:
-        start: its first address, or the tensor's id where there is no plain memory.
-        end: the address behind its last.
-        tensor: one that lies there. Held, so that no other takes its place during the step.
-        others: all registers in the same storage.
-        name: how it is called, unique among those of one parameter.
-        parameter: number of the parameter that it belongs to, counted through all groups.
-        label: how the optimizer calls it, ``""`` for what is no tensor of the optimizer's.
-        rank: where the name is from: an operation, a local variable, or the optimizer itself.
-        writer: number of the operation that wrote it last, -1 if none did.
-        looks: what was kept of it since it was last written.
-    """
-
-    start: int
-    end: int
-    tensor: Tensor
-    others: list[Register] = field(repr=False)
-    name: str = ""
-    parameter: int | None = None
-    label: str = ""
-    rank: int = 0
-    writer: int = -1
-    looks: dict[Any, Any] = field(default_factory=dict, repr=False)
+    start: int  # its first address, or the tensor's id where there is no plain memory
+    end: int  # the address behind its last
+    tensor: Tensor  # one that lies there, held, so that no other takes its place during the step
+    others: list[Register] = field(repr=False)  # all in the same storage
+    name: str = ""  # unique among those of one parameter
+    parameter: int | None = None  # its number, counted through all groups
+    label: str = ""  # how the optimizer calls it
+    rank: int = 0  # where the name is from: an operation, a local variable, the optimizer itself
+    writer: int = -1  # number of the operation that wrote it last
+    looks: dict[Any, Any] = field(default_factory=dict, repr=False)  # kept since then
 
     def overlapping(self) -> Iterator[Register]:
         """Go through the registers that share memory with this one, itself among them."""

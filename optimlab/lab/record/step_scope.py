@@ -20,11 +20,8 @@ class StepScope:
     ``super().step()`` both may be wrapped, and each wrapper calls all hooks. The outermost wrapper
     is told by its frame. A step that raised leaves no frame, and so never hides the next one.
 
-    Args:
-        optimizer: whose steps they are.
-        begin: called as a step begins, with the optimizer and whether the step has a closure.
-        end: called as it ends, with the optimizer.
-        around: called in place of the closure, with it and its arguments.
+    ``begin`` is called with the optimizer and whether the step has a closure, ``end`` with the
+    optimizer, ``around`` in place of the closure, with it and its arguments.
     """
 
     def __init__(

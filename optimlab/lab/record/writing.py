@@ -111,11 +111,7 @@ class Operation:
         return self.spelt()
 
     def spelt(self, numbers: Mapping[float, str] | None = None) -> str:
-        """Spell the operation as Python code.
-
-        Args:
-            numbers: what to write for a number instead of its value.
-        """
+        """Spell the operation as Python code, some numbers by a text in place of their value."""
         texts = numbers or {}
         first, *rest = [*self.shown_arguments()] or [("", None)]
         given = [_shown(value, texts) for name, value in rest if name not in _BY_NAME]
@@ -137,14 +133,7 @@ class Operation:
                 yield name, value
 
     def repeat(self, changed: Mapping[str, Any] | None = None) -> Tensor:
-        """Carry the operation out once more, on copies of what was kept.
-
-        Args:
-            changed: arguments to take in place of its own; tensors, or numbers.
-
-        Returns:
-            The first result.
-        """
+        """Return the first result, carried out once more on copies, with some other arguments."""
         given = {name: _own(value) for name, value in self.arguments.items()} | dict(changed or {})
         schema = self.function._schema.arguments
         if self.listed is not None:
