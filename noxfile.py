@@ -20,7 +20,7 @@ SPHINX = ("-m", "sphinx", "--fail-on-warning", "--keep-going", "-b", "html")
 EXECUTION_TESTS = (
     "tests/programs/test_random_programs.py",
     "tests/core/test_program.py",
-    "tests/native/test_native.py",
+    "tests/native",
 )
 SANITIZED = (
     *("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),

@@ -14,7 +14,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from optimlab.lab.compare.bits import as_integers, compare_floats, ordered, tensor_distance
+from optimlab.lab.compare.bits import (
+    as_integers,
+    compare_floats,
+    named_distances,
+    ordered,
+    tensor_distance,
+    total_distance,
+)
 from optimlab.lab.parity import (
     Difference,
     Equal,
@@ -448,3 +455,26 @@ def test_sparse_tensors_are_compared_by_indices_values_and_coalescence() -> None
 def test_python_floats_are_compared_by_their_bits(ours: float, theirs: float, ulps: int) -> None:
     mismatch = compare_floats(ours, theirs)
     assert (mismatch.ulps if mismatch else 0) == ulps
+
+
+@pytest.mark.parametrize(
+    ("theirs", "differing"),
+    [
+        ({"a": torch.ones(3), "b": torch.zeros(2)}, {}),
+        ({"a": torch.ones(3), "b": torch.tensor([0.0, -0.0])}, {"b": 1}),
+        ({"a": torch.ones(3).nextafter(torch.zeros(3)), "b": torch.zeros(2)}, {"a": 3}),
+        ({"a": torch.ones(3)}, {"b": 2}),
+        ({"a": torch.ones(3), "b": torch.zeros(2), "c": torch.zeros(7)}, {"c": 7}),
+        ({"a": torch.ones(3, dtype=torch.float64), "b": torch.zeros(2)}, {"a": 3}),
+        ({"a": torch.ones(4), "b": torch.zeros(2)}, {"a": 4}),
+    ],
+    ids=["equal", "minus zero", "1 ulp", "missing", "surplus", "dtype", "shape"],
+)
+@pytest.mark.parametrize("ulps", [False, True])
+def test_the_elements_of_named_tensors_that_differ_are_counted(
+    theirs: dict[str, Tensor], differing: dict[str, int], ulps: bool
+) -> None:
+    ours = {"a": torch.ones(3), "b": torch.zeros(2)}
+    found = named_distances(ours, theirs, ulps=ulps)
+    assert {name: each.differing for name, each in found.items() if each.differing} == differing
+    assert total_distance(ours, theirs, ulps=ulps).differing == sum(differing.values())
