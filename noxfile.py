@@ -17,10 +17,10 @@ nox.options.reuse_venv = "yes"  # torch is large; pip still brings a kept enviro
 CONSTRAINTS = Path("constraints.txt")
 PYTEST = ("-m", "pytest")
 SPHINX = ("-m", "sphinx", "--fail-on-warning", "--keep-going", "-b", "html")
-CARRIED_OUT = (
+EXECUTION_TESTS = (
     "tests/programs/test_random_programs.py",
     "tests/core/test_program.py",
-    "tests/native/test_native.py",
+    "tests/native",
 )
 SANITIZED = (
     *("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
@@ -56,8 +56,8 @@ def tests(session: nox.Session) -> None:
     """
     install(session, "-e", ".[test,integrations,pages]")
     if not session.posargs:
-        session.log("without the native kernel: what depends on how a rule is carried out")
-        python(session, *PYTEST, *CARRIED_OUT, *parallel(session), env={"OPTIMLAB_NATIVE": "0"})
+        session.log("without the native kernel: what depends on how a rule is executed")
+        python(session, *PYTEST, *EXECUTION_TESTS, *parallel(session), env={"OPTIMLAB_NATIVE": "0"})
         session.log("with it, where it was built: everything")
     # One thread each: two processes with two threads on two cores wait for one another.
     env = {"OMP_NUM_THREADS": "1"} if in_own_environment(session) else None

@@ -25,8 +25,8 @@ from optimlab.core.batch import Batch, Execution, FusedStep, Member, Stepped
 from optimlab.core.declared import is_declared
 from optimlab.core.tensor_list import OneByOne, PartialState, TensorList
 from optimlab.core.values import Moving, StepCount, as_scalars
-from optimlab.native.launch import Launch
-from optimlab.native.step_cache import CachedStep, cache_step, launch, no_modes_active
+from optimlab.native.launch import Launch, launch, no_modes_active
+from optimlab.native.step_cache import CachedStep, cache_step
 
 
 def execute(rule: Stepped, batches: Sequence[Batch]) -> CachedStep | None:
@@ -37,7 +37,7 @@ def execute(rule: Stepped, batches: Sequence[Batch]) -> CachedStep | None:
     """
     # Not while something intercepts operations: the kernel's first use compares many with ATen.
     is_quiet = not torch.compiler.is_compiling() and no_modes_active()
-    runner = native.runner() if is_quiet else None
+    capable = native.usable() if is_quiet else None
     served: dict[int, list[Launch]] = {}
     for place, batch in enumerate(batches):
         if not batch.members:
@@ -47,14 +47,14 @@ def execute(rule: Stepped, batches: Sequence[Batch]) -> CachedStep | None:
             foreach(rule, batch)
         elif batch.execution is Execution.FUSED:
             fused(rule, batch)
-        elif runner is not None and (launches := launch(runner, rule, batch)):
+        elif capable is not None and (launches := launch(capable, rule, batch)):
             served[place] = launches
         else:
             for_loop(rule, batch)
         _store_made_state(rule, batch)
-    if runner is None or not served or "state" not in vars(rule):
+    if capable is None or not served or "state" not in vars(rule):
         return None
-    return cache_step(runner, rule, batches, served)
+    return cache_step(capable, rule, batches, served)
 
 
 # For-loop.

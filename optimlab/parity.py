@@ -4,7 +4,6 @@ from optimlab.lab.parity import *  # noqa: F403 - all that it offers, under the 
 from optimlab.lab.parity import __all__  # noqa: F401
 from optimlab.renamed import moved_from
 
-__path__: list[
-    str
-] = []  # it was a package: optimlab.parity.bits and others are found by renamed.py
+# It was a package, and optimlab.parity.bits and others below it are found by renamed.py.
+__path__: list[str] = []
 __getattr__ = moved_from(__name__)

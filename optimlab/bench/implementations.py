@@ -34,29 +34,21 @@ SETS_OF_GRADIENTS = 3
 
 @dataclass(frozen=True)
 class Implementation:
-    """A way to carry out a step.
-
-    Attributes:
-        title: what it is called in full.
-        library: where its class is taken from.
-        options: arguments of the class beside those of the rule.
-        compiled: whether the step goes through ``torch.compile``.
-    """
+    """A way to carry out a step: a library's class, its arguments beside those of the rule."""
 
     title: str
     library: LibraryName
     options: Mapping[str, Any]
     compiled: bool = False
 
-    def build(self, rule: Rule, params: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-        """Build the optimizer."""
-        optimizer_class = getattr(LIBRARIES[self.library], rule.class_name)
-        optimizer: torch.optim.Optimizer = optimizer_class(params, **rule.arguments, **self.options)
-        return optimizer
+    def class_of(self, rule: Rule) -> type[torch.optim.Optimizer]:
+        """Return the optimizer class of a rule."""
+        found: type[torch.optim.Optimizer] = getattr(LIBRARIES[self.library], rule.class_name)
+        return found
 
     def missing(self, rule: Rule, workload: Workload) -> str:
         """Return why it cannot, or should not, carry out this rule on this workload, if so."""
-        offered = inspect.signature(getattr(LIBRARIES[self.library], rule.class_name)).parameters
+        offered = inspect.signature(self.class_of(rule)).parameters
         for option, value in self.options.items():
             if value and option not in offered:
                 return f"torch has no {option} {rule.class_name}"
@@ -82,16 +74,7 @@ def default_of_torch(device: str) -> str:
 
 
 class Values:
-    """The numbers that a workload starts with, and its gradients.
-
-    Args:
-        workload: the shapes.
-        device: where the tensors live.
-
-    Attributes:
-        start: the parameters before the first step, standard normal.
-        gradients: a few sets of gradients, in memory of their own, to be taken in turn.
-    """
+    """The numbers that a workload starts with, and a few sets of gradients, to be taken in turn."""
 
     def __init__(self, workload: Workload, device: str) -> None:
         self.workload, self.device = workload, device
@@ -110,17 +93,12 @@ class Values:
 
 
 class Run:
-    """One implementation at work on parameters of its own.
-
-    Args:
-        implementation: how steps are carried out.
-        rule: the update rule.
-        start: the parameters before the first step; they are copied.
-    """
+    """One implementation at work on parameters of its own: copies of those to start with."""
 
     def __init__(self, implementation: Implementation, rule: Rule, start: Sequence[Tensor]) -> None:
         self.params = [nn.Parameter(tensor.clone()) for tensor in start]
-        self.optimizer = implementation.build(rule, self.params)
+        options = {**rule.arguments, **implementation.options}
+        self.optimizer = implementation.class_of(rule)(self.params, **options)
         step: Callable[[], object] = self.optimizer.step
         self.step = torch.compile(step) if implementation.compiled else step
 

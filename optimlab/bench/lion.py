@@ -51,12 +51,7 @@ class Lion(Rule):
 
 
 class ForLoopLion(torch.optim.Optimizer):
-    """The same as a loop over parameters.
-
-    Args:
-        params: as of every optimizer.
-        options: hyperparameters that differ from ``DEFAULTS``.
-    """
+    """The same as a loop over parameters."""
 
     def __init__(self, params: ParamsT, **options: Any) -> None:
         super().__init__(params, DEFAULTS | options)

@@ -24,8 +24,13 @@ class Workload:
         return sum(map(prod, self.shapes))
 
     def __str__(self) -> str:
-        tensors = "1 tensor" if len(self.shapes) == 1 else f"{len(self.shapes):,} tensors"
-        return f"{self.title}: {tensors}, {self.elements:,} elements"
+        return described(self.title, len(self.shapes), self.elements)
+
+
+def described(title: str, tensors: int, elements: int) -> str:
+    """Put a workload into words."""
+    counted = "1 tensor" if tensors == 1 else f"{tensors:,} tensors"
+    return f"{title}: {counted}, {elements:,} elements"
 
 
 def _mlp() -> Iterator[Shape]:

@@ -90,7 +90,6 @@ def bench(
         quick=quick,
         device=device,
     )
-    output.mkdir(parents=True, exist_ok=True)
     results = experiment.run(settings, output, quiet=json.printed)
     json.write(results.as_json())
     return EQUAL if results.same_bits else DIFFERENT

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_module
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,10 +65,9 @@ def demo(
         # What cuBLAS needs to add up in the same order each time; read when it is first used, and
         # inherited by the processes that resume.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    (output / "checkpoints").mkdir(parents=True, exist_ok=True)
     settings = [
         Settings(recipe, epochs, batch_size, seed, device) for recipe in dict.fromkeys(optimizers)
     ]
-    differing = experiment.run(settings, output, quiet=json.printed).differing
-    json.write(json_module.loads((output / "result.json").read_text(encoding="utf-8")))
-    return DIFFERENT if differing else EQUAL
+    results = experiment.run(settings, output, quiet=json.printed)
+    json.write(results.as_json())
+    return EQUAL if results.same_bits else DIFFERENT

@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from optimlab.renamed import moved_from
+
+__getattr__ = moved_from(__name__)
+
 
 @dataclass(frozen=True)
 class Recipe:

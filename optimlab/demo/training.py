@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from optimlab.demo.differences import compare
 from optimlab.demo.digits import Batches, Digits, build_network
 from optimlab.demo.libraries import LIBRARIES, LibraryName
 from optimlab.demo.recipes import RECIPES, Settings
-from optimlab.lab.compare.bits import Distance
+from optimlab.demo.results import Count, Epoch
 
 
 class Run:
@@ -79,16 +77,6 @@ class Run:
         self.losses = list(state["losses"])
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """One epoch of the lock step: mean training loss, test accuracy and compared elements."""
-
-    number: int
-    loss: Mapping[LibraryName, float]
-    accuracy: Mapping[LibraryName, float]
-    distance: Distance
-
-
 class LockStep:
     """Two runs, one per library, that take each step on the same batch.
 
@@ -119,36 +107,32 @@ class LockStep:
         """Number of steps after which the training is interrupted: half of all, rounded down."""
         return self.steps // 2
 
-    def step(self) -> Distance:
+    def step(self) -> Count:
         """Take one step in both runs and compare them."""
         images, labels = self.batches.draw()
         for run in self.runs.values():
             run.step(images, labels)
         self.taken += 1
-        distance = compare(self.runs["optimlab"].tensors(), self.runs["torch"].tensors())
-        if distance.differing and self.first_difference is None:
+        count = Count.of(self.runs["optimlab"].tensors(), self.runs["torch"].tensors())
+        if count.elements_differing and self.first_difference is None:
             self.first_difference = self.taken
-        return distance
+        return count
 
     def train(self, half_way: Callable[[LockStep], None]) -> Iterator[Epoch]:
         """Train to the end, calling ``half_way`` once in between, and yield after each epoch."""
+        size, runs = self.batches.per_epoch, self.runs.items()
         for number in range(1, self.settings.epochs + 1):
-            distance = Distance(elements=0, differing=0)
-            for _ in range(self.batches.per_epoch):
+            counts = []
+            for _ in range(size):
                 if self.taken == self.half:
                     half_way(self)
-                distance += self.step()
-            yield self.summarize(number, distance)
-
-    def summarize(self, number: int, distance: Distance) -> Epoch:
-        """Sum up the epoch that the two runs have just finished."""
-        size, runs = self.batches.per_epoch, self.runs.items()
-        return Epoch(
-            number=number,
-            loss={library: fmean(run.losses[-size:]) for library, run in runs},
-            accuracy={library: run.accuracy(self.digits) for library, run in runs},
-            distance=distance,
-        )
+                counts.append(self.step())
+            yield Epoch(
+                **vars(Count.total(counts)),
+                epoch=number,
+                training_loss={library: fmean(run.losses[-size:]) for library, run in runs},
+                test_accuracy={library: run.accuracy(self.digits) for library, run in runs},
+            )
 
 
 @contextmanager

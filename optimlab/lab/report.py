@@ -5,27 +5,31 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
     from rich.table import Table
+    from rich.text import Text
 
 WIDTH = 100
+_MOST_OF_A_TASK = 50
+
+Progress: TypeAlias = Callable[[int, int, str], None]
 
 
 def as_json(value: Any) -> Any:
     """Return a result as plain values that the json module can write.
 
-    Dataclasses become dicts of their fields, as with :func:`dataclasses.asdict`; tensors, tuples
-    and sets become lists, the latter sorted; an Enum its value; paths, dtypes, devices and what
-    else is no plain value their text. A number that JSON has no spelling for, infinite or NaN,
-    becomes ``None``.
+    Dataclasses become dicts of their fields, as with :func:`dataclasses.asdict`, but for those
+    that ``repr`` leaves out; tensors, tuples and sets become lists, the latter sorted; an Enum its
+    value; paths, dtypes, devices and what else is no plain value their text. A number that JSON
+    has no spelling for, infinite or NaN, becomes ``None``.
 
     Args:
         value: a result, or any part of one.
@@ -37,7 +41,8 @@ def as_json(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {each.name: as_json(getattr(value, each.name)) for each in dataclasses.fields(value)}
+        names = [each.name for each in dataclasses.fields(value) if each.repr]
+        return {name: as_json(getattr(value, name)) for name in names}
     if isinstance(value, Mapping):
         return {str(key): as_json(item) for key, item in value.items()}
     if isinstance(value, set | frozenset):
@@ -95,7 +100,7 @@ def _lines_of(row: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 def rich_table(
     headings: Sequence[str],
-    rows: Iterable[Sequence[str]],
+    rows: Iterable[Sequence[str | Text]],
     style: Callable[[str, str], str] = lambda heading, cell: "",
     *,
     left: int = 1,
@@ -105,8 +110,8 @@ def rich_table(
 
     Args:
         headings: of the columns.
-        rows: the cells.
-        style: the style of a cell, from its heading and its text; the empty string for none.
+        rows: the cells; one that is a :class:`rich.text.Text` has its own style.
+        style: the style of another, from its heading and its text; the empty string for none.
         left: how many columns, from the first, are aligned to the left.
         options: further arguments of :class:`rich.table.Table`.
     """
@@ -120,7 +125,7 @@ def rich_table(
         laid_out.add_column(heading, justify="left" if column < left else "right", no_wrap=True)
     for row in rows:
         pairs = zip(headings, row, strict=True)
-        laid_out.add_row(*(Text(cell, style(heading, cell)) for heading, cell in pairs))
+        laid_out.add_row(*(Text(c, style(h, c)) if isinstance(c, str) else c for h, c in pairs))
     return laid_out
 
 
@@ -135,19 +140,27 @@ def console(*, quiet: bool = False) -> Console:
     return Console(width=WIDTH, highlight=False, markup=False, emoji=False, quiet=quiet)
 
 
-def progress(shown_on: Console, **options: Any) -> Progress:
-    """Make a progress bar that disappears when the work is done.
+@contextmanager
+def progress(shown_on: Console, *, auto_refresh: bool = True) -> Iterator[Progress]:
+    """Show a progress bar that disappears when the work is done.
 
     Args:
         shown_on: the console.
-        options: further arguments of :class:`rich.progress.Progress`.
-    """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        auto_refresh: whether a thread redraws it ten times in a second, or only a call does.
 
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}", markup=False),
-    )
-    return Progress(*columns, console=shown_on, transient=True, **options)
+    Yields:
+        A function to be told how much is done, how much there is, and what is being done.
+    """
+    from rich import progress as rich
+
+    text = rich.TextColumn("{task.description}", markup=False)
+    columns = (rich.BarColumn(), rich.MofNCompleteColumn(), rich.TimeElapsedColumn(), text)
+    bar = rich.Progress(*columns, console=shown_on, transient=True, auto_refresh=auto_refresh)
+    task = bar.add_task("", total=None)
+
+    def show(done: int, total: int, doing: str) -> None:
+        what, now = doing[:_MOST_OF_A_TASK], not auto_refresh
+        bar.update(task, completed=done, total=total, description=what, refresh=now)
+
+    with bar:
+        yield show

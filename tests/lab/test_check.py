@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from mutation import edited
 from torch import Tensor
 from torch.optim import Optimizer
 from wrong_optimizers import (
@@ -22,6 +23,7 @@ from wrong_optimizers import (
     MutatedGradient,
     PlainAdam,
     PlainSGD,
+    SwappedBetas,
     Wrong,
 )
 
@@ -41,6 +43,7 @@ from optimlab.lab.parity.signatures import shared
 from optimlab.lab.parity.table import DTYPES, EXCLUSIONS, IMPLEMENTATIONS, TABLE, Row
 
 Group = dict[str, Any]
+Make = Callable[..., Optimizer]
 
 OF_SGD = ("foreach", "differentiable", "fused")
 OF_ADAM = ("foreach", "capturable", "differentiable", "fused", "decoupled_weight_decay")
@@ -56,16 +59,26 @@ def one_thread() -> Any:
     torch.set_num_threads(threads)
 
 
-def beside_sgd(mine: Callable[..., Optimizer], **options: Any) -> ParityResult:
+def beside_sgd(mine: Make, **options: Any) -> ParityResult:
     """Check against SGD in float32."""
     arguments = {"dtypes": ["float32"], "ignore_options": OF_SGD, "quick": True, **options}
     return check(mine, torch.optim.SGD, **arguments)
 
 
-def beside_adam(mine: Callable[..., Optimizer], **options: Any) -> ParityResult:
+def beside_adam(mine: Make, **options: Any) -> ParityResult:
     """Check against Adam in float32."""
     arguments = {"dtypes": ["float32"], "ignore_options": OF_ADAM, "quick": True, **options}
     return check(mine, torch.optim.Adam, **arguments)
+
+
+def values_of(results: Any, name: str) -> set[str]:
+    """Return in which dtypes, implementations or events some configurations are."""
+    return {getattr(each.configuration, name) for each in results}
+
+
+def words(result: ParityResult) -> str:
+    """Return the report in one line."""
+    return " ".join(str(result).split())
 
 
 # What is right passes.
@@ -77,24 +90,20 @@ def test_the_optimizers_of_optimlab_are_those_of_torch(row: Row) -> None:
     judge = partial(check, row.ours, row.theirs, quick=True, dtypes=["float32"], strict=True)
     result = judge(implementations=ways)
     result.require()
-    assert {each.configuration.implementation for each in result.same} == {*ways}
+    assert values_of(result.same, "implementation") == {*ways}
 
 
 @pytest.mark.parametrize(
     ("mine", "right", "missing"),
-    [
-        (PlainSGD, torch.optim.SGD, OF_SGD),
-        (PlainAdam, torch.optim.Adam, OF_ADAM),
-    ],
+    [(PlainSGD, torch.optim.SGD, OF_SGD), (PlainAdam, torch.optim.Adam, OF_ADAM)],
 )
-def test_a_plain_for_loop_is_the_optimizer_in_every_dtype_and_circumstance(
-    mine: type[Optimizer], right: type[Optimizer], missing: tuple[str, ...]
+def test_a_plain_for_loop_is_the_optimizer_in_every_dtype_and_event(
+    mine: Make, right: Make, missing: tuple[str, ...]
 ) -> None:
     result = check(mine, right, ignore_options=missing)
     result.require()
-    seen = [each.configuration for each in result.same]
-    assert {each.dtype for each in seen} == {*DTYPES}
-    assert {each.event for each in seen} == {*EVENTS} - {CROSSED}
+    assert values_of(result.same, "dtype") == {*DTYPES}
+    assert values_of(result.same, "event") == {*EVENTS} - {CROSSED}
     assert not result.kinds.get("refused by mine")
 
 
@@ -113,12 +122,8 @@ def test_each_mistake_fails_the_check_and_the_same_code_without_it_passes(wrong:
 
 @every_wrong
 def test_each_mistake_shows_first_in_the_step_that_the_table_names(wrong: Wrong) -> None:
-    outcome = compare(
-        partial(wrong.wrong, **wrong.options),
-        partial(wrong.right, **wrong.options),
-        Scenario(),
-        ignored=wrong.missing_options,
-    )
+    mine, theirs = (partial(each, **wrong.options) for each in (wrong.wrong, wrong.right))
+    outcome = compare(mine, theirs, Scenario(), ignored=wrong.missing_options)
     assert isinstance(outcome, Difference)
     assert outcome.step == wrong.step
 
@@ -132,58 +137,11 @@ def test_a_mistake_behind_a_flag_is_put_down_to_the_flag() -> None:
 def test_what_is_kept_otherwise_is_told_once_and_hides_no_bits() -> None:
     result = beside_adam(IntegerStep)
     assert not result.differences
-    ((key, mine, theirs),) = result.forms
-    assert (key, mine, theirs) == (("state", "step"), "int", "float32 scalar")
+    assert [*result.forms] == [(("state", "step"), "int", "float32 scalar")]
     assert "what they keep is not the same" in str(result)
 
 
 # Each event finds the mistake that only it can.
-
-
-class SeesNoneAsZero(PlainSGD):
-    def step(self, closure: Any = None) -> Any:
-        for group in self.param_groups:
-            for param in group["params"]:
-                if param.grad is None:
-                    param.grad = torch.zeros_like(param)
-        return super().step(closure)
-
-
-class SkipsZeros(PlainSGD):
-    def update(self, param: Tensor, grad: Tensor, group: Group) -> None:
-        if grad.any():
-            super().update(param, grad, group)
-
-
-class MakesContiguous(PlainSGD):
-    def update(self, param: Tensor, grad: Tensor, group: Group) -> None:
-        param.data = param.data.contiguous()
-        super().update(param, grad, group)
-
-
-class SkipsScalars(PlainSGD):
-    def update(self, param: Tensor, grad: Tensor, group: Group) -> None:
-        if param.dim():
-            super().update(param, grad, group)
-
-
-class OneLearningRate(PlainSGD):
-    def update(self, param: Tensor, grad: Tensor, group: Group) -> None:
-        super().update(param, grad, {**group, "lr": self.param_groups[0]["lr"]})
-
-
-class OldGroups(PlainSGD):
-    def update(self, param: Tensor, grad: Tensor, group: Group) -> None:
-        if not hasattr(self, "first"):
-            self.first = [id(param) for group in self.param_groups for param in group["params"]]
-        if id(param) in self.first:
-            super().update(param, grad, group)
-
-
-class FixedLearningRate(PlainSGD):
-    def update(self, param: Tensor, grad: Tensor, group: Group) -> None:
-        self.rates = getattr(self, "rates", {id(group): group["lr"]})
-        super().update(param, grad, {**group, "lr": self.rates.get(id(group), group["lr"])})
 
 
 class Nameless(PlainSGD):
@@ -199,67 +157,71 @@ class Forgetful(PlainSGD):
         super().load_state_dict({**state_dict, "state": {}})
 
 
-class DropsLoss(PlainSGD):
-    def step(self, closure: Any = None) -> Any:
-        super().step(closure)
+ZEROS = "torch.zeros_like(param)"
+FIRST = '"first", [id(p) for group in self.param_groups for p in group["params"]]'
 
 
-class SkipsNotFinite(PlainSGD):
-    def update(self, param: Tensor, grad: Tensor, group: Group) -> None:
-        if grad.isfinite().all():
-            super().update(param, grad, group)
+def stepping_if(condition: str) -> type[Optimizer]:
+    """Make an optimizer that steps a parameter only if a condition is true."""
+    return edited(PlainSGD, "Sometimes", ("grad is not None", f"grad is not None and {condition}"))
 
 
-class SkipsLarge(PlainSGD):
-    def update(self, param: Tensor, grad: Tensor, group: Group) -> None:
-        if grad.numel() <= 32_768:
-            super().update(param, grad, group)
+def with_lr(lr: str) -> type[Optimizer]:
+    """Make an optimizer that takes its learning rate from elsewhere."""
+    return edited(PlainSGD, "OtherLr", ('alpha=-group["lr"]', f"alpha=-{lr}"))
 
 
 MISTAKES = {
-    "closure": DropsLoss,
-    "NaN and infinite gradients": SkipsNotFinite,
-    "large tensor": SkipsLarge,
-    "gradients of None": SeesNoneAsZero,
-    "zero gradients": SkipsZeros,
-    "not contiguous": MakesContiguous,
-    "empty tensors": SkipsScalars,
-    "two groups": OneLearningRate,
-    "group added": OldGroups,
-    "lr changed": FixedLearningRate,
+    "closure": edited(PlainSGD, "DropsLoss", ("return loss", "return None")),
+    "NaN and infinite gradients": stepping_if("grad.isfinite().all()"),
+    "large tensor": stepping_if("grad.numel() <= 32_768"),
+    "gradients of None": edited(
+        PlainSGD,
+        "Zeros",
+        ("grad = param.grad", f"grad = {ZEROS} if param.grad is None else param.grad"),
+    ),
+    "zero gradients": stepping_if("grad.any()"),
+    "not contiguous": edited(
+        PlainSGD,
+        "Contiguous",
+        ("grad = param.grad", "grad, param.data = param.grad, param.data.contiguous()"),
+    ),
+    "empty tensors": stepping_if("param.dim()"),
+    "two groups": with_lr('self.param_groups[0]["lr"]'),
+    "group added": stepping_if(f"id(param) in self.__dict__.setdefault({FIRST})"),
+    "lr changed": with_lr('self.__dict__.setdefault("lr", {}).setdefault(id(group), group["lr"])'),
     "named parameters": Nameless,
     "state_dict loaded": Forgetful,
 }
 
 
 @pytest.mark.parametrize(("event", "mine"), MISTAKES.items())
-def test_each_circumstance_finds_what_plain_steps_do_not(event: str, mine: type[Optimizer]) -> None:
+def test_each_event_finds_what_plain_steps_do_not(event: str, mine: Make) -> None:
     fixed = {"lr": 0.05, "momentum": 0.9, "dampening": 0.0, "weight_decay": 0.0}
     flags = {"nesterov": False, "maximize": False}
     result = beside_sgd(mine, options={**fixed, **flags}, quick=False)
-    found = {each.configuration.event for each in result.differences}
+    found = values_of(result.differences, "event")
     found |= {each.event for some in result.forms.values() for each in some}
     assert event in found
     assert "plain" not in found
-    assert any(each.configuration.event == "plain" for each in result.same)
+    assert "plain" in values_of(result.same, "event")
 
 
 def test_a_square_of_complex_numbers_is_found_in_complex_dtypes_alone() -> None:
-    class ComplexSquare(PlainAdam):
-        def accumulate(self, state: Any, grad: Tensor, beta1: float, beta2: float) -> None:
-            if grad.dim() and grad.shape[-1] == 2:  # real and imaginary part
-                grad = grad.abs()
-            super().accumulate(state, grad, beta1, beta2)
-
-    result = beside_adam(ComplexSquare, dtypes=["float64", "complex64"])
-    assert {each.configuration.dtype for each in result.differences} == {"complex64"}
+    complex_square = edited(
+        PlainAdam,
+        "ComplexSquare",
+        ("as_real(param), as_real(grad)", "as_real(param), as_real(grad.conj_physical())"),
+    )
+    result = beside_adam(complex_square, dtypes=["float64", "complex64"])
+    assert values_of(result.differences, "dtype") == {"complex64"}
 
 
 def test_what_torchs_kernel_leaves_to_chance_is_left_out() -> None:
     judge = partial(check, quick=True, implementations=["fused"], dtypes=["bfloat16", "float32"])
     result = judge(torch.optim.SGD, torch.optim.SGD)
     result.require()
-    left_out = {each.configuration.dtype for each in result.kinds.get("random", ())}
+    left_out = values_of(result.kinds.get("random", ()), "dtype")
     assert left_out == ({"bfloat16"} if EXCLUSIONS[0].applies else set())
 
 
@@ -281,19 +243,14 @@ def test_mine_may_leave_in_the_gradients_what_the_reference_leaves_there() -> No
             return answer
 
     result = nesterov(Untidy, torch.optim.SGD)
-    assert all(isinstance(t.outcome, Difference) for t in result.differences)
+    assert all(isinstance(each.outcome, Difference) for each in result.differences)
     assert not result.same
 
 
 def test_mine_may_leave_gradients_alone_that_the_reference_overwrites() -> None:
-    result = check(
-        PlainSGD,
-        partial(torch.optim.SGD, foreach=True),
-        options={"momentum": 0.9, "nesterov": True},
-        ignore_options=OF_SGD,
-        dtypes=["float32"],
-    )
-    result.require()
+    foreach = partial(torch.optim.SGD, foreach=True)
+    options = {"momentum": 0.9, "nesterov": True}
+    check(PlainSGD, foreach, options=options, ignore_options=OF_SGD, dtypes=["float32"]).require()
 
 
 def test_a_mutated_gradient_is_named() -> None:
@@ -302,12 +259,13 @@ def test_a_mutated_gradient_is_named() -> None:
     assert found.outcome.path[0] == "gradients"
 
 
+# Expected failures.
+
+
 def with_momentum(params: Any, maximize: bool = False) -> Optimizer:
     """Leave few configurations to try."""
     return PlainSGD(params, momentum=0.9, maximize=maximize)
 
-
-# Exceptions.
 
 DAMPENED = ExpectedFailure("the first gradient is dampened, too", options={"dampening": 0.1})
 
@@ -328,12 +286,9 @@ def test_an_exception_that_no_longer_occurs_fails_the_check() -> None:
         result.require()
 
 
-def test_an_exception_of_what_was_not_asked_for_is_not_out_of_date() -> None:
+def test_an_exception_is_out_of_date_only_where_it_was_asked_for() -> None:
     elsewhere = ExpectedFailure("half precision is not supported yet", dtype="float16")
     beside_sgd(PlainSGD, exceptions=[elsewhere]).require()
-
-
-def test_an_exception_of_what_does_not_exist_is_out_of_date() -> None:
     misspelt = ExpectedFailure("rounds otherwise", implementation="fuzed")
     result = check(with_momentum, torch.optim.SGD, ignore_options=OF_SGD, exceptions=[misspelt])
     assert result.outdated == ["excepted, but no longer different: fuzed: rounds otherwise"]
@@ -358,34 +313,35 @@ class RenamedState(PlainAdam):
     NAMES: ClassVar = {"exp_avg": "m", "exp_avg_sq": "v", "max_exp_avg_sq": "v_max"}
 
     def update(self, param: Tensor, grad: Tensor, group: Group) -> None:
-        state = self.state[param]
-        for theirs, mine in self.NAMES.items():
-            if mine in state:
-                state[theirs] = state.pop(mine)
+        self.rename(param, {mine: theirs for theirs, mine in self.NAMES.items()})
         super().update(param, grad, group)
-        for theirs, mine in self.NAMES.items():
-            if theirs in state:
-                state[mine] = state.pop(theirs)
+        self.rename(param, self.NAMES)
+
+    def rename(self, param: Tensor, names: dict[str, str]) -> None:
+        state = self.state[param]
+        self.state[param] = {names.get(name, name): value for name, value in state.items()}
 
 
 def test_state_of_another_name_is_compared_once_the_names_are_told() -> None:
-    judge = partial(beside_adam, RenamedState)
-    untold = judge()
+    untold = beside_adam(RenamedState)
     assert not untold.equal
-    assert {key for key, *_ in untold.forms} == {
-        ("state", name) for pair in RenamedState.NAMES.items() for name in pair
-    }
-    told = judge(state_names=RenamedState.NAMES)
+    pairs = RenamedState.NAMES.items()
+    assert {key for key, *_ in untold.forms} == {("state", name) for pair in pairs for name in pair}
+    told = beside_adam(RenamedState, state_names=RenamedState.NAMES)
     told.require()
     assert told.compared.tensors > untold.compared.tensors
-
-    class Wrong(RenamedState):
-        betas = WRONG["swapped betas"].wrong.betas  # type: ignore[attr-defined]
-
-    result = beside_adam(Wrong, state_names=RenamedState.NAMES)
-    (found, *_) = result.differences
+    wrong = type("Wrong", (RenamedState, SwappedBetas), {})
+    (found, *_) = beside_adam(wrong, state_names=RenamedState.NAMES).differences
     assert isinstance(found.outcome, Difference)
     assert found.outcome.path[0] == "state"
+
+
+def test_a_step_count_of_another_name_is_rounded_when_it_is_loaded() -> None:
+    renamed = type("Renamed", (RenamedState,), {"NAMES": {"step": "t"}})
+    result = beside_adam(renamed, dtypes=["bfloat16"], state_names={"step": "t"})
+    assert [*result.forms] == [
+        (("state", "step"), "bfloat16 scalar or float32 scalar", "float32 scalar")
+    ]
 
 
 def test_ignored_state_is_not_compared_whether_its_type_or_its_values_differ() -> None:
@@ -401,11 +357,8 @@ def test_what_is_ignored_without_need_fails_a_check_of_everything() -> None:
         "ignore_state": ["momentum_buffer", "m"],
     }
     judge(quick=True, **names).require()
-    assert judge(**names).outdated == [
-        "ignored without need: option 'momentum'",
-        "ignored without need: state 'm'",
-        "ignored without need: state 'momentum_buffer'",
-    ]
+    needless = ("option 'momentum'", "state 'm'", "state 'momentum_buffer'")
+    assert judge(**names).outdated == [f"ignored without need: {each}" for each in needless]
 
 
 def test_state_that_is_made_with_the_optimizer_is_told_once_and_hides_no_bits() -> None:
@@ -435,29 +388,24 @@ def test_defaults_that_differ_are_told_and_both_are_given_those_of_the_reference
 # Refusals.
 
 
-class NoHalves(PlainSGD):
-    def update(self, param: Tensor, grad: Tensor, group: Group) -> None:
-        if param.dtype is torch.bfloat16:
-            raise NotImplementedError("bfloat16 is not supported")
-        super().update(param, grad, group)
-
-
 def test_what_one_side_refuses_is_counted_and_is_a_difference_only_if_that_is_asked_for() -> None:
+    class NoHalves(PlainSGD):
+        def update(self, param: Tensor, grad: Tensor, group: Group) -> None:
+            if param.dtype is torch.bfloat16:
+                raise NotImplementedError("bfloat16 is not supported")
+            super().update(param, grad, group)
+
     judge = partial(check, NoHalves, torch.optim.SGD, quick=True, ignore_options=OF_SGD)
     result = judge()
     result.require()
     refused = result.kinds["refused by mine"]
-    assert {each.configuration.dtype for each in refused} == {"bfloat16"}
-    assert "NoHalves alone: NotImplementedError: bfloat16 is not supported" in " ".join(
-        str(result).split()
-    )
+    assert values_of(refused, "dtype") == {"bfloat16"}
+    assert "NoHalves alone: NotImplementedError: bfloat16 is not supported" in words(result)
     assert len(judge(strict=True).differences) == len(refused)
 
 
 @pytest.mark.parametrize("quick", [True, False])
-def test_an_error_in_a_step_that_only_the_circumstance_explains_is_a_difference(
-    quick: bool,
-) -> None:
+def test_an_error_in_a_step_that_only_the_event_explains_is_a_difference(quick: bool) -> None:
     class Crashes(torch.optim.SGD):
         def step(self, closure: Any = None) -> Any:
             for group in self.param_groups:
@@ -465,22 +413,21 @@ def test_an_error_in_a_step_that_only_the_circumstance_explains_is_a_difference(
                     assert param.grad is not None, "no gradient"
             return super().step(closure)
 
-    result = beside_sgd(
+    judge = partial(
+        beside_sgd,
         Crashes,
         options={"lr": 0.1},
-        values={},
         implementations=["for-loop"],
         ignore_options=(),
         quick=quick,
     )
+    result = judge()
     assert not result.equal
-    found = {each.configuration.event for each in result.differences}
+    found = values_of(result.differences, "event")
     assert {"all at once", "closure"} <= found
     assert quick or "gradients of None" in found
-    assert "AssertionError: no gradient" in " ".join(str(result).split())
-    covered = [ExpectedFailure("needs gradients", event=name) for name in found]
-    again = partial(beside_sgd, Crashes, options={"lr": 0.1}, implementations=["for-loop"])
-    again(ignore_options=(), quick=quick, exceptions=covered).require()
+    assert "AssertionError: no gradient" in words(result)
+    judge(exceptions=[ExpectedFailure("needs gradients", event=name) for name in found]).require()
 
 
 def test_gradients_in_a_closure_are_made_with_gradients_enabled() -> None:
@@ -492,17 +439,8 @@ def test_gradients_in_a_closure_are_made_with_gradients_enabled() -> None:
             return loss
 
     result = beside_sgd(NoGradients, implementations=["for-loop"], ignore_options=())
-    assert {each.configuration.event for each in result.differences} == {"closure"}
+    assert values_of(result.differences, "event") == {"closure"}
     assert "gradient mode in the closure" in str(result)
-
-
-def test_an_implementation_that_a_signature_hides_is_asked_for_with_advice() -> None:
-    class Hides(torch.optim.Adam):
-        def __init__(self, params: Any, lr: float = 1e-3, **kw: Any) -> None:
-            super().__init__(params, lr, **kw)
-
-    with pytest.raises(NothingCompared, match=r"does not name foreach .*: \*\*kw may take it"):
-        check(Hides, torch.optim.Adam, implementations=["for-loop"])
 
 
 def test_an_error_later_than_the_first_step_is_a_difference() -> None:
@@ -511,7 +449,7 @@ def test_an_error_later_than_the_first_step_is_a_difference() -> None:
             raise RuntimeError("cannot load")
 
     result = beside_sgd(Breaks, implementations=["for-loop"], ignore_options=(), quick=False)
-    found = {each.configuration.event for each in result.differences}
+    found = values_of(result.differences, "event")
     assert found == {"state_dict loaded", CROSSED, "all at once"}
 
 
@@ -525,32 +463,36 @@ def test_equal_refusals_are_equal() -> None:
 # Nothing compared.
 
 
-class Still(PlainSGD):
-    def update(self, param: Tensor, grad: Tensor, group: Group) -> None:
-        pass
+def test_an_implementation_that_a_signature_hides_is_asked_for_with_advice() -> None:
+    class Hides(torch.optim.Adam):
+        def __init__(self, params: Any, lr: float = 1e-3, **kw: Any) -> None:
+            super().__init__(params, lr, **kw)
+
+    with pytest.raises(NothingCompared, match=r"does not name foreach .*: \*\*kw may take it"):
+        check(Hides, torch.optim.Adam, implementations=["for-loop"])
 
 
-def test_a_check_that_compared_nothing_is_an_error() -> None:
-    with pytest.raises(NothingCompared, match="only supports 2D parameters"):
-        check(torch.optim.Muon, torch.optim.Muon, quick=True)
-    with pytest.raises(NothingCompared, match="no step changed a parameter"):
-        check(Still, Still, quick=True)
-    same = PlainSGD([torch.zeros(2)])
-    with pytest.raises(NothingCompared, match="both sides hold the same tensor"):
-        check(lambda params: same, lambda params: same)
+STILL = stepping_if("False")
+SAME = PlainSGD([torch.zeros(2)])
 
 
-@pytest.mark.parametrize("thing", [list, torch.zeros(2)])
-def test_what_makes_no_optimizer_is_refused(thing: Any) -> None:
-    with pytest.raises(TypeError, match=r"no torch.optim.Optimizer|neither a class nor a function"):
-        check(thing, torch.optim.SGD)
-
-
-def test_names_that_do_not_exist_are_refused() -> None:
-    with pytest.raises(ValueError, match="there is no dtype 'float99'"):
-        check(PlainSGD, torch.optim.SGD, dtypes=["float99"])
-    with pytest.raises(ValueError, match="there is no implementation 'slow'"):
-        check(PlainSGD, torch.optim.SGD, implementations=["slow"])
+@pytest.mark.parametrize(
+    ("error", "complaint", "mine", "options"),
+    [
+        (NothingCompared, "only supports 2D parameters", torch.optim.Muon, {"quick": True}),
+        (NothingCompared, "no step changed a parameter", STILL, {"quick": True}),
+        (NothingCompared, "both sides hold the same tensor", lambda params: SAME, {}),
+        (TypeError, "no torch.optim.Optimizer", list, {}),
+        (TypeError, "neither a class nor a function", torch.zeros(2), {}),
+        (ValueError, "there is no dtype 'float99'", PlainSGD, {"dtypes": ["float99"]}),
+        (ValueError, "no implementation 'slow'", PlainSGD, {"implementations": ["slow"]}),
+    ],
+)
+def test_a_check_that_compares_nothing_is_an_error(
+    error: type[Exception], complaint: str, mine: Any, options: Any
+) -> None:
+    with pytest.raises(error, match=complaint):
+        check(mine, mine, **options)
 
 
 # What is asked of both.
@@ -573,13 +515,10 @@ def test_given_options_are_not_varied_and_given_values_are() -> None:
 
 
 def test_a_given_option_stays_as_it_is_in_every_group() -> None:
-    class Decoupled(PlainSGD):
-        def decayed(self, grad: Tensor, param: Tensor, weight_decay: float) -> Tensor:
-            param.mul_(1 - weight_decay)
-            return grad
-
-    assert beside_sgd(Decoupled).differences
-    beside_sgd(Decoupled, options={"weight_decay": 0}).require()
+    decay = ('grad = grad.add(param, alpha=group["weight_decay"])', "param.mul_(0.9)")
+    decoupled = edited(PlainSGD, "Decoupled", decay)
+    assert beside_sgd(decoupled).differences
+    beside_sgd(decoupled, options={"weight_decay": 0}).require()
 
 
 def test_options_that_swallow_everything_count_for_nothing() -> None:
@@ -594,26 +533,17 @@ def test_a_learning_rate_without_a_default_is_given() -> None:
     def required(params: Any, lr: float) -> Optimizer:
         return PlainSGD(params, lr)
 
-    asked = shared(required, required, {}, {})
-    assert asked.always == {"lr": 0.05}
+    assert shared(required, required, {}, {}).always == {"lr": 0.05}
     assert shared(required, torch.optim.SGD, {}, {}).always == {"lr": 1e-3}
     check(required, required, quick=True).require()
 
 
 def test_as_many_options_as_go_together_are_tried_at_once() -> None:
     asked = shared(PlainSGD, torch.optim.SGD, {}, {})
-    found = [set(options) for options in asked.fullest]
     everything = {*asked.values}
-    assert found == [everything - {"nesterov"}, everything - {"dampening"}]
-
-
-def test_a_step_count_of_another_name_is_rounded_when_it_is_loaded() -> None:
-    class Renamed(RenamedState):
-        NAMES: ClassVar = {"step": "t"}
-
-    result = beside_adam(Renamed, dtypes=["bfloat16"], state_names=Renamed.NAMES)
-    assert [*result.forms] == [
-        (("state", "step"), "bfloat16 scalar or float32 scalar", "float32 scalar")
+    assert [set(options) for options in asked.fullest] == [
+        everything - {"nesterov"},
+        everything - {"dampening"},
     ]
 
 
@@ -624,8 +554,7 @@ def test_a_function_of_params_alone_is_compared_as_it_is() -> None:
         ignore_options=OF_SGD,
     )
     result.require()
-    found = {each.configuration.event for each in result.same}
-    assert found == {*EVENTS} - {CROSSED}
+    assert values_of(result.same, "event") == {*EVENTS} - {CROSSED}
 
 
 # The report and the command.

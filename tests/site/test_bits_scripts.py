@@ -29,7 +29,7 @@ def what_it_lacks(text: str) -> str:
     return ", ".join(each for each in needed if here not in CAPABILITIES[each])
 
 
-def carry_out(script: str, folder: str) -> None:
+def execute(script: str, folder: str) -> None:
     """Run a program as `python SCRIPT` does, in a folder, and write down what it prints."""
     os.chdir(folder)
     sys.argv = [script]
@@ -51,7 +51,7 @@ def processes() -> Iterator[Any]:
 
 def run(processes: Any, script: Path, folder: Path) -> list[str]:
     """Run a program in a process of its own, and return the lines that it printed."""
-    process = processes.Process(target=carry_out, args=(str(script), str(folder)))
+    process = processes.Process(target=execute, args=(str(script), str(folder)))
     process.start()
     process.join(timeout=120)
     assert process.exitcode == 0, f"{script.name} ended with {process.exitcode}"
