@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -56,19 +57,19 @@ OLD: dict[str, tuple[Any, Options, Callable[..., Any]]] = {
     "Adagrad": (
         optimlab.Optimizer,
         rule(adagrad, "sum", counts_steps=False, init_state=filled),
-        lambda *given, **more: torch.optim.Adagrad(*given, initial_accumulator_value=0.5, **more),
+        partial(torch.optim.Adagrad, initial_accumulator_value=0.5),
     ),
     "SGD": (
         optimlab.Optimizer,
         rule(momentum, "momentum_buffer", counts_steps=False, rule_makes_state=True),
-        lambda *given, **more: torch.optim.SGD(*given, momentum=0.9, **more),
+        partial(torch.optim.SGD, momentum=0.9),
     ),
     "below Adam": (
         optimlab.Adam,
         {
             "step_device": None,
             "state_names": lambda self, group: super(type(self), self).state_names(group),
-            "collect_member": lambda *given: optimlab.Adam._collect_member(*given),
+            "collect_member": optimlab.Adam._collect_member,
         },
         torch.optim.Adam,
     ),
@@ -84,9 +85,10 @@ def test_an_old_rule_has_its_bits_and_a_warning_that_names_the_new(old: str, for
     assert {warning.filename for warning in given} == {__file__}
     assert issubclass(ours, optimlab.Rule)
     ends = []
-    for optimizer_class in (ours, theirs):
+    both: tuple[Any, ...] = (ours, theirs)
+    for optimizer_class in both:
         params = [torch.linspace(-1, 1, 5).requires_grad_() for _ in range(2)]
-        optimizer: Any = optimizer_class(params, lr=0.1, foreach=foreach)
+        optimizer = optimizer_class(params, lr=0.1, foreach=foreach)
         for step in range(4):
             for param in params:
                 param.grad = torch.cos(param.detach() + step)
