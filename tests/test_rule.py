@@ -182,7 +182,7 @@ def sparse_gradient(side: Side) -> None:
     side.params[-1].grad = torch.ones(shape).to_sparse()
 
 
-def without_state(name: str) -> Callable[[Side], None]:
+def without_state(name: str) -> Change:
     """Take an entry out of the last parameter's state."""
 
     def take(side: Side) -> None:
@@ -199,7 +199,7 @@ def number_step(side: Side) -> None:
     )
 
 
-def made_complex(index: int) -> Callable[[Side], None]:
+def made_complex(index: int) -> Change:
     """Make a parameter complex, as if it were new."""
 
     def change(side: Side) -> None:
@@ -214,7 +214,7 @@ def made_complex(index: int) -> Callable[[Side], None]:
 
 TENSOR = torch.tensor(0.1)
 BETAS = (torch.tensor(0.5), torch.tensor(0.5))
-Spoilt: TypeAlias = dict[str, tuple[Options, Callable[[Side], None]]]
+Spoilt: TypeAlias = dict[str, tuple[Options, Change]]
 COUNTED: Spoilt = {
     "lists that are to be differentiated": ({}, in_group(foreach=True, differentiable=True)),
     "a sparse gradient": ({}, sparse_gradient),
@@ -268,7 +268,7 @@ def bad_steps() -> Iterator[Any]:
 
 @pytest.mark.parametrize(("name", "options", "spoil", "steps_before"), list(bad_steps()))
 def test_a_refused_step_changes_nothing_at_all(
-    name: str, options: Options, spoil: Callable[[Side], None], steps_before: int
+    name: str, options: Options, spoil: Change, steps_before: int
 ) -> None:
     pair = Pair(name, SMALL, **options)
     pair.step(steps_before)
