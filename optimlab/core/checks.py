@@ -105,14 +105,14 @@ def check_counts(batch: Batch) -> None:
         )
 
 
-def check_no_gradient(member: Member) -> None:
-    """Refuse a step count that autograd differentiates.
+def check_no_gradient(member: Member, group: ParamGroup) -> None:
+    """Refuse a step count that autograd would differentiate.
 
     Raises:
         RuntimeError: if it requires a gradient.
     """
     step: Any = member.step
-    if not member.is_new and step.requires_grad:
+    if group["differentiable"] and not member.is_new and step.requires_grad:
         raise RuntimeError("`requires_grad` is not supported for `step` in differentiable mode")
 
 

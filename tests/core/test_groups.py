@@ -67,6 +67,7 @@ GROUPS: dict[str, Callable[[Side], Options]] = {
     "a tensor lr": lambda side: {"lr": torch.tensor(0.5), "params": new(side, (2,))},
     "invalid options": lambda side: {"lr": -1.0, "params": new(side, (2,))},
     "unknown options": lambda side: {"color": "red", "params": new(side, (2,))},
+    "foreach and fused": lambda side: {"params": new(side, (37,)), "foreach": True, "fused": True},
 }
 
 
