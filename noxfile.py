@@ -17,10 +17,10 @@ nox.options.reuse_venv = "yes"  # torch is large; pip still brings a kept enviro
 CONSTRAINTS = Path("constraints.txt")
 PYTEST = ("-m", "pytest")
 SPHINX = ("-m", "sphinx", "--fail-on-warning", "--keep-going", "-b", "html")
-CARRIED_OUT = (
+EXECUTION_TESTS = (
     "tests/programs/test_random_programs.py",
     "tests/core/test_program.py",
-    "tests/native/test_native.py",
+    "tests/native",
 )
 SANITIZED = (
     *("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
@@ -56,8 +56,8 @@ def tests(session: nox.Session) -> None:
     """
     install(session, "-e", ".[test,integrations,pages]")
     if not session.posargs:
-        session.log("without the native kernel: what depends on how a rule is carried out")
-        python(session, *PYTEST, *CARRIED_OUT, *parallel(session), env={"OPTIMLAB_NATIVE": "0"})
+        session.log("without the native kernel: what depends on how a rule is executed")
+        python(session, *PYTEST, *EXECUTION_TESTS, *parallel(session), env={"OPTIMLAB_NATIVE": "0"})
         session.log("with it, where it was built: everything")
     # One thread each: two processes with two threads on two cores wait for one another.
     env = {"OMP_NUM_THREADS": "1"} if in_own_environment(session) else None
@@ -95,8 +95,11 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def parity(session: nox.Session) -> None:
-    """Compare every configuration with torch.optim, bit by bit, and print the matrix."""
-    install(session, "-e", ".[cli]")
+    """Compare every configuration with torch.optim, bit by bit, for docs/parity-cpu.txt.
+
+    The tests run a third of them, in which every pair of settings is met.
+    """
+    install(session, "-e", ".")
     python(session, "-m", "optimlab", "parity", *session.posargs)
 
 

@@ -1,7 +1,7 @@
 """Builds the native kernel, a C library without Python in it, where a C compiler is at hand.
 
 Everything else about the package stands in pyproject.toml. Without a compiler the package installs
-all the same and carries out every rule with torch's operations, to the same bits.
+all the same and executes every rule with torch's operations, to the same bits.
 """
 
 import sys

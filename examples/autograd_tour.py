@@ -22,7 +22,7 @@ import torch
 from common import Options, Result, conclude, parser, start, track
 from torch import Tensor, nn
 
-from optimlab.demo.differences import compare
+from optimlab.lab.compare.bits import named_distances, total_distance
 
 
 class Block(nn.Module):
@@ -118,7 +118,7 @@ def residual_network(optim: Any, model: ResNet18, options: Options) -> Result:
             print(f"loss before the step {loss.item():.4f}")
         optimizer.step()
         if step == 1:
-            print(f"by hand and by SGD, first step: {compare(copies(model), expected)}")
+            print(f"by hand and by SGD, first step: {total_distance(copies(model), expected)}")
     with torch.no_grad():
         loss = (model(picture) - labels).sum()
     print(f"loss after {options.steps} step{'s' * (options.steps > 1)} {loss.item():.4f}")
@@ -149,7 +149,7 @@ def frozen_layers(optim: Any, model: ResNet18, options: Options) -> Result:
     optimizer.step()
 
     after = copies(model)
-    changed = [name for name in before if compare({"": before[name]}, {"": after[name]}).differing]
+    changed = [name for name, each in named_distances(before, after).items() if each.differing]
     print(f"\nfrozen: of {len(before)} tensors SGD was given, changed: {', '.join(changed)};")
     print(f"  it keeps a momentum buffer for {len(optimizer.state)} of them")
     return {"frozen": after, "changed": changed, "buffers": len(optimizer.state)}

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track as tracked
 
-from optimlab.demo.recipes import LIBRARIES, LibraryName
+from optimlab.demo.libraries import LIBRARIES, LibraryName
 from optimlab.lab.compare.digest import digest
 
 Result: TypeAlias = dict[str, Any]

@@ -16,8 +16,8 @@ from copy import deepcopy
 from common import Options, Result, conclude, parser, start, track
 from torch import Tensor, nn
 
-from optimlab.demo.differences import compare
 from optimlab.demo.digits import Batches, read_digits
+from optimlab.lab.compare.bits import total_distance
 
 HEAD_LR, DEEP_LR = 0.1, 0.01
 
@@ -80,7 +80,7 @@ def run(options: Options) -> Result:
         fast.step()
 
     train(twin, both, options)
-    distance = compare(parameters(twin), after)
+    distance = total_distance(parameters(twin), after)
     print(f"two groups and two optimizers: {distance}")
     last = sum(losses[-10:]) / len(losses[-10:])
     print(f"loss of the first batch {losses[0]:.2f}, mean of the last ten {last:.2f}")

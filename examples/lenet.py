@@ -21,7 +21,7 @@ import torch
 from common import Options, Result, conclude, parser, start
 from torch import Tensor, nn
 
-from optimlab.demo.differences import compare
+from optimlab.lab.compare.bits import total_distance
 
 LR, POWER_OF_TWO = 0.01, 2**-7
 
@@ -105,7 +105,7 @@ def run(options: Options) -> Result:
         (as_written, POWER_OF_TWO, "weight = weight - lr * gradient"),
     ):
         net = by_hand(first, update, lr, options)
-        distance = compare(dict(net.named_parameters()), dict(nets[lr].named_parameters()))
+        distance = total_distance(dict(net.named_parameters()), dict(nets[lr].named_parameters()))
         print(f"{words + ',':33} lr {lr:g}: {distance}")
         result[f"{update.__name__} {lr}"] = distance
 

@@ -55,9 +55,9 @@ def watched_training(optim: Any, options: Options, dtype: torch.dtype) -> dict[s
     return {name: param.detach() for name, param in model.named_parameters()}
 
 
-def parting(optim: Any) -> optimlab.Explanation:
-    """Find where lists of tensors leave single tensors."""
-    title("Where SGD on lists of bfloat16 tensors parts from SGD on single ones, and why")
+def divergence(optim: Any) -> optimlab.Explanation:
+    """Find where lists of tensors diverge from single tensors."""
+    title("Where SGD on lists of bfloat16 tensors diverges from SGD on single ones, and why")
     tensors = (TensorSpec((33, 17), torch.bfloat16), TensorSpec((7,), torch.bfloat16))
     single, listed = (
         partial(optim.SGD, lr=0.01, momentum=0.9, foreach=foreach) for foreach in (False, True)
@@ -73,13 +73,13 @@ def title(words: str) -> None:
 
 
 def run(options: Options) -> Result:
-    """Look through all three instruments."""
+    """Use all three tools."""
     optim = start(options)
     result: Result = {"weight": worked_example(optim, options.device)}
     for dtype in (torch.float32, torch.bfloat16):
         result[str(dtype)] = watched_training(optim, options, dtype)
-    found = parting(optim)
-    result["parted"] = [found.step, *found.operation_names]
+    found = divergence(optim)
+    result["diverged"] = [found.step, *found.operation_names]
     shown = "every step can be read, measured and compared, down to the operation and bit."
     return conclude(result, shown)
 

@@ -20,7 +20,7 @@ import torch
 from common import Options, Result, conclude, parser, start, wrapped
 from torch import Tensor
 
-from optimlab.demo.differences import compare
+from optimlab.lab.compare.bits import total_distance
 
 
 def one_step(optimizer: torch.optim.Optimizer, weight: Tensor) -> None:
@@ -87,7 +87,7 @@ def through_a_file(
 
     take_steps(optimizer, weights, 1)
     take_steps(new, new_weights, 1)
-    print(f"the next step of both: {compare(named(new_weights), named(weights))}")
+    print(f"the next step of both: {total_distance(named(new_weights), named(weights))}")
     return {"resumed": new_weights, "resumed state": new.state_dict()}
 
 

@@ -103,10 +103,10 @@ def run(options: Options) -> Result:
     right.require()
     wrong = prove(EpsInTheRoot, quick=True)
     print(wrong, end="\n\n")
-    compared = sum(tried.compared for tried in wrong.tried)
+    compared = sum(each.compared for each in wrong.results)
     # The reports name the library; what came of each configuration is the same for both.
     outcomes = [
-        (tried.compared, type(tried.outcome).__name__) for tried in (*right.tried, *wrong.tried)
+        (each.compared, type(each.outcome).__name__) for each in (*right.results, *wrong.results)
     ]
     conclude(
         {"outcomes": outcomes, "elements": [each.compared.elements for each in (right, wrong)]},

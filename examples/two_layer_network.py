@@ -20,7 +20,7 @@ import torch
 from common import Options, Result, conclude, draw, parser, start, track
 from torch import Tensor
 
-from optimlab.demo.differences import compare
+from optimlab.lab.compare.bits import total_distance
 
 N, D_IN, H, D_OUT = 64, 1000, 100, 10
 LR = 1e-6
@@ -88,7 +88,7 @@ def run(options: Options) -> Result:
     for name, by_hand in BY_HAND.items():
         others = copied(first)
         losses[name] = train(others, x, y, partial(by_hand, others), options.steps)
-        result[name] = compare(others, weights)
+        result[name] = total_distance(others, weights)
 
     print("iteration" + "".join(f"{name:>28}" for name in losses))
     for number in sorted({*range(0, options.steps, 100), options.steps - 1}):

@@ -8,8 +8,9 @@ Use it in place of ``torch.optim``::
 
 Read it in this order: ``sgd.py``, ``adam.py`` and ``rmsprop.py`` (the rules); ``core/values.py``
 (what a rule is applied to), ``core/program.py`` and ``core/scalar.py`` (a rule written down);
-``execution.py`` (a rule carried out), ``native/`` (by the kernel, and how a step is cached) and
-``optimizer.py`` (everything around it). Floor by floor, each importing only from those below:
+``execution.py`` (a rule carried out), ``native/`` (by the kernel, and how a step is cached),
+``rule.py`` (the one step) and ``optimizer.py`` (everything around it). Floor by floor, each
+importing only from those below:
 
 ==============  ==================================================================================
 ``cli``         the command line, a file for each command
@@ -17,7 +18,8 @@ Read it in this order: ``sgd.py``, ``adam.py`` and ``rmsprop.py`` (the rules); `
 ``lab``         the tools: parity, explain, trace, watch, shadow, doctor, resume, info; below them
                 what they share: compare, lockstep, record
 ``optimizers``  all optimizers by their names, each in a file of its own
-``optimizer``   the container: groups, state, checkpoints, hooks, and the one step
+``rule``        update rules, the state that they declare, and the one step
+``optimizer``   the container: groups, state, checkpoints, hooks
 ``execution``   for-loop, foreach, fused and native, side by side
 ``native``      the kernel, guards, the cached step
 ``core``        tensors and symbols that a rule is applied to, programs, groups, checkpoints
@@ -29,77 +31,77 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from optimlab.core.program import Instruction, Program
-from optimlab.optimizers import (
-    SGD,
-    Adam,
-    AdamW,
-    Optimizer,
-    RMSprop,
-    lr_scheduler,
-    swa_utils,
-)
+from optimlab.renamed import install as _install_old_names
 from optimlab.version import __version__ as __version__
 
-if TYPE_CHECKING:
-    from optimlab.lab.doctor import doctor, lint, repair
-    from optimlab.lab.explain.explaining import explain
-    from optimlab.lab.explain.explanation import Explanation
-    from optimlab.lab.info import Info, info
-    from optimlab.lab.resume import prove_resume
-    from optimlab.lab.shadow import shadow
-    from optimlab.lab.trace.trace import trace
-    from optimlab.lab.watch import watch
+if TYPE_CHECKING:  # for editors and type checkers: _HOMES says the same to Python
+    from optimlab import parity as parity
+    from optimlab import values as values
+    from optimlab.core.program import Instruction as Instruction
+    from optimlab.core.program import Program as Program
+    from optimlab.lab.doctor import doctor as doctor
+    from optimlab.lab.doctor import lint as lint
+    from optimlab.lab.doctor import repair as repair
+    from optimlab.lab.explain.explaining import explain as explain
+    from optimlab.lab.explain.explanation import Explanation as Explanation
+    from optimlab.lab.info import Info as Info
+    from optimlab.lab.info import info as info
+    from optimlab.lab.resume import prove_resume as prove_resume
+    from optimlab.lab.shadow import shadow as shadow
+    from optimlab.lab.trace.trace import trace as trace
+    from optimlab.lab.watch import watch as watch
+    from optimlab.optimizers import SGD as SGD
+    from optimlab.optimizers import Adam as Adam
+    from optimlab.optimizers import AdamW as AdamW
+    from optimlab.optimizers import Optimizer as Optimizer
+    from optimlab.optimizers import RMSprop as RMSprop
+    from optimlab.optimizers import Rule as Rule
+    from optimlab.optimizers import lr_scheduler as lr_scheduler
+    from optimlab.optimizers import swa_utils as swa_utils
 
-__all__ = [
-    "SGD",
-    "Adam",
-    "AdamW",
-    "Explanation",
-    "Info",
-    "Instruction",
-    "Optimizer",
-    "Program",
-    "RMSprop",
-    "doctor",
-    "explain",
-    "info",
-    "lint",
-    "lr_scheduler",
-    "prove_resume",
-    "repair",
-    "shadow",
-    "swa_utils",
-    "trace",
-    "watch",
-]
-
-# Tools are imported when they are asked for (PEP 562): training needs none of them.
-_TOOLS = {
-    "Explanation": "optimlab.lab.explain.explanation",
-    "Info": "optimlab.lab.info",
-    "doctor": "optimlab.lab.doctor",
-    "explain": "optimlab.lab.explain.explaining",
-    "info": "optimlab.lab.info",
-    "lint": "optimlab.lab.doctor",
-    "prove_resume": "optimlab.lab.resume",
-    "repair": "optimlab.lab.doctor",
-    "shadow": "optimlab.lab.shadow",
-    "trace": "optimlab.lab.trace.trace",
-    "watch": "optimlab.lab.watch",
+# Everything is imported when it is asked for (PEP 562): no tool where a model trains, and not even
+# torch for `optimlab --help`.
+_HOMES = {
+    "SGD": "optimizers",
+    "Adam": "optimizers",
+    "AdamW": "optimizers",
+    "Explanation": "lab.explain.explanation",
+    "Info": "lab.info",
+    "Instruction": "core.program",
+    "Optimizer": "optimizers",
+    "Program": "core.program",
+    "RMSprop": "optimizers",
+    "Rule": "optimizers",
+    "doctor": "lab.doctor",
+    "explain": "lab.explain.explaining",
+    "info": "lab.info",
+    "lint": "lab.doctor",
+    "lr_scheduler": "optimizers",
+    "prove_resume": "lab.resume",
+    "repair": "lab.doctor",
+    "shadow": "lab.shadow",
+    "swa_utils": "optimizers",
+    "trace": "lab.trace.trace",
+    "watch": "lab.watch",
 }
-_MODULES = ("parity", "values")
+__all__ = list(_HOMES)
+_install_old_names()
 
 
 def __getattr__(name: str) -> Any:
-    if name in _TOOLS:
-        found = getattr(importlib.import_module(_TOOLS[name]), name)
+    if name in _HOMES:
+        found = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
         globals()[name] = found
         return found
-    if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
+    module = f"{__name__}.{name}"
+    try:
+        if not name.startswith("_"):
+            return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_TOOLS, *_MODULES})
+    return sorted({*globals(), *_HOMES, "parity", "values"})

@@ -29,13 +29,7 @@ At the first step :math:`\hat m_1 = g_1` and :math:`\hat v_1 = g_1^2`, so that
     m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t ,
 
 where it is divided by :math:`\sqrt{\hat v_t}` like everything else: weights with large gradients
-decay less. AdamW (Loshchilov and Hutter, 2019) decouples it and shrinks the weights themselves:
-
-.. math::
-    % with weight_decay=0.1, decoupled_weight_decay=True
-    \hat m_t = \frac{m_t}{1 - \beta_1^t}, \qquad \hat v_t = \frac{v_t}{1 - \beta_2^t}, \qquad
-    \theta_t = (1 - \gamma \lambda) \theta_{t-1}
-        - \gamma \frac{\hat m_t}{\sqrt{\hat v_t} + \epsilon} .
+decay less. AdamW (``adamw.py``) decouples it.
 
 **AMSGrad** (Reddi, Kale and Kumar, 2018) divides by the largest :math:`v` so far, so that steps
 do not grow again when large gradients are forgotten.
@@ -44,11 +38,12 @@ do not grow again when large gradients are forgotten.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from optimlab.core import checks
 from optimlab.core.batch import Batch, Execution, FusedStep, Member
 from optimlab.core.groups import ParamGroup
 from optimlab.core.values import (
@@ -63,26 +58,19 @@ from optimlab.core.values import (
     is_many,
     is_number,
     maximum_,
-    read_step,
     wants_gradient,
 )
-from optimlab.optimizer import Optimizer, Step, pure, unequal_steps
+from optimlab.rule import Count, Like, Rule, StateSpec, Step, pure, unequal_steps
 
 
 def second_moment(state: dict[str, T], group: ParamGroup, *, derive: bool) -> T:
-    """Return the second moment that the root is taken of, with AMSGrad the largest one so far.
-
-    Args:
-        state: of the parameter; the largest one is brought up to date.
-        group: the hyperparameters.
-        derive: whether autograd may ask for derivatives.
-    """
+    """Return the second moment that the root is taken of, with AMSGrad the largest one so far."""
     if group["amsgrad"]:
         return maximum_(state["max_exp_avg_sq"], state["exp_avg_sq"], derive=derive)
     return state["exp_avg_sq"]
 
 
-class Adam(Optimizer):
+class Adam(Rule):
     r"""Adaptive moment estimation.
 
     .. math::
@@ -104,8 +92,7 @@ class Adam(Optimizer):
         eps: :math:`\epsilon \ge 0`, added to the root; bounds the step where gradients vanish.
         weight_decay: :math:`\lambda \ge 0`, an L2 penalty added to the gradient.
         amsgrad: divide by the largest :math:`v_t` so far.
-        foreach: carry the rule out on lists of tensors; ``None`` chooses as torch does: lists on
-            CUDA, tensor by tensor on CPU.
+        foreach: carry the rule out on lists of tensors; ``None`` does so on CUDA, as torch does.
         maximize: ascend instead of descend (:math:`g_t` is negated).
         capturable: keep step counts on the device, for CUDA graphs.
         differentiable: let autograd differentiate through the step.
@@ -122,7 +109,7 @@ class Adam(Optimizer):
         ValueError: for a hyperparameter outside its range, betas of two kinds, tensors of more
             than one element, or tensors with ``foreach`` but without ``capturable``.
         RuntimeError: for ``fused`` together with ``foreach`` or ``differentiable``; in ``step``,
-            for sparse gradients.
+            for sparse gradients, and what lists or a fused kernel do not take.
 
     Example:
         >>> import torch, optimlab
@@ -141,7 +128,6 @@ class Adam(Optimizer):
 
     Source:
         Kingma and Ba, "Adam: a method for stochastic optimization" (2015), algorithm 1;
-        Loshchilov and Hutter, "Decoupled weight decay regularization" (2019), algorithm 2;
         Reddi, Kale and Kumar, "On the convergence of Adam and beyond" (2018), algorithm 2.
     """
 
@@ -150,6 +136,9 @@ class Adam(Optimizer):
         *("differentiable", "fused", "decoupled_weight_decay"),
     )
     scalars = ("lr", "betas")
+    state_spec = StateSpec(
+        Count(), Like("exp_avg"), Like("exp_avg_sq"), Like("max_exp_avg_sq", when="amsgrad")
+    )
     sparse_gradients = "Adam does not support sparse gradients, please consider SparseAdam instead"
     state_dict_defaults: ClassVar = {
         "amsgrad": False,
@@ -177,8 +166,7 @@ class Adam(Optimizer):
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
     ) -> None:
-        listed_by_number = bool(foreach) and not capturable
-        _check_tensor("lr", lr, listed_by_number)
+        checks.check_tensor("lr", lr, listed_by_number=foreach and not capturable)
         if not 0.0 <= lr:
             raise ValueError(f"Invalid learning rate: {lr}")
         if not 0.0 <= eps:
@@ -192,7 +180,7 @@ class Adam(Optimizer):
         if not any(all(isinstance(beta, kind) for beta in pair) for kind in (float, Tensor)):
             raise ValueError("betas must be either both floats or both Tensors")
         for i, beta in enumerate(pair):
-            _check_tensor(f"betas[{i}]", beta, listed_by_number)
+            checks.check_tensor(f"betas[{i}]", beta, listed_by_number=foreach and not capturable)
         defaults = {
             "lr": lr,
             "betas": tuple(map(as_scalar, betas)),
@@ -207,9 +195,6 @@ class Adam(Optimizer):
             "decoupled_weight_decay": decoupled_weight_decay,
         }
         super().__init__(params, defaults)
-
-    def state_names(self, group: ParamGroup) -> tuple[str, ...]:
-        return ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if group["amsgrad"] else ()))
 
     @pure
     @unequal_steps
@@ -239,8 +224,7 @@ class Adam(Optimizer):
         # One formula, three roundings: torch spells it differently where the step count is a tensor
         # whose value must not be read, and there once more for lists.
         if is_number(step):
-            count = read_step(step)
-            bias_correction1, bias_correction2 = 1 - beta1**count, 1 - beta2**count
+            bias_correction1, bias_correction2 = 1 - beta1**step, 1 - beta2**step
             step_size, root = lr / bias_correction1, bias_correction2**0.5
             denom = divide_(second_moment(state, group, derive=False).sqrt(), root).add_(eps)
             param.addcdiv_(exp_avg, denom, value=-step_size)
@@ -262,13 +246,7 @@ class Adam(Optimizer):
             param.addcdiv_(exp_avg.clone() if group["differentiable"] else exp_avg, denom)
 
     def fused_update(
-        self,
-        param: L,
-        grad: L,
-        state: dict[str, L],
-        step: L,
-        group: ParamGroup,
-        scaling: FusedStep,
+        self, param: L, grad: L, state: dict[str, L], step: L, group: ParamGroup, scaling: FusedStep
     ) -> None:
         beta1, beta2 = group["betas"]
         step.add_(1)
@@ -293,142 +271,29 @@ class Adam(Optimizer):
         if scaling.found_inf is not None:  # then the kernel changed nothing
             step.sub_(scaling.found_inf)
 
-    def foreach_by_default(self, params: Sequence[Tensor], group: ParamGroup) -> bool:
+    def _foreach_by_default(self, params: Sequence[Tensor], group: ParamGroup) -> bool:
         lr_by_number = isinstance(group["lr"], Tensor) and not group["capturable"]
-        return super().foreach_by_default(params, group) and not lr_by_number
+        return super()._foreach_by_default(params, group) and not lr_by_number
 
-    def collect(self, group: ParamGroup) -> Batch:
-        """Collect what takes part in a step; betas are looked at first, as in torch."""
+    def _collect(self, group: ParamGroup) -> Batch:
         _, _ = group["betas"]
-        return super().collect(group)
+        return super()._collect(group)
 
-    def collect_member(self, param: Tensor, grad: Tensor, group: ParamGroup) -> Member:
-        """Collect what a parameter takes part with, and refuse what torch refuses meanwhile.
-
-        Raises:
-            RuntimeError: for a step count that requires a gradient, or a tensor ``lr`` with
-                ``foreach`` but without ``capturable``.
-        """
-        member = super().collect_member(param, grad, group)
-        step: Any = member.step
-        if group["differentiable"] and not member.is_new and step.requires_grad:
-            raise RuntimeError("`requires_grad` is not supported for `step` in differentiable mode")
-        if group["foreach"] and isinstance(group["lr"], Tensor) and not group["capturable"]:
-            raise RuntimeError(_NOT_ON_LISTS.format("lr"))
+    def _collect_member(self, param: Tensor, grad: Tensor, group: ParamGroup) -> Member:
+        member = super()._collect_member(param, grad, group)
+        checks.check_no_gradient(member, group)
+        if group["foreach"]:
+            checks.check_lr_on_lists(group)
         return member
 
     def check(self, batch: Batch) -> None:
-        """Refuse combinations of options that torch refuses, in the same order.
-
-        Raises:
-            AssertionError: if lists of tensors are to be differentiated through, a graph captured
-                where that is not possible, or a gradient scaler expects a fused kernel.
-            RuntimeError: for a tensor ``lr`` on lists without ``capturable``, or ``fused`` with
-                ``differentiable``.
-            ValueError: for tensor betas on lists without ``capturable``, or tensors of more than
-                one element there.
-        """
-        if batch.execution is Execution.ONE_BY_ONE:
-            self.check_scaling(batch)
-            self.check_capturable(batch)
-        elif batch.execution is Execution.TOGETHER and batch.members:
-            _check_tensors_on_lists(batch.group)
-            self.check_capturable(batch, lists_on_xla=False)
-            self.check_scaling(batch)
-            self.check_autograd(batch)
+        if batch.execution is Execution.FOR_LOOP:
+            checks.check_scaling(self, batch)
+            checks.check_capturable(batch)
+        elif batch.execution is Execution.FOREACH and batch.members:
+            checks.check_tensors_on_lists(batch.group)
+            checks.check_capturable(batch, lists_on_xla=False)
+            checks.check_scaling(self, batch)
+            checks.check_autograd(batch)
         elif batch.members and batch.differentiable:
             raise RuntimeError("Adam with fused=True does not support differentiable=True")
-
-
-class AdamW(Adam):
-    r"""Adam with decoupled weight decay.
-
-    .. math::
-        % with every option
-        g_t &\leftarrow \pm \nabla f(\theta_{t-1}) \\
-        m_t &\leftarrow m_{t-1} + (1 - \beta_1) (g_t - m_{t-1}) \\
-        v_t &\leftarrow \beta_2 v_{t-1} + (1 - \beta_2) g_t^2 \\
-        u_t &\leftarrow \begin{cases} \max(u_{t-1}, v_t) & \text{amsgrad} \\
-            v_t & \text{otherwise} \end{cases} \\
-        \theta_t &\leftarrow (1 - \gamma \lambda) \theta_{t-1} - \frac{\gamma}{1 - \beta_1^t}
-            \frac{m_t}{\sqrt{u_t} / \sqrt{1 - \beta_2^t} + \epsilon}
-
-    as in :class:`Adam`, whose weight decay is a part of :math:`g_t`. Arguments, state and
-    errors are those of :class:`Adam`, without ``decoupled_weight_decay``, which is always on.
-
-    Note:
-        The decay is proportional to the learning rate, and follows its schedule. The paper has a
-        schedule multiplier where this has the learning rate.
-
-    Example:
-        >>> import torch, optimlab
-        >>> weight = torch.nn.Parameter(torch.ones(1))
-        >>> optimizer = optimlab.AdamW([weight], lr=0.5, weight_decay=0.5)
-        >>> (0 * weight).sum().backward()
-        >>> optimizer.step()
-        >>> weight.tolist()  # the decay alone: 1 - 0.5 * 0.5
-        [0.75]
-
-    Source:
-        Loshchilov and Hutter, "Decoupled weight decay regularization" (2019), algorithm 2.
-    """
-
-    def __init__(
-        self,
-        params: ParamsT,
-        lr: float | Tensor = 1e-3,
-        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 1e-2,
-        amsgrad: bool = False,
-        *,
-        maximize: bool = False,
-        foreach: bool | None = None,
-        capturable: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-    ) -> None:
-        super().__init__(
-            params,
-            lr,
-            betas,
-            eps,
-            weight_decay,
-            amsgrad,
-            foreach=foreach,
-            maximize=maximize,
-            capturable=capturable,
-            differentiable=differentiable,
-            fused=fused,
-            decoupled_weight_decay=True,
-        )
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        for group in self.param_groups:  # whatever was saved, this class decouples
-            group["decoupled_weight_decay"] = True
-
-
-_NOT_ON_LISTS = "{} as a Tensor is not supported for capturable=False and foreach=True"
-
-
-def _check_tensors_on_lists(group: ParamGroup) -> None:
-    """Check the hyperparameters that lists take as tensors only if they are capturable."""
-    beta1, beta2 = group["betas"]
-    for name, value in {"lr": group["lr"], "beta1": beta1, "beta2": beta2}.items():
-        if isinstance(value, Tensor):
-            if not group["capturable"] and name == "lr":
-                raise RuntimeError(_NOT_ON_LISTS.format("lr"))
-            if not group["capturable"]:
-                raise ValueError(_NOT_ON_LISTS.format(name))
-            if value.numel() != 1:
-                raise ValueError(f"Tensor {name} must be 1-element")
-
-
-def _check_tensor(name: str, value: Any, listed_by_number: bool) -> None:
-    """Check a hyperparameter that may be a tensor."""
-    if isinstance(value, Tensor):
-        if listed_by_number:
-            raise ValueError(_NOT_ON_LISTS.format(name))
-        if value.numel() != 1:
-            raise ValueError(f"Tensor {name} must be 1-element")

@@ -31,12 +31,13 @@ from typing import ClassVar
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from optimlab.core import checks
 from optimlab.core.groups import ParamGroup
 from optimlab.core.values import T, add_scaled, both_as_real
-from optimlab.optimizer import Optimizer, Step, pure, unequal_steps
+from optimlab.rule import Count, Like, Rule, StateSpec, Step, pure, unequal_steps
 
 
-class RMSprop(Optimizer):
+class RMSprop(Rule):
     r"""Gradient descent divided by a running root mean square of the gradients.
 
     .. math::
@@ -106,7 +107,12 @@ class RMSprop(Optimizer):
     )
     scalars = ("lr",)
     sparse_gradients = "RMSprop does not support sparse gradients"
-    step_device = None
+    state_spec = StateSpec(
+        Count(device=None, read_after="square_avg"),
+        Like("square_avg"),
+        Like("momentum_buffer", when=lambda group: group["momentum"] > 0),
+        Like("grad_avg", when="centered"),
+    )
     state_dict_defaults: ClassVar = {
         "momentum": 0,
         "centered": False,
@@ -130,8 +136,7 @@ class RMSprop(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
     ) -> None:
-        if isinstance(lr, Tensor) and lr.numel() != 1:
-            raise ValueError("Tensor lr must be 1-element")
+        checks.check_tensor("lr", lr)
         if not 0.0 <= lr:
             raise ValueError(f"Invalid learning rate: {lr}")
         if not 0.0 <= eps:
@@ -155,13 +160,6 @@ class RMSprop(Optimizer):
             "differentiable": differentiable,
         }
         super().__init__(params, defaults)
-
-    def state_names(self, group: ParamGroup) -> tuple[str, ...]:
-        momentum = ("momentum_buffer",) if group["momentum"] > 0 else ()
-        return ("square_avg", *momentum, *(("grad_avg",) if group["centered"] else ()))
-
-    def reading_order(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        return names[0], "step", *names[1:]
 
     @pure
     @unequal_steps

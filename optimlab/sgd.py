@@ -51,19 +51,19 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from optimlab.core import devices
+from optimlab.core import checks, devices
 from optimlab.core.batch import Batch, Execution, FusedStep, Member
 from optimlab.core.groups import ParamGroup
+from optimlab.core.tensor_list import PartialState
 from optimlab.core.values import (
     L,
-    PartialState,
     T,
     add_like,
     add_scaled,
     fused_kernel,
     subtract_scaled_,
 )
-from optimlab.optimizer import Optimizer, Step, pure, unequal_steps
+from optimlab.rule import First, Rule, StateSpec, Step, pure, unequal_steps
 
 
 def heavy_ball(grad: T, state: dict[str, T], momentum: Any, dampening: Any) -> T:
@@ -94,7 +94,7 @@ def look_ahead(grad: T, velocity: T, momentum: Any) -> T:
     return add_like(grad, velocity, momentum)
 
 
-class SGD(Optimizer):
+class SGD(Rule):
     r"""Gradient descent, optionally with heavy-ball or Nesterov momentum.
 
     .. math::
@@ -162,11 +162,8 @@ class SGD(Optimizer):
         *("foreach", "fused"),
     )
     scalars = ("lr",)
-    counts_steps = False
+    state_spec = StateSpec(First("momentum_buffer", when=lambda group: group["momentum"] != 0))
     complex_as_real = False
-    prefers_foreach = True
-    sparse_gradients = True
-    rule_makes_state = True
     state_dict_defaults: ClassVar = {
         "nesterov": False,
         "maximize": False,
@@ -175,6 +172,7 @@ class SGD(Optimizer):
         "fused": False,
     }
 
+    _prefers_foreach = True
     _need_device_dtype_check_for_fused = True
 
     def __init__(
@@ -191,8 +189,7 @@ class SGD(Optimizer):
         differentiable: bool = False,
         fused: bool | None = None,
     ) -> None:
-        if isinstance(lr, Tensor) and lr.numel() != 1:
-            raise ValueError("Tensor lr must be 1-element")
+        checks.check_tensor("lr", lr)
         # Written so that nan passes, as in torch.
         if lr < 0.0:
             raise ValueError(f"Invalid learning rate: {lr}")
@@ -215,9 +212,6 @@ class SGD(Optimizer):
         }
         super().__init__(params, defaults)
 
-    def state_names(self, group: ParamGroup) -> tuple[str, ...]:
-        return ("momentum_buffer",) if group["momentum"] != 0 else ()
-
     @pure
     @unequal_steps
     def update(
@@ -237,13 +231,7 @@ class SGD(Optimizer):
         subtract_scaled_(param, direction, lr)
 
     def fused_update(
-        self,
-        param: L,
-        grad: L,
-        state: dict[str, L],
-        step: L,
-        group: ParamGroup,
-        scaling: FusedStep,
+        self, param: L, grad: L, state: dict[str, L], step: L, group: ParamGroup, scaling: FusedStep
     ) -> None:
         fused_kernel(
             "_fused_sgd_",
@@ -261,20 +249,15 @@ class SGD(Optimizer):
             found_inf=scaling.found_inf,
         )
 
-    def foreach_by_default(self, params: Sequence[Tensor], group: ParamGroup) -> bool:
+    def _foreach_by_default(self, params: Sequence[Tensor], group: ParamGroup) -> bool:
         # torch's SGD does not ask whether the step is differentiable.
         return devices.foreach_by_default(params, differentiable=False)
 
-    def collect_member(self, param: Tensor, grad: Tensor, group: ParamGroup) -> Member:
-        """Collect what a parameter takes part with; the first of all is looked at for ``fused``.
-
-        Raises:
-            RuntimeError: if that is no floating point, which fused kernels take only.
-        """
+    def _collect_member(self, param: Tensor, grad: Tensor, group: ParamGroup) -> Member:
         if group["fused"] and self._need_device_dtype_check_for_fused:
             devices.check_fused(param)
             self._need_device_dtype_check_for_fused = False
-        return super().collect_member(param, grad, group)
+        return super()._collect_member(param, grad, group)
 
     def check(self, batch: Batch) -> None:
         """Refuse sparse gradients for fused kernels, and scaled ones for anything else.
@@ -283,7 +266,7 @@ class SGD(Optimizer):
             AssertionError: if a gradient scaler expects a fused kernel and none was asked for.
             RuntimeError: for a sparse gradient.
         """
-        self.check_scaling(batch)
+        checks.check_scaling(self, batch)
         is_sparse = [member.grad.is_sparse for member in batch.members]
         if batch.execution is Execution.FUSED and any(is_sparse):
             raise RuntimeError("`_fused_sgd` does not support sparse gradients")

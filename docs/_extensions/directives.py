@@ -43,7 +43,7 @@ from sphinx.transforms import SphinxTransform
 from sphinx.util.docutils import SphinxDirective
 
 import optimlab
-from optimlab.lab.trace.trace import TracedStep
+from optimlab.lab.trace.worked import TracedStep
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -192,7 +192,7 @@ def _given(step: TracedStep) -> dict[str, Any]:
         origins = {
             number: origin
             for number in operation.scalars.values()
-            if (origin := step.origins.of(operation.name, number))
+            if (origin := step.provenance.of(operation.name, number))
         }
         found[operation.spelt(origins)] = operation.results[0].kept
     return found
@@ -309,13 +309,13 @@ def _squeezed(formula: str) -> str:
     return re.sub(r"(?<!\\)%.*|\s", "", formula)
 
 
-def built(text: str, params: list[torch.Tensor]) -> optimlab.Optimizer:
+def built(text: str, params: list[torch.Tensor]) -> optimlab.Rule:
     """Build the optimizer that ``Adam(lr=0.1)`` describes."""
     match = re.fullmatch(r"(\w+)(?:\((.*)\))?", text.strip())
     if match is None:
         raise ExtensionError(f"{text!r} describes no optimizer")
     options = eval(f"dict({match[2] or ''})", {"__builtins__": {}, "dict": dict})
-    optimizer: optimlab.Optimizer = getattr(optimlab, match[1])(params, **options)
+    optimizer: optimlab.Rule = getattr(optimlab, match[1])(params, **options)
     return optimizer
 
 

@@ -1,17 +1,17 @@
-r"""Carries out the formulas of a text, and compares them with the optimizer they are about.
+r"""Executes the formulas of a text, and compares them with the optimizer they are about.
 
 A text is a page or a docstring. Everything in it that is set as mathematics is read by
 :mod:`mathematics`, in order, and every equation is put to the test along a run of an optimizer of
 100 steps in double precision:
 
-* what defines quantities step by step (``m_t = ...``, ``theta_t = ...``) is carried out in NumPy
+* what defines quantities step by step (``m_t = ...``, ``theta_t = ...``) is executed in NumPy
   from the same start; where the optimizer has that quantity too (parameters, gradients, state), the
   two must agree at every step;
 * any other equation is evaluated at every step at which its quantities exist;
 * what is said about a hyperparameter's range must be what the constructor accepts.
 
 Which run: a comment in the formula, which readers do not see, says with which options or under
-which gradients it holds, and what follows keeps to that until the next one::
+which gradients it holds, and what follows holds to that until the next one::
 
     % with momentum=0.9, nesterov=True
     % with every option
@@ -74,7 +74,7 @@ def constant_gradient(theta: Array) -> Array:
 GRADIENTS: Final = {"any": wavy_gradient, "constant": constant_gradient}
 
 
-# Which optimizers, and how the pages call what they keep.
+# Which optimizers, and how the pages call their state.
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,8 @@ class Subject:
         optimizer: torch.optim.Optimizer = made(params, **given)
         return optimizer
 
-    def kept(self, options: Mapping[str, Any]) -> set[str]:
-        """Return the letters of what the optimizer keeps with these options."""
+    def state_letters(self, options: Mapping[str, Any]) -> set[str]:
+        """Return the letters of the state that the optimizer has with these options."""
         param = torch.zeros(1, requires_grad=True)
         optimizer = self.make([param], **options)
         param.grad = torch.ones(1)
@@ -170,7 +170,7 @@ SUBJECTS: Final = {
 
 
 @dataclass(frozen=True)
-class Circumstance:
+class Setting:
     """Which run a formula is about.
 
     Attributes:
@@ -210,12 +210,12 @@ class Run:
         numbers: the hyperparameters.
     """
 
-    def __init__(self, subject: Subject, circumstance: Circumstance) -> None:
+    def __init__(self, subject: Subject, setting: Setting) -> None:
         self.subject = subject
-        self.circumstance = circumstance
-        self.gradient = GRADIENTS[circumstance.gradients]
+        self.setting = setting
+        self.gradient = GRADIENTS[setting.gradients]
         self.group, course = _course(
-            subject.name, tuple(circumstance.options.items()), circumstance.gradients
+            subject.name, tuple(setting.options.items()), setting.gradients
         )
         self.sequences = dict(course)
         self.own = frozenset(course)
@@ -235,7 +235,7 @@ class Run:
     # Formulas.
 
     def follow(self, equations: Sequence[Relation]) -> set[str]:
-        """Carry out what defines quantities step by step, and check everything.
+        """Execute what defines quantities step by step, and check everything.
 
         Args:
             equations: of one formula, in its order.
@@ -257,13 +257,15 @@ class Run:
         for variable in frozenset().union(*(e.variables for e in meant)):
             if not variable.step and variable.name not in self.numbers:
                 raise WrongFormulaError(f"at which step is {variable.name} meant?")
-        defined = self._defined(meant)
-        for name, values in defined.items():
-            if name in self.sequences:
-                self._compare(name, values, self.sequences[name])
-        self.sequences.update({n: v for n, v in defined.items() if n not in self.sequences})
-        for equation in meant:
-            self._hold(equation)
+        # A wrong formula may well take the root of a negative number: then it is nan, and seen.
+        with np.errstate(all="ignore"):
+            defined = self._defined(meant)
+            for name, values in defined.items():
+                if name in self.sequences:
+                    self._compare(name, values, self.sequences[name])
+            self.sequences.update({n: v for n, v in defined.items() if n not in self.sequences})
+            for equation in meant:
+                self._hold(equation)
         return set(defined) & self.own
 
     def option(self, name: str) -> bool:
@@ -349,11 +351,11 @@ class Run:
         return t == 0 or (t == 1 and quantity.name in self.begun)
 
     def _claim(self, equation: Relation, claim: str, left: Any, right: Any, t: int) -> None:
-        if claim != "in" and not (np.isfinite(left).all() and np.isfinite(right).all()):
+        sizes = [float(np.abs(side).max()) for side in (left, right) if claim != "in"]
+        if not all(map(math.isfinite, sizes)):
             raise WrongFormulaError(f"{self}, step {t}: {equation}: {left} {claim} {right}")
         if claim == "==":
-            scale = max(1.0, float(np.abs(left).max()), float(np.abs(right).max()))
-            holds = bool(np.all(np.abs(left - right) <= ACCURACY * scale))
+            holds = bool(np.all(np.abs(left - right) <= ACCURACY * max(1.0, *sizes)))
         elif claim == "in":
             low, high, with_low, with_high = right
             members = left if isinstance(left, tuple) else (left,)
@@ -378,10 +380,8 @@ class Run:
 
     def _evaluated(self, code: Any, scope: dict[str, Any]) -> Any:
         try:
-            # A wrong formula may well take the root of a negative number: then it is nan, and seen.
             # What is evaluated is made by the reader of formulas, out of names and arithmetic.
-            with np.errstate(all="ignore"):
-                return eval(code, scope)
+            return eval(code, scope)
         except NameError as error:
             raise WrongFormulaError(f"{self}: {error.name!r} is given nowhere") from None
         except ZeroDivisionError:
@@ -408,7 +408,7 @@ class Run:
         }
 
     def __str__(self) -> str:
-        options = ", ".join(f"{k}={v}" for k, v in self.circumstance.options.items())
+        options = ", ".join(f"{k}={v}" for k, v in self.setting.options.items())
         return f"{self.subject.name}({options})"
 
 
@@ -416,7 +416,7 @@ class Run:
 def _course(
     name: str, given: tuple[tuple[str, Any], ...], gradients: str
 ) -> tuple[dict[str, Any], Sequences]:
-    """Run an optimizer, and keep everything that a formula may speak of, with its group."""
+    """Run an optimizer, and record everything that a formula may speak of, with its group."""
     subject, gradient = SUBJECTS[name], GRADIENTS[gradients]
     options = {"lr": LEARNING_RATE, **subject.plain, **dict(given)}
     param = torch.tensor(START.copy(), requires_grad=True)
@@ -431,8 +431,8 @@ def _course(
         found["theta"].append(param.detach().numpy().copy())
         for entry, letter in subject.letters.items():
             if entry in optimizer.state[param]:
-                kept = optimizer.state[param][entry].numpy().copy()
-                found.setdefault(letter, _Steps([np.zeros_like(START)])).append(kept)
+                value = optimizer.state[param][entry].numpy().copy()
+                found.setdefault(letter, _Steps([np.zeros_like(START)])).append(value)
     decoupled = group.get("decoupled_weight_decay", False)
     if not group.get("maximize") and (decoupled or not group["weight_decay"]):
         found["g"] = grads
@@ -508,7 +508,7 @@ class Execution:
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
-        self._circumstances = [Circumstance({})]
+        self._settings = [Setting({})]
         self._runs: dict[str, Run] = {}
         self._said: list[Relation] = []
         self._parts: list[tuple[int, str]] = []
@@ -517,7 +517,7 @@ class Execution:
     def copy(self) -> Execution:
         """Return what can be continued in another way."""
         other = Execution(self.subject)
-        other._circumstances = self._circumstances
+        other._settings = self._settings
         other._runs = {key: run.copy() for key, run in self._runs.items()}
         other._said, other._parts = [*self._said], [*self._parts]
         other._computed = {name: {*computed} for name, computed in self._computed.items()}
@@ -531,14 +531,15 @@ class Execution:
             WrongFormulaError: for an equation that does not hold.
         """
         try:
-            found = _circumstances(formula.text, self.subject)
-            self._circumstances = found or self._circumstances
+            found = _settings(formula.text, self.subject)
+            self._settings = found or self._settings
             equations, expressions = read(formula.text)
             _check_ranges(equations, self.subject)
             met = []
-            for circumstance in self._circumstances:
-                about = SUBJECTS[circumstance.of] if circumstance.of else self.subject
-                run = self._runs.setdefault(repr(circumstance), Run(about, circumstance))
+            for setting in self._settings:
+                about = SUBJECTS[setting.of] if setting.of else self.subject
+                key = repr(setting)
+                run = self._runs[key] = self._runs.get(key) or Run(about, setting)
                 self._computed.setdefault(str(run), set()).update(run.follow(equations))
                 met.append(run)
             _check_that_all_matters(equations, met)
@@ -602,7 +603,7 @@ def _check_that_all_matters(equations: Sequence[Relation], runs: Sequence[Run]) 
                 raise WrongFormulaError(f"{option} is always the same where {equation} is tested")
 
 
-def _circumstances(text: str, subject: Subject) -> list[Circumstance]:
+def _settings(text: str, subject: Subject) -> list[Setting]:
     """Read the comments that say which runs a formula is about."""
     options: list[dict[str, Any]] = [{}]
     gradients, of = "any", ""
@@ -620,7 +621,7 @@ def _circumstances(text: str, subject: Subject) -> list[Circumstance]:
             options = list(subject.every_option())
         else:
             options = [eval(f"dict({what})", {"__builtins__": {}, "dict": dict})]
-    return [Circumstance(o, gradients, of) for o in options] if comments else []
+    return [Setting(o, gradients, of) for o in options] if comments else []
 
 
 def _check_ranges(equations: Sequence[Relation], subject: Subject) -> None:

@@ -1,7 +1,7 @@
 r"""Reads the mathematics of the documentation, and turns it into NumPy.
 
 What a page prints, :math:`m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t`, becomes
-``m[t] == beta_1 * m[t - 1] + (1 - beta_1) * g[t]``, so that a test can carry it out. The reader
+``m[t] == beta_1 * m[t - 1] + (1 - beta_1) * g[t]``, so that a test can execute it. The reader
 knows the notation of these pages and refuses everything else: a general parser of LaTeX that skips
 what it does not understand would let a wrong formula pass.
 

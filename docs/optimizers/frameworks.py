@@ -1,6 +1,6 @@
 """Measures where optax's and Keras's optimizers take other paths than the formulas of these pages.
 
-The formula of a page, the one that covers every option, is read and carried out in NumPy; optax or
+The formula of a page, the one that covers every option, is read and executed in NumPy; optax or
 Keras takes the same steps from the same start, all in double precision. Printed is the largest
 difference between the two paths, as a share of the way that the formula's path goes: after the
 first step, over 100 steps, and over 100 steps in which the learning rate is divided by ten halfway.

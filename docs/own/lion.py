@@ -3,21 +3,19 @@
 import torch
 
 import optimlab
+from optimlab.rule import Like, StateSpec
 
 
-class Lion(optimlab.Optimizer):
+class Lion(optimlab.Rule):
     """Evolved sign momentum (Chen et al. 2023, algorithm 2)."""
 
-    counts_steps = False  # the formula has no t outside the indices
+    state_spec = StateSpec(Like("exp_avg"))
 
     def __init__(self, params, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, foreach=None):
         if not 0.0 <= lr:
             raise ValueError(f"Invalid learning rate: {lr}")
         defaults = {"lr": lr, "betas": betas, "weight_decay": weight_decay}
         super().__init__(params, {**defaults, "foreach": foreach})
-
-    def state_names(self, group):
-        return ("exp_avg",)
 
     def update(self, param, grad, state, step, group):
         (beta1, beta2), exp_avg = group["betas"], state["exp_avg"]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 import optimlab
 from optimlab.lab.record.writing import Operation, Value
-from optimlab.lab.trace.trace import TracedStep
+from optimlab.lab.trace.worked import TracedStep
 
 Floats: TypeAlias = NDArray[np.float32]
 Doubles: TypeAlias = NDArray[np.float64]
@@ -245,7 +245,7 @@ def _source(value: Value, number_of: Mapping[int, int]) -> Described:
 def _scalar(operation: Operation, value: Any, step: TracedStep) -> Described:
     if isinstance(value, Value):
         return {"name": value.name, "dtype": "float32"}
-    return {"origin": step.origins.of(operation.name, value), "dtype": type(value).__name__}
+    return {"origin": step.provenance.of(operation.name, value), "dtype": type(value).__name__}
 
 
 def _pattern(operation: Operation) -> str:
@@ -255,5 +255,5 @@ def _pattern(operation: Operation) -> str:
 
 
 def _code(operation: Operation, step: TracedStep) -> str:
-    texts = {x: step.origins.of(operation.name, x) for x in operation.scalars.values()}
+    texts = {x: step.provenance.of(operation.name, x) for x in operation.scalars.values()}
     return operation.spelt({number: text for number, text in texts.items() if text})

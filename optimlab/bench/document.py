@@ -1,13 +1,13 @@
-"""The same tables as a Markdown document, to be kept with the figures."""
+"""The tables as a Markdown document, to be kept with the figures."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from optimlab.bench import tables
 from optimlab.bench.implementations import OURS
-from optimlab.bench.results import Results, by_workload, measured, reasons
+from optimlab.bench.results import Results, by_workload, reasons
+from optimlab.lab.report import table
 
 METHOD = """\
 Medians in milliseconds of one run in which all implementations take turns in a random order, with
@@ -40,76 +40,41 @@ and less its state, in a process of its own whose allocator gives back at once w
 about 2 MiB are Python's objects and the rounding to pages."""
 
 
-def write_markdown(path: Path, results: Results, figures: Sequence[str]) -> None:
-    """Write the document.
-
-    Args:
-        path: the file.
-        results: what was measured.
-        figures: names of images in the same directory.
-    """
-    path.write_text("\n".join(lines(results, figures)) + "\n", encoding="utf-8")
+def document(results: Results, figures: Sequence[str]) -> str:
+    """Write down what was measured, with the figures of these names, of the same directory."""
+    return "\n".join(_lines(results, figures)) + "\n"
 
 
-def lines(results: Results, figures: Sequence[str]) -> Iterator[str]:
-    """Yield the lines of the document."""
+def _lines(results: Results, figures: Sequence[str]) -> Iterator[str]:
+    device = str(results.settings["device"])
     yield from ("# How long a step takes", "")
-    yield from (*surroundings(results), "", METHOD, "")
+    facts = {**results.environment, **results.settings, "load": results.load}
+    yield from (f"* {name.replace('_', ' ')}: {value}" for name, value in facts.items())
+    yield from ("", METHOD, "")
     for figure in figures:
         yield from (f"![{figure}]({figure})", "")
-    yield from workloads(results)
-    yield from series(results)
-    yield from peak_memory(results)
+    for title, outcomes in by_workload(results.outcomes).items():
+        yield from (f"## {title}", "", _markdown(tables.times(outcomes, device)), "")
+        missing = reasons(outcomes)
+        yield from (*(f"* {reason}" for reason in missing), *([""] if missing else []))
+        if any(outcome.phases for outcome in outcomes):
+            yield from (_markdown(tables.phases(outcomes)), "")
+    yield from (tables.behind(results), "")
+    for name, outcomes in results.scaling.items():
+        first = outcomes[0]
+        yield from (f"## Ever more {name}: {first.title}, {first.workload.lower()}", "")
+        yield from (_markdown(tables.series(name, outcomes, device)), "")
+    if results.memory:
+        yield from ("## Peak memory of a step beyond parameters, gradients and state", "")
+        yield from (_markdown(tables.memory(results.memory)), "", MEMORY, "")
+    for remark in results.remarks:
+        yield from (remark, "")
     yield from ("## Bits", "", *(f"* {line}" for line in tables.bits(results)))
 
 
-def surroundings(results: Results) -> list[str]:
-    """Return where, when and how it was measured, a line each."""
-    facts = {**results.environment, **results.settings, "load": results.load}
-    return [f"* {name.replace('_', ' ')}: {value}" for name, value in facts.items()]
-
-
-def workloads(results: Results) -> Iterator[str]:
-    """Yield a table for each workload, and what was not measured."""
-    for title, outcomes in by_workload(results.outcomes).items():
-        yield from (f"## {title}", "")
-        yield from markdown(tables.times(outcomes, measured(outcomes)))
-        for reason in reasons(outcomes):
-            yield f"* {reason}"
-        yield from ([""] if reasons(outcomes) else [])
-        divided = tables.phases(outcomes)
-        yield from markdown(divided) if divided.rows else ()
-    yield from (tables.behind(results), "")
-
-
-def series(results: Results) -> Iterator[str]:
-    """Yield a table for each series."""
-    for name, outcomes in results.scaling.items():
-        first = outcomes[0]
-        yield from (f"## Ever more {name}: {first.rule.title}, {first.workload.title.lower()}", "")
-        yield from markdown(tables.series(name, outcomes, measured(outcomes)))
-
-
-def peak_memory(results: Results) -> Iterator[str]:
-    """Yield the table of extra memory, or why there is none."""
-    if results.memory:
-        yield from ("## Peak memory of a step beyond parameters, gradients and state", "")
-        yield from markdown(tables.memory(results.memory, results.names))
-        yield from (MEMORY, "")
-    for remark in results.remarks:
-        yield from (remark, "")
-
-
-def markdown(table: tables.Table) -> Iterator[str]:
-    """Yield the lines of a table, the column of optimlab in bold, and an empty line."""
-    bold = [heading == OURS for heading in table.heading]
-    yield row(table.heading)
-    yield row(["---", *("---:" for _ in table.heading[1:])])
-    for cells in table.rows:
-        yield row([f"**{cell}**" if b else cell for cell, b in zip(cells, bold, strict=True)])
-    yield ""
-
-
-def row(cells: Sequence[str]) -> str:
-    """Lay out one line of a table."""
-    return f"| {' | '.join(cells)} |"
+def _markdown(laid_out: tables.Table) -> str:
+    """Print a table, the column of optimlab in bold."""
+    headings, rows = laid_out
+    bold = ["**{}**" if heading == OURS else "{}" for heading in headings]
+    cells = ([form.format(cell) for form, cell in zip(bold, row, strict=True)] for row in rows)
+    return table(headings, cells, markdown=True)

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from optimlab.bench import tables
 from optimlab.bench.implementations import IMPLEMENTATIONS, OURS
 from optimlab.bench.results import Outcome, by_workload, measured
 
@@ -26,23 +25,18 @@ COLOURS = {
     OURS: "#009e73",
 }
 MARKERS = {"for-loop": "s", "foreach": "D", "fused": "^", "compiled": "v", OURS: "o"}
+LIMIT: dict[str, Any] = {"color": INK, "linewidth": 1, "linestyle": (0, (4, 3))}
 MOST_COLUMNS = 3
 
 
 def draw(outcomes: Sequence[Outcome]) -> Figure:
-    """Draw for each workload and rule how many times the physical limit each implementation takes.
-
-    Args:
-        outcomes: rules on workloads.
-    """
+    """Draw for each workload and rule how many times the limit each implementation takes."""
     panels = by_workload(outcomes)
     columns = min(len(panels), MOST_COLUMNS)
     lines = -(-len(panels) // columns)
-    most_rules = max(map(len, panels.values()))
-    figure = new_figure(
-        "Time of a step, in multiples of the time that the memory needs to move its bytes",
-        height=1.3 + lines * (1 + 0.32 * most_rules),
-    )
+    height = 1.3 + lines * (1 + 0.32 * max(map(len, panels.values())))
+    title = "Time of a step, in multiples of the time that the memory needs to move its bytes"
+    figure = new_figure(title, height)
     axes = list(figure.subplots(lines, columns, squeeze=False).flat)
     for panel, (title, group) in zip(axes, panels.items(), strict=False):
         draw_workload(panel, title, group)
@@ -55,23 +49,20 @@ def draw(outcomes: Sequence[Outcome]) -> Figure:
 def draw_workload(axes: Axes, title: str, outcomes: Sequence[Outcome]) -> None:
     """Draw the rules of one workload, one below the other, on a logarithmic scale."""
     for position, outcome in enumerate(outcomes):
-        for name, timing in outcome.timings.items():
-            quartiles = timing.first_quartile, timing.third_quartile
-            ends = [time / outcome.limit.seconds for time in quartiles]
-            axes.plot(ends, [position] * 2, color=COLOURS[name], linewidth=2, alpha=0.5)
-            middle = timing.median / outcome.limit.seconds
+        for name, timing in outcome.seconds.items():
+            first, middle, third = (
+                seconds / outcome.limit.seconds
+                for seconds in (timing.first_quartile, timing.median, timing.third_quartile)
+            )
+            axes.plot([first, third], [position] * 2, color=COLOURS[name], linewidth=2, alpha=0.5)
             axes.plot([middle], [position], zorder=4 if name == OURS else 3, **point(name))
-    axes.axvline(1, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-    axes.set_yticks(range(len(outcomes)), [outcome.rule.title for outcome in outcomes])
+    axes.axvline(1, zorder=1, **LIMIT)
+    axes.set_yticks(range(len(outcomes)), [outcome.title for outcome in outcomes])
     axes.set_ylim(len(outcomes) - 0.4, -0.6)
     axes.set_xscale("log")
     finish(axes, title.replace(": ", "\n"))
     axes.grid(axis="x", color=RULE, linewidth=0.8)
-    spell_multiples(axes)
-
-
-def spell_multiples(axes: Axes) -> None:
-    """Write round numbers at the logarithmic axis, as many as there is room for."""
+    # Round numbers at the axis, as many as there is room for.
     least, most = axes.get_xlim()
     decades = math.log10(most / least)
     subs = (1, 2, 5) if decades < 1.5 else (1, 3) if decades < 3 else (1,)
@@ -81,13 +72,9 @@ def spell_multiples(axes: Axes) -> None:
 
 
 def draw_scaling(scaling: Mapping[str, Sequence[Outcome]]) -> Figure:
-    """Draw how the time of a step grows with the number of tensors and of elements.
-
-    Args:
-        scaling: outcomes in ascending order, by what grows.
-    """
-    rule = next(iter(scaling.values()))[0].rule
-    figure = new_figure(f"Time of a step of {rule.title}, in milliseconds", height=5.6)
+    """Draw how the time of a step grows with the number of tensors and of elements."""
+    first = next(iter(scaling.values()))[0]
+    figure = new_figure(f"Time of a step of {first.title}, in milliseconds", height=5.6)
     panels = figure.subplots(1, len(scaling), squeeze=False).flat
     for axes, (name, outcomes) in zip(panels, scaling.items(), strict=True):
         draw_series(axes, name, outcomes)
@@ -98,19 +85,16 @@ def draw_scaling(scaling: Mapping[str, Sequence[Outcome]]) -> Figure:
 def draw_series(axes: Axes, name: str, outcomes: Sequence[Outcome]) -> None:
     """Draw a line for each implementation, and the limit, both scales logarithmic."""
     for implementation in measured(outcomes):
-        present = [each for each in outcomes if implementation in each.timings]
-        sizes = [tables.size(name, each) for each in present]
-        medians = [1e3 * each.timings[implementation].median for each in present]
+        present = [each for each in outcomes if implementation in each.seconds]
+        sizes = [getattr(each, name) for each in present]
+        medians = [1e3 * each.seconds[implementation].median for each in present]
         axes.plot(sizes, medians, linewidth=1.8, **point(implementation))
-    sizes = [tables.size(name, each) for each in outcomes]
-    limits = [1e3 * each.limit.seconds for each in outcomes]
-    axes.plot(sizes, limits, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+    sizes = [getattr(each, name) for each in outcomes]
+    axes.plot(sizes, [1e3 * each.limit.seconds for each in outcomes], **LIMIT)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    title = outcomes[0].workload.title
-    finish(
-        axes, f"{title}: ever more {name}" if name == "elements" else f"Ever more {title.lower()}"
-    )
+    what = outcomes[0].workload
+    finish(axes, f"{what}: ever more {name}" if name == "elements" else f"Ever more {what.lower()}")
     axes.set_xlabel(f"number of {name}", fontsize=10.5, color=QUIET)
     axes.grid(color=RULE, linewidth=0.8)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -125,13 +109,8 @@ def new_figure(title: str, height: float) -> Figure:
 
 def point(name: str) -> dict[str, Any]:
     """Return how the points of an implementation are drawn."""
-    return {
-        "color": COLOURS[name],
-        "marker": MARKERS[name],
-        "markersize": 7.5 if name == OURS else 6,
-        "markeredgecolor": "white",
-        "markeredgewidth": 0.6,
-    }
+    size, edge = 7.5 if name == OURS else 6, {"markeredgecolor": "white", "markeredgewidth": 0.6}
+    return {"color": COLOURS[name], "marker": MARKERS[name], "markersize": size, **edge}
 
 
 def finish(axes: Axes, title: str) -> None:
@@ -145,18 +124,11 @@ def finish(axes: Axes, title: str) -> None:
 
 def explain(figure: Figure, names: Sequence[str]) -> None:
     """Name the implementations and the dashed line below the panels."""
-    handles = [
-        Line2D([], [], linestyle="none", label=IMPLEMENTATIONS[name].title, **point(name))
-        for name in names
+    titles = {name: IMPLEMENTATIONS[name].title for name in names}
+    marks = [
+        Line2D([], [], linestyle="none", label=title, **point(name))
+        for name, title in titles.items()
     ]
-    handles.append(
-        Line2D([], [], color=INK, linewidth=1, linestyle=(0, (4, 3)), label="physical limit")
-    )
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=len(handles),
-        frameon=False,
-        fontsize=10.5,
-        labelcolor=INK,
-    )
+    handles = [*marks, Line2D([], [], label="physical limit", **LIMIT)]
+    place: dict[str, Any] = {"loc": "outside lower center", "ncols": len(handles)}
+    figure.legend(handles=handles, frameon=False, fontsize=10.5, labelcolor=INK, **place)

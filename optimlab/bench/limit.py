@@ -1,7 +1,7 @@
 """The physical limit: how long moving the bytes of a step takes if nothing else is done.
 
 A step has to read each gradient and to read and write each parameter and each state tensor: for
-Adam 4 numbers in and 3 out, 28 bytes per element in float32 (``Rule.traffic``). Whatever the rule
+Adam 4 numbers in and 3 out, 28 bytes per element in float32 (:func:`traffic_of`). Whatever the rule
 computes, it cannot be faster than the memory delivers. That time is measured, not looked up: loops
 that move the same bytes and do next to no arithmetic are timed in turn with the implementations,
 in the same process, with the same number of threads, on data of the same size, so that both meet
@@ -24,23 +24,43 @@ Where the data stay in a cache, the limit is that cache's bandwidth.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from optimlab.bench.rules import Traffic
+from optimlab import optimizers
+from optimlab.bench.implementations import OPTIMLAB
+from optimlab.bench.rules import Rule
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """How many numbers are read and written for each element of a parameter."""
+
+    reads: int
+    writes: int
+
+    def bytes(self, elements: int = 1, itemsize: int = 4) -> int:
+        """Return how many bytes that is for so many elements, by default one float32."""
+        return (self.reads + self.writes) * elements * itemsize
+
+
+def traffic_of(rule: Rule) -> Traffic:
+    """Return what a step must move at least: the gradient in, parameter and state in and out.
+
+    Step counts are left out: they are one number for each tensor, not for each element.
+    """
+    optimizer_class = getattr(OPTIMLAB, rule.class_name)
+    optimizer: optimizers.Rule = optimizer_class([torch.zeros(1)], **rule.arguments)
+    in_and_out = 1 + len(optimizer.state_spec.names(optimizer.param_groups[0]))
+    return Traffic(reads=1 + in_and_out, writes=in_and_out)
 
 
 @dataclass(frozen=True)
 class Loop:
-    """A loop over memory that is ready to run.
-
-    Attributes:
-        run: runs it once.
-        bytes: how many bytes that moves.
-    """
+    """A loop over memory that is ready to run, and how many bytes it moves."""
 
     run: Callable[[], object]
     bytes: int
@@ -49,30 +69,20 @@ class Loop:
 Kernel = Callable[[Traffic, int, str], Loop]
 """Prepares a loop that moves about what a step with this traffic moves on so many elements.
 
-Arguments: the traffic, the number of elements, the device. A loop works on memory of its own whose
-pages have been touched, and whatever it computes never leaves the normal numbers: denormals are
-slow. It uses as many threads as :func:`torch.get_num_threads` says.
+It works on memory of its own whose pages have been touched, and whatever it computes never leaves
+the normal numbers: denormals are slow.
 """
 
 
 @dataclass(frozen=True)
 class Limit:
-    """The shortest time in which the bytes of a step can be moved.
-
-    Attributes:
-        kernel: the loop that was fastest.
-        seconds: how long it needs.
-        bytes: how many bytes a step moves.
-    """
+    """The shortest time in which the bytes of a step can be moved, and the loop that does it."""
 
     kernel: str
     seconds: float
     bytes: int
-
-    @property
-    def bandwidth(self) -> float:
-        """Bytes per second."""
-        return self.bytes / self.seconds
+    bytes_per_element: int
+    bytes_per_second: float
 
 
 def passes(traffic: Traffic, elements: int, device: str) -> Loop:
@@ -120,20 +130,14 @@ def prepare(traffic: Traffic, elements: int, device: str) -> dict[str, Loop]:
     return {name: kernel(traffic, elements, device) for name, kernel in KERNELS.items()}
 
 
-def fastest(loops: Mapping[str, Loop], seconds: Mapping[str, float], needed: int) -> Limit:
-    """Choose the loop that would move the needed bytes in the shortest time.
-
-    Args:
-        loops: all loops by name.
-        seconds: how long each of them took.
-        needed: how many bytes a step moves.
-    """
-
-    def limits() -> Iterator[Limit]:
-        for name, loop in loops.items():
-            yield Limit(name, seconds[name] * needed / loop.bytes, needed)
-
-    return min(limits(), key=lambda limit: limit.seconds)
+def fastest(
+    loops: Mapping[str, Loop], seconds: Mapping[str, float], traffic: Traffic, elements: int
+) -> Limit:
+    """Choose the loop that would move the bytes of a step in the shortest time."""
+    needed = traffic.bytes(elements)
+    times = {name: seconds[name] * needed / loop.bytes for name, loop in loops.items()}
+    name = min(times, key=times.__getitem__)
+    return Limit(name, times[name], needed, traffic.bytes(), needed / times[name])
 
 
 def _ones(length: int, device: str) -> Tensor:

@@ -15,12 +15,12 @@ from torch.optim.optimizer import ParamsT
 
 from optimlab.core.groups import ParamGroup
 from optimlab.core.values import T
-from optimlab.optimizer import Optimizer, Step
+from optimlab.rule import Like, Rule, StateSpec, Step
 
 DEFAULTS = {"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.0}
 
 
-class Lion(Optimizer):
+class Lion(Rule):
     r"""Evolved sign momentum.
 
     .. math::
@@ -34,13 +34,10 @@ class Lion(Optimizer):
         Chen et al., "Symbolic discovery of optimization algorithms" (2023), algorithm 2.
     """
 
-    counts_steps = False
+    state_spec = StateSpec(Like("exp_avg"))
 
     def __init__(self, params: ParamsT, **options: Any) -> None:
         super().__init__(params, DEFAULTS | options)
-
-    def state_names(self, group: ParamGroup) -> tuple[str, ...]:
-        return ("exp_avg",)
 
     def update(
         self, param: T, grad: T, state: dict[str, T], step: Step[T], group: ParamGroup
@@ -54,12 +51,7 @@ class Lion(Optimizer):
 
 
 class ForLoopLion(torch.optim.Optimizer):
-    """The same as a loop over parameters.
-
-    Args:
-        params: as of every optimizer.
-        options: hyperparameters that differ from ``DEFAULTS``.
-    """
+    """The same as a loop over parameters."""
 
     def __init__(self, params: ParamsT, **options: Any) -> None:
         super().__init__(params, DEFAULTS | options)

@@ -10,27 +10,29 @@ kind steps first, so that code and threads are there and checks at first use are
 
 On CUDA torch's allocator keeps the same two numbers, and they are asked from it.
 
-``python -m optimlab.bench.memory`` reads a request from its standard input and prints the answer.
+``python -m optimlab.bench.memory`` reads a pickled request from its standard input and writes the
+answer.
 """
 
 from __future__ import annotations
 
 import ctypes
 import gc
-import json
 import os
+import pickle
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import torch
 
-from optimlab.bench.implementations import IMPLEMENTATIONS, Run
+from optimlab.bench.implementations import IMPLEMENTATIONS, Run, Values
 from optimlab.bench.rules import RULES
-from optimlab.bench.workloads import Values, Workload
+from optimlab.bench.workloads import Workload
 
 #: Python's objects for a tensor and its state take 2 to 3 KiB, counted as kept: on workloads
 #: smaller than this one they would be most of what is found.
@@ -45,16 +47,16 @@ _STEPS = 3
 
 
 @dataclass(frozen=True)
-class Request:
-    """What to measure.
+class Extra:
+    """Bytes beyond parameters, gradients and state, between two steps, and at the peak of one."""
 
-    Attributes:
-        workload: the shapes of the parameters.
-        rule: key of ``RULES``.
-        implementations: keys of ``IMPLEMENTATIONS``.
-        threads: number of threads.
-        device: ``"cpu"`` or ``"cuda"``.
-    """
+    kept: int
+    peak: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure: a rule on a workload, by several implementations."""
 
     workload: Workload
     rule: str
@@ -62,18 +64,30 @@ class Request:
     threads: int
     device: str
 
+    def answer(self) -> dict[str, Extra]:
+        """Measure here."""
+        torch.set_num_threads(self.threads)
+        return {name: self._extra(name) for name in self.implementations}
 
-@dataclass(frozen=True)
-class Extra:
-    """Memory beyond parameters, gradients and state, in bytes.
+    def _extra(self, name: str) -> Extra:
+        used, peak_of = (_used_cuda, _peak_cuda) if self.device == "cuda" else (_used, _peak)
+        self._stepped(name, _WARM_UP)
+        before = used()
+        run = self._stepped(name, self.workload)
+        gradients = [param.grad for param in run.params if param.grad is not None]
+        live = [*run.tensors().values(), *gradients]
+        live_bytes = sum(tensor.nbytes for tensor in live if tensor.device.type == self.device)
+        kept = used() - before - live_bytes
+        return Extra(kept, kept + peak_of(run.step))
 
-    Attributes:
-        kept: what is there between two steps.
-        peak: what is there at the peak of a step, ``kept`` included.
-    """
-
-    kept: int
-    peak: int
+    def _stepped(self, name: str, workload: Workload) -> Run:
+        """Step until the state is there and whatever is done once has been done."""
+        values = Values(workload, self.device)
+        run = Run(IMPLEMENTATIONS[name], RULES[self.rule], values.start)
+        run.take([gradient.clone() for gradient in values.gradients[0]])
+        for _ in range(_STEPS):
+            run.step()
+        return run
 
 
 def available(device: str) -> str:
@@ -84,65 +98,23 @@ def available(device: str) -> str:
 
 
 def measure(request: Request) -> dict[str, Extra]:
-    """Measure in a new process.
-
-    Returns:
-        What was found, by implementation.
+    """Measure in a new process, by implementation.
 
     Raises:
         RuntimeError: if the process failed; the message holds what it wrote to standard error.
     """
     finished = subprocess.run(
         [sys.executable, "-m", __spec__.name],
-        input=json.dumps(asdict(request)),
+        input=pickle.dumps(request),
         env={**os.environ, **GIVE_BACK},
         check=False,
         capture_output=True,
-        text=True,
     )
     if finished.returncode:
-        raise RuntimeError(f"could not measure the peak memory of a step:\n{finished.stderr}")
-    found: dict[str, dict[str, int]] = json.loads(finished.stdout)
-    return {name: Extra(**extra) for name, extra in found.items()}
-
-
-def main() -> None:
-    """Answer the request on standard input."""
-    asked = json.load(sys.stdin)
-    asked["workload"] = Workload(asked["workload"]["title"], _shapes(asked["workload"]["shapes"]))
-    request = Request(**asked)
-    torch.set_num_threads(request.threads)
-    answer = {name: asdict(_measure_one(request, name)) for name in request.implementations}
-    print(json.dumps(answer))
-
-
-def _shapes(shapes: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(shape) for shape in shapes)
-
-
-def _measure_one(request: Request, name: str) -> Extra:
-    used, peak_of = (_used_cuda, _peak_cuda) if request.device == "cuda" else (_used, _peak)
-    _stepped(request, name, _WARM_UP)
-    before = used()
-    run = _stepped(request, name, request.workload)
-    kept = used() - before - _live_bytes(run, request.device)
-    return Extra(kept, kept + peak_of(run.step))
-
-
-def _stepped(request: Request, name: str, workload: Workload) -> Run:
-    """Step until the state is there and whatever is done once has been done."""
-    values = Values(workload, request.device)
-    run = Run(IMPLEMENTATIONS[name], RULES[request.rule], values.start)
-    run.take([gradient.clone() for gradient in values.gradients[0]])
-    for _ in range(_STEPS):
-        run.step()
-    return run
-
-
-def _live_bytes(run: Run, device: str) -> int:
-    gradients = [param.grad for param in run.params if param.grad is not None]
-    live = [*run.tensors().values(), *gradients]
-    return sum(tensor.nbytes for tensor in live if tensor.device.type == device)
+        said = finished.stderr.decode(errors="replace")
+        raise RuntimeError(f"could not measure the peak memory of a step:\n{said}")
+    found: dict[str, Extra] = pickle.loads(finished.stdout)
+    return found
 
 
 def _used() -> int:
@@ -150,21 +122,17 @@ def _used() -> int:
     # What lies free at the end of the heap; every C library but glibc is left as it is.
     trim: Callable[[int], int] = getattr(ctypes.CDLL(None), "malloc_trim", int)
     trim(0)
-    return _status("VmRSS")
+    used: int = psutil.Process().memory_info().rss
+    return used
 
 
 def _peak(step: Callable[[], object]) -> int:
     before = _used()
     _CLEAR.write_text("5", encoding="ascii")
     step()
-    return _status("VmHWM") - before
-
-
-def _status(entry: str) -> int:
-    found = re.search(rf"^{entry}:\s+(\d+) kB$", _STATUS.read_text(encoding="ascii"), re.MULTILINE)
-    if found is None:
-        raise RuntimeError(f"{_STATUS} has no entry {entry}")
-    return 1024 * int(found[1])
+    mark = re.search(r"^VmHWM:\s+(\d+) kB$", _STATUS.read_text(encoding="ascii"), re.MULTILINE)
+    assert mark is not None, "where there is clear_refs, there is the mark"
+    return 1024 * int(mark[1]) - before
 
 
 def _used_cuda() -> int:
@@ -181,4 +149,6 @@ def _peak_cuda(step: Callable[[], object]) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    # A request is read as one of the module by its own name, which is imported for it.
+    request = pickle.load(sys.stdin.buffer)
+    sys.stdout.buffer.write(pickle.dumps(request.answer()))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from statistics import median
 from typing import Any
 
-from optimlab.bench.implementations import Run
+from optimlab.bench.implementations import Run, Values
 from optimlab.bench.timing import Effort, without_collector
-from optimlab.bench.workloads import Values
 from optimlab.native.step_cache import CachedStep
 
 STEP, REST = "step", "rest"
@@ -25,51 +24,8 @@ PHASES: Mapping[str, str] = {
 """The four functions that a repeated step consists of."""
 
 
-class Clocks:
-    """Clocks at functions that call one another: the time of the inner is not the outer's.
-
-    Attributes:
-        spent: the seconds under each name since the last step began.
-    """
-
-    def __init__(self) -> None:
-        self.spent: dict[str, float] = {}
-        self._within = [0.0]
-
-    def on(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
-        """Return the function with a clock at it."""
-
-        def wrapper(*args: Any, **keywords: Any) -> Any:
-            self._within.append(0.0)
-            began = time.perf_counter_ns()
-            try:
-                return function(*args, **keywords)
-            finally:
-                seconds = (time.perf_counter_ns() - began) / 1e9
-                own = seconds - self._within.pop()
-                self._within[-1] += seconds
-                self.spent[name] = self.spent.get(name, 0.0) + own
-
-        return wrapper
-
-    @contextmanager
-    def installed(self) -> Iterator[None]:
-        """Put a clock at each of the functions."""
-        with ExitStack() as stack:
-            for name, attribute in PHASES.items():
-                function = getattr(CachedStep, attribute)
-                stack.callback(setattr, CachedStep, attribute, function)
-                setattr(CachedStep, attribute, self.on(function, name))
-            yield
-
-
 def phases(run: Run, values: Values, effort: Effort) -> Mapping[str, float]:
-    """Divide the time of a step into its parts.
-
-    Args:
-        run: optimlab at work; its state is changed.
-        values: where gradients come from.
-        effort: how long to measure.
+    """Divide the time of a step of optimlab into its parts.
 
     Returns:
         Medians in seconds: of the whole step; of asking whether groups and parameters are the same
@@ -79,16 +35,39 @@ def phases(run: Run, values: Values, effort: Effort) -> Mapping[str, float]:
     """
     if values.device != "cpu":
         return {}
-    clocks = Clocks()
+    spent: dict[str, float] = {}
     steps: list[dict[str, float]] = []
-    step, began = clocks.on(run.step, REST), time.perf_counter()
-    with clocks.installed(), without_collector():
-        while len(steps) < MOST_STEPS and (
-            len(steps) < effort.repeats or time.perf_counter() - began < effort.seconds
-        ):
+    step, began = _clocked(run.step, STEP, spent), time.perf_counter()
+    with _clocks(spent), without_collector():
+        while len(steps) < MOST_STEPS and not effort.spent(len(steps), began):
             run.take(values.gradients_of(len(steps)))
-            clocks.spent = {}
+            spent.clear()
             step()
-            steps.append({STEP: sum(clocks.spent.values()), **clocks.spent})
-    names = (STEP, *PHASES, REST)
-    return {name: median(each.get(name, 0.0) for each in steps) for name in names}
+            steps.append({**spent, REST: 2 * spent[STEP] - sum(spent.values())})
+    return {n: median(each.get(n, 0.0) for each in steps) for n in (STEP, *PHASES, REST)}
+
+
+@contextmanager
+def _clocks(spent: dict[str, float]) -> Iterator[None]:
+    """Put a clock at each of the four functions."""
+    functions = {each: getattr(CachedStep, each) for each in PHASES.values()}
+    try:
+        for name, attribute in PHASES.items():
+            setattr(CachedStep, attribute, _clocked(functions[attribute], name, spent))
+        yield
+    finally:
+        for attribute, function in functions.items():
+            setattr(CachedStep, attribute, function)
+
+
+def _clocked(function: Callable[..., Any], name: str, spent: dict[str, float]) -> Any:
+    """Return the function with a clock at it, which writes down the seconds under the name."""
+
+    def wrapper(*args: Any) -> Any:
+        began = time.perf_counter_ns()
+        try:
+            return function(*args)
+        finally:
+            spent[name] = spent.get(name, 0.0) + (time.perf_counter_ns() - began) / 1e9
+
+    return wrapper

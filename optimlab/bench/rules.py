@@ -1,41 +1,11 @@
-"""The update rules that are measured, and how many bytes a step of each must move."""
+"""The update rules that are measured: classes and their arguments."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType, SimpleNamespace
-from typing import Any, Literal
-
-import torch
-
-from optimlab import optimizers
-from optimlab.bench.lion import ForLoopLion, Lion
-
-LibraryName = Literal["torch", "optimlab"]
-
-# Anything that has the classes of the rules will do. Neither library has Lion: optimlab's is a rule
-# as its users write them, torch's is the loop over parameters that it takes the place of.
-_OURS = SimpleNamespace(**vars(optimizers), Lion=Lion)
-_THEIRS = SimpleNamespace(**vars(torch.optim), Lion=ForLoopLion)
-LIBRARIES: dict[LibraryName, Any] = {"torch": _THEIRS, "optimlab": _OURS}
-
-
-@dataclass(frozen=True)
-class Traffic:
-    """How often memory is touched for each element of a parameter.
-
-    Attributes:
-        reads: numbers that are read.
-        writes: numbers that are written.
-    """
-
-    reads: int
-    writes: int
-
-    def bytes(self, elements: int = 1, itemsize: int = 4) -> int:
-        """Return how many bytes that is for so many elements, by default one float32."""
-        return (self.reads + self.writes) * elements * itemsize
+from types import MappingProxyType
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -45,22 +15,6 @@ class Rule:
     title: str
     class_name: str
     arguments: Mapping[str, Any]
-
-    @property
-    def state_names(self) -> tuple[str, ...]:
-        """The state tensors that the rule keeps for each parameter."""
-        optimizer_class = getattr(_OURS, self.class_name)
-        optimizer: optimizers.Optimizer = optimizer_class([torch.zeros(1)], **self.arguments)
-        return optimizer.state_names(optimizer.param_groups[0])
-
-    @property
-    def traffic(self) -> Traffic:
-        """What a step must move at least: the gradient in, parameter and state in and out.
-
-        Step counts are left out: they are one number for each tensor, not for each element.
-        """
-        in_and_out = 1 + len(self.state_names)
-        return Traffic(reads=1 + in_and_out, writes=in_and_out)
 
     def __str__(self) -> str:
         arguments = ", ".join(f"{name}={value}" for name, value in self.arguments.items())

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -12,12 +12,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from optimlab.version import __version__
 
-_CPU_INFO, _CPU_TIMES = Path("/proc/cpuinfo"), Path("/proc/stat")
-_IDLE, _IOWAIT, _STEAL = 3, 4, 7
+_CPU_INFO = Path("/proc/cpuinfo")
+_AT_WORK = ("user", "nice", "system", "irq", "softirq", "steal")
 
 
 def environment(device: str) -> Mapping[str, Any]:
@@ -26,7 +27,7 @@ def environment(device: str) -> Mapping[str, Any]:
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "cpu": cpu_model(),
-        "cores": os.cpu_count(),
+        "cores": psutil.cpu_count(),
         **named,
         "threads": torch.get_num_threads(),
         "cpu capability": torch.backends.cpu.get_cpu_capability(),
@@ -39,23 +40,15 @@ def environment(device: str) -> Mapping[str, Any]:
 
 
 def cpu_model() -> str:
-    """Return the name that the processor gives itself."""
-    if _CPU_INFO.exists():
-        text = _CPU_INFO.read_text(encoding="utf-8")
-        named = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-        if named is not None:
-            return named[1]
-    return platform.processor() or platform.machine()
+    """Return the name that the processor gives itself, where the system tells it."""
+    text = _CPU_INFO.read_text(encoding="utf-8") if _CPU_INFO.exists() else ""
+    named = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return named[1] if named else platform.processor() or platform.machine()
 
 
 @dataclass(frozen=True)
 class Load:
-    """What else ran while it was measured.
-
-    Attributes:
-        before: the load average of the last minute before, or ``None`` where there is none.
-        others: how many cores other processes used on average, or ``None`` where it is unknown.
-    """
+    """The load average before it was measured, and how many cores others used meanwhile."""
 
     before: float | None
     others: float | None
@@ -79,28 +72,17 @@ class LoadMeter:
     """
 
     def __init__(self) -> None:
-        self._before = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-        self._began, self._all, self._own = os.times().elapsed, _busy_seconds(), _own_seconds()
+        self._before = psutil.getloadavg()[0]
+        self._began, self._others = time.perf_counter(), _seconds_of_others()
 
     def read(self) -> Load:
         """Return the load since."""
-        seconds, busy = os.times().elapsed - self._began, _busy_seconds()
-        if busy is None or self._all is None or not seconds:
-            return Load(self._before, None)
-        others = busy - self._all - (_own_seconds() - self._own)
-        return Load(self._before, max(others / seconds, 0.0))
+        seconds = time.perf_counter() - self._began
+        return Load(self._before, max((_seconds_of_others() - self._others) / seconds, 0.0))
 
 
-def _busy_seconds() -> float | None:
-    """Return how long all processors together were busy, also with other guests of the host."""
-    if not _CPU_TIMES.exists():
-        return None
-    line = _CPU_TIMES.read_text(encoding="ascii").partition("\n")[0]
-    ticks = [int(word) for word in line.split()[1 : 2 + _STEAL]]
-    busy = sum(ticks) - ticks[_IDLE] - ticks[_IOWAIT]
-    return busy / os.sysconf("SC_CLK_TCK")
-
-
-def _own_seconds() -> float:
-    own = os.times()
-    return own.user + own.system + own.children_user + own.children_system
+def _seconds_of_others() -> float:
+    """Return how long the processors were busy with others, other guests of the host among them."""
+    everything, own = psutil.cpu_times(), psutil.Process().cpu_times()
+    busy: float = sum(getattr(everything, name, 0.0) for name in _AT_WORK)
+    return busy - float(own.user + own.system + own.children_user + own.children_system)

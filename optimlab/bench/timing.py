@@ -20,17 +20,12 @@ import torch
 
 # About where parameters, gradients and state outgrow the caches of today's processors.
 CACHED_ELEMENTS = 4_000_000
-MOST_REPEATS = 1_000
+MOST_STEPS = 1_000
 
 
 @dataclass(frozen=True)
 class Entrant:
-    """What takes turns in a timed run.
-
-    Attributes:
-        run: is timed.
-        prepare: is called before, untimed, with the number of the step, counted from 0.
-    """
+    """What takes turns: ``run`` is timed, ``prepare`` is told the number of the step before."""
 
     run: Callable[[], object]
     prepare: Callable[[int], None] = lambda step: None
@@ -41,12 +36,17 @@ class Effort:
     """How long to measure.
 
     Attributes:
-        repeats: the least number of timed steps of each entrant.
-        seconds: the least time for all of them together, unless 1,000 steps take less.
+        least_steps: the least number of timed steps of each entrant.
+        least_seconds: the least time for all of them together, unless 1,000 steps take less.
     """
 
-    repeats: int
-    seconds: float
+    least_steps: int
+    least_seconds: float
+
+    def spent(self, steps: int, began: float) -> bool:
+        """Tell whether so many steps since that time are enough."""
+        seconds = time.perf_counter() - began
+        return steps >= self.least_steps and (seconds >= self.least_seconds or steps >= MOST_STEPS)
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,17 @@ class Turn:
         """Choose by the size of a workload."""
         return cls(1, 4) if elements < CACHED_ELEMENTS else cls(0, 1)
 
-    @property
-    def steps(self) -> int:
-        """All steps of the turn."""
-        return self.untimed + self.timed
+    def take(self, entrant: Entrant, step: int, device: str) -> list[float]:
+        """Make the steps, from this number, and return the seconds of those that are timed."""
+        seconds, wait = [], torch.cuda.synchronize if device == "cuda" else bool
+        for number in range(step, step + self.untimed + self.timed):
+            entrant.prepare(number)
+            wait()
+            began = time.perf_counter_ns()
+            entrant.run()
+            wait()
+            seconds.append((time.perf_counter_ns() - began) / 1e9)
+        return seconds[self.untimed :]
 
 
 @dataclass(frozen=True)
@@ -87,14 +94,7 @@ class Timing:
 def time_in_turns(
     entrants: Mapping[str, Entrant], *, effort: Effort, turn: Turn, first_step: int, device: str
 ) -> tuple[dict[str, list[float]], int]:
-    """Time all entrants in turns.
-
-    Args:
-        entrants: by name.
-        effort: when to stop.
-        turn: the steps that one makes before the next.
-        first_step: the number of the first step.
-        device: what to wait for before looking at the clock.
+    """Time all entrants in turns, from the step of this number.
 
     Returns:
         The seconds of each timed step by name of the entrant, and the number of the step that
@@ -102,36 +102,14 @@ def time_in_turns(
     """
     order, shuffle = list(entrants), random.Random(0).shuffle
     seconds: dict[str, list[float]] = {name: [] for name in entrants}
-    began, step, repeats = time.perf_counter(), first_step, 0
+    began, step = time.perf_counter(), first_step
     with without_collector():
-        while not _enough(effort, repeats, time.perf_counter() - began):
+        while not effort.spent(min(map(len, seconds.values())), began):
             shuffle(order)
             for name in order:
-                seconds[name] += _take_turn(entrants[name], turn, step, device)
-            step, repeats = step + turn.steps, repeats + turn.timed
+                seconds[name] += turn.take(entrants[name], step, device)
+            step += turn.untimed + turn.timed
     return seconds, step
-
-
-def _enough(effort: Effort, repeats: int, seconds: float) -> bool:
-    return repeats >= effort.repeats and (seconds >= effort.seconds or repeats >= MOST_REPEATS)
-
-
-def _take_turn(entrant: Entrant, turn: Turn, step: int, device: str) -> list[float]:
-    seconds = []
-    for number in range(step, step + turn.steps):
-        entrant.prepare(number)
-        synchronize(device)
-        began = time.perf_counter_ns()
-        entrant.run()
-        synchronize(device)
-        seconds.append((time.perf_counter_ns() - began) / 1e9)
-    return seconds[turn.untimed :]
-
-
-def synchronize(device: str) -> None:
-    """Wait for the device to finish."""
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 @contextmanager

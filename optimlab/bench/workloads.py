@@ -8,12 +8,7 @@ from math import prod
 from types import MappingProxyType
 from typing import TypeAlias
 
-import torch
-from torch import Tensor
-
 Shape: TypeAlias = tuple[int, ...]
-
-SETS_OF_GRADIENTS = 3
 
 
 @dataclass(frozen=True)
@@ -29,36 +24,13 @@ class Workload:
         return sum(map(prod, self.shapes))
 
     def __str__(self) -> str:
-        tensors = "1 tensor" if len(self.shapes) == 1 else f"{len(self.shapes):,} tensors"
-        return f"{self.title}: {tensors}, {self.elements:,} elements"
+        return described(self.title, len(self.shapes), self.elements)
 
 
-class Values:
-    """The numbers that a workload starts with, and its gradients.
-
-    Args:
-        workload: the shapes.
-        device: where the tensors live.
-
-    Attributes:
-        start: the parameters before the first step, standard normal.
-        gradients: a few sets of gradients, in memory of their own, to be taken in turn.
-    """
-
-    def __init__(self, workload: Workload, device: str) -> None:
-        self.workload, self.device = workload, device
-        generator = torch.Generator().manual_seed(0)
-
-        def draw(scale: float) -> list[Tensor]:
-            drawn = (torch.randn(shape, generator=generator) for shape in workload.shapes)
-            return [tensor.mul_(scale).to(device) for tensor in drawn]
-
-        self.start = draw(1.0)
-        self.gradients = [draw(0.01) for _ in range(SETS_OF_GRADIENTS)]
-
-    def gradients_of(self, step: int) -> Sequence[Tensor]:
-        """Return the gradients of a step, counted from 0."""
-        return self.gradients[step % SETS_OF_GRADIENTS]
+def described(title: str, tensors: int, elements: int) -> str:
+    """Put a workload into words."""
+    counted = "1 tensor" if tensors == 1 else f"{tensors:,} tensors"
+    return f"{title}: {counted}, {elements:,} elements"
 
 
 def _mlp() -> Iterator[Shape]:

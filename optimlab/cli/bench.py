@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import click
 
 from optimlab.bench.rules import RULES
 from optimlab.bench.workloads import QUICK, WORKLOADS
-from optimlab.lab.report import (
-    MisuseError,
-    Subparsers,
-    add_command,
-    add_device,
-    add_json,
-    check_device,
-    check_json,
-    positive,
-    prints_json,
-    write_json,
-)
-
-if TYPE_CHECKING:
-    from optimlab.bench.experiment import Settings
+from optimlab.cli import common
 
 DESCRIPTION = """\
 Time a step of optimlab against torch's for-loop, foreach and fused implementations, and against the
@@ -40,85 +27,65 @@ LEAST_STEPS, LEAST_SECONDS = 30, 0.5
 LEAST_STEPS_QUICK, LEAST_SECONDS_QUICK = 5, 0.1
 
 
-def add_parser(subparsers: Subparsers) -> None:
-    """Add the command to the command line."""
-    parser = add_command(
-        subparsers,
-        "bench",
-        run,
-        summary="time a step against torch.optim and against the memory's bandwidth",
-        description=DESCRIPTION,
-        example=EXAMPLE,
-    )
-    add = parser.add_argument
-    add("--quick", action="store_true", help="fewer steps and workloads: less than a minute")
-    add_choice(parser, "--optimizer", tuple(RULES), "default: all")
-    add_choice(
-        parser, "--workload", tuple(WORKLOADS), f"default: all; with --quick: {' '.join(QUICK)}"
-    )
-    add("--threads", type=positive, metavar="N", help="default: as many as torch takes")
-    add(
-        "--repeats",
-        type=positive,
-        metavar="N",
-        help=f"at least so many timed steps, default: {LEAST_STEPS}, quick: {LEAST_STEPS_QUICK}",
-    )
-    add("--scaling", action="store_true", help="also grow the number of tensors and of elements")
-    add("--compile", action="store_true", help="also time torch.compile(step), on few tensors")
-    add_device(parser)
-    output = Path("optimlab-bench")
-    add("--output", type=Path, default=output, metavar="DIR", help=f"default: {output}")
-    add_json(parser)
-
-
-def add_choice(
-    parser: argparse.ArgumentParser, option: str, names: tuple[str, ...], default: str
-) -> None:
-    """Add an option that takes some of the given names."""
-    text = f"some of {', '.join(names)}; {default}"
-    parser.add_argument(option, nargs="+", choices=names, metavar="NAME", help=text)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Carry the command out and return its exit status."""
+@common.command(
+    "time a step against torch.optim and against the memory's bandwidth", DESCRIPTION, EXAMPLE
+)
+@click.option("--quick", is_flag=True, help="fewer steps and workloads: less than a minute")
+@common.words(
+    "--optimizer", f"some of {', '.join(RULES)}; default: all", type=click.Choice([*RULES])
+)
+@common.words(
+    "--workload",
+    f"some of {', '.join(WORKLOADS)}; default: all; with --quick: {' '.join(QUICK)}",
+    type=click.Choice([*WORKLOADS]),
+)
+@click.option(
+    "--threads", type=common.POSITIVE, metavar="N", help="default: as many as torch takes"
+)
+@click.option(
+    "--repeats",
+    type=common.POSITIVE,
+    metavar="N",
+    help=f"at least so many timed steps, default: {LEAST_STEPS}, quick: {LEAST_STEPS_QUICK}",
+)
+@click.option("--scaling", is_flag=True, help="also grow the number of tensors and of elements")
+@click.option(
+    "--compile", "compiled", is_flag=True, help="also time torch.compile(step), on few tensors"
+)
+@common.device_option
+@common.output_option("optimlab-bench")
+@common.json_option
+def bench(
+    quick: bool,
+    optimizer: Sequence[str],
+    workload: Sequence[str],
+    threads: int | None,
+    repeats: int | None,
+    scaling: bool,
+    compiled: bool,
+    device: str,
+    output: Path,
+    json: common.Json,
+) -> int:
+    """Measure, and write what was found."""
     from optimlab.bench import experiment
-
-    prepare(args)
-    results = experiment.run(settings(args), args.output, quiet=prints_json(args))
-    write_json(args, results.as_json())
-    return int(not results.same_bits)
-
-
-def settings(args: argparse.Namespace) -> Settings:
-    """Read the arguments."""
-    from optimlab.bench.experiment import Settings
     from optimlab.bench.implementations import IMPLEMENTATIONS
     from optimlab.bench.timing import Effort
 
-    least = (LEAST_STEPS_QUICK, LEAST_SECONDS_QUICK) if args.quick else (LEAST_STEPS, LEAST_SECONDS)
-    chosen = args.workload or (QUICK if args.quick else tuple(WORKLOADS))
-    names = [n for n, each in IMPLEMENTATIONS.items() if args.compile or not each.compiled]
-    return Settings(
-        rules=tuple(dict.fromkeys(args.optimizer or RULES)),
+    least = (LEAST_STEPS_QUICK, LEAST_SECONDS_QUICK) if quick else (LEAST_STEPS, LEAST_SECONDS)
+    chosen = workload or (QUICK if quick else tuple(WORKLOADS))
+    settings = experiment.Settings(
+        rules=tuple(dict.fromkeys(optimizer or RULES)),
         workloads=tuple(dict.fromkeys(chosen)),
-        implementations=tuple(names),
-        effort=Effort(args.repeats or least[0], least[1]),
-        threads=args.threads,
-        scaling=args.scaling,
-        quick=args.quick,
-        device=args.device,
+        implementations=tuple(
+            name for name, each in IMPLEMENTATIONS.items() if compiled or not each.compiled
+        ),
+        effort=Effort(repeats or least[0], least[1]),
+        threads=threads,
+        scaling=scaling,
+        quick=quick,
+        device=device,
     )
-
-
-def prepare(args: argparse.Namespace) -> None:
-    """Make the output directory and look for the device.
-
-    Raises:
-        MisuseError: if there is no such device, or a directory is missing or cannot be made.
-    """
-    check_device(args.device)
-    check_json(args)
-    try:
-        args.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MisuseError(f"cannot write to {args.output}: {error.strerror}") from error
+    results = experiment.run(settings, output, quiet=json.printed)
+    json.write(results.as_json())
+    return common.EQUAL if results.same_bits else common.DIFFERENT

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optimlab.lab import report as terminal
-from optimlab.lab.report import DIFFERENT, EQUAL, MisuseError, Subparsers, add_command, add_json
+import click
+
+from optimlab.cli import common
 
 if TYPE_CHECKING:
     from rich.console import Console
     from torch import nn
+    from torch.optim import Optimizer
 
     from optimlab.lab.doctor import Repaired, Report
-    from optimlab.lab.doctor.subject import Source
 
 DESCRIPTION = """\
 Examine an optimizer's checkpoint for what loads without an error and trains wrongly: swapped
@@ -31,95 +32,80 @@ EXAMPLE = "optimlab doctor --against train:make_optimizer run.pt --repair fixed.
 STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 
-def add_parser(subparsers: Subparsers) -> None:
-    """Add the command to the command line."""
-    parser = add_command(
-        subparsers,
-        "doctor",
-        run,
-        summary="find out what is wrong with an optimizer's checkpoint",
-        description=DESCRIPTION,
-        example=EXAMPLE,
-    )
-    add = parser.add_argument
-    add("checkpoint", type=Path, metavar="CKPT", help="a file that torch.save wrote")
-    add("other", type=Path, nargs="?", metavar="CKPT2", help="another, to compare with")
-    add(
-        "--against",
-        metavar="MODULE:FACTORY",
-        help="a function without arguments that makes the optimizer, or (model, optimizer)",
-    )
-    add("--repair", type=Path, metavar="OUT", help="write a repaired copy to this new file")
-    add(
-        "--keep",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="with --repair: take these hyperparameters from CKPT2 or the live optimizer",
-    )
-    add_json(parser)
+@common.command("find out what is wrong with an optimizer's checkpoint", DESCRIPTION, EXAMPLE)
+@click.argument("checkpoint", type=Path, metavar="CKPT")
+@click.argument("other", type=Path, required=False, metavar="[CKPT2]")
+@click.option(
+    "--against",
+    type=common.MODULE_NAME,
+    metavar="MODULE:FACTORY",
+    help="a function without arguments that makes the optimizer, or (model, optimizer)",
+)
+@click.option("--repair", type=Path, metavar="OUT", help="write a repaired copy to this new file")
+@common.words(
+    "--keep", "with --repair: take these hyperparameters from CKPT2 or the live optimizer"
+)
+@common.json_option
+def doctor(
+    checkpoint: Path,
+    other: Path | None,
+    against: common.Named | None,
+    repair: Path | None,
+    keep: Sequence[str],
+    json: common.Json,
+) -> int:
+    """Examine, repair and print; equal is a checkpoint in which nothing is wrong."""
+    from optimlab.lab import doctor as lab
+    from optimlab.lab import report
 
-
-def run(args: argparse.Namespace) -> int:
-    """Carry the command out and return its exit status."""
-    from optimlab.lab.doctor.examination import doctor, repair
-    from optimlab.lab.doctor.subject import CheckpointError
-
-    check(args)
-    against, model = reference(args)
-    console = terminal.console(quiet=terminal.prints_json(args))
+    check(other, against, repair, keep)
+    reference, model = (other, None) if against is None else made_by(against)
+    console = report.console(quiet=json.printed)
     try:
-        found = doctor(args.checkpoint, against, model=model)
+        found = lab.doctor(checkpoint, reference, model=model)
         repaired = None
-        if args.repair is not None:
-            repaired = repair(args.checkpoint, args.repair, against, keep=args.keep, model=model)
-    except CheckpointError as error:
-        raise MisuseError(str(error)) from error
+        if repair is not None:
+            repaired = lab.repair(checkpoint, repair, reference, keep=keep, model=model)
+    except lab.CheckpointError as error:
+        raise common.MisuseError(str(error)) from error
     print_report(console, found)
-    if repaired is not None:
-        print_repaired(console, args.repair, repaired)
-    terminal.write_json(args, as_json(found, repaired))
+    if repair is not None and repaired is not None:
+        print_repaired(console, repair, repaired)
+    json.write(as_json(found, repaired))
     healthy = found.healthy if repaired is None else repaired.report.healthy
-    return EQUAL if healthy else DIFFERENT
+    return common.EQUAL if healthy else common.DIFFERENT
 
 
-def check(args: argparse.Namespace) -> None:
-    """Refuse options that make no sense.
-
-    Raises:
-        MisuseError: if there are two references, nothing to repair, or no directory to write to.
-    """
-    if args.other is not None and args.against is not None:
-        raise MisuseError("compare with CKPT2 or with --against, not with both")
-    if args.keep and args.repair is None:
-        raise MisuseError("--keep goes with --repair")
-    if args.keep and args.other is None and args.against is None:
-        raise MisuseError("--keep needs CKPT2 or --against to take the hyperparameters from")
-    terminal.check_json(args)
+def check(
+    other: Path | None, against: common.Named | None, repair: Path | None, keep: Sequence[str]
+) -> None:
+    """Refuse options that make no sense."""
+    if other is not None and against is not None:
+        raise common.MisuseError("compare with CKPT2 or with --against, not with both")
+    if keep and repair is None:
+        raise common.MisuseError("--keep goes with --repair")
+    if keep and other is None and against is None:
+        raise common.MisuseError("--keep needs CKPT2 or --against to take the hyperparameters from")
 
 
-def reference(args: argparse.Namespace) -> tuple[Source | None, nn.Module | None]:
-    """Return what to compare with, and the model whose parameters it names.
-
-    Raises:
-        MisuseError: if the factory raises an error, or makes no optimizer.
-    """
+def made_by(factory: common.Named) -> tuple[Optimizer, nn.Module | None]:
+    """Return the optimizer to compare with, and the model whose parameters it names."""
     from torch import nn
     from torch.optim import Optimizer
 
-    if args.against is None:
-        return args.other, None
-    factory = terminal.resolve(args.against)
+    make, name = factory.load(), factory.text
     try:
-        made = factory()
+        made = make()
     except Exception as error:  # whatever it is, there is nothing to compare with
-        what = f"{args.against}() raised {type(error).__name__}: {error}"
-        raise MisuseError(f"{what}; it has to make an optimizer without arguments") from error
+        what = f"{name}() raised {type(error).__name__}: {error}"
+        raise common.MisuseError(
+            f"{what}; it has to make an optimizer without arguments"
+        ) from error
     parts = made if isinstance(made, tuple) else (made,)
     optimizers = [part for part in parts if isinstance(part, Optimizer)]
     models = [part for part in parts if isinstance(part, nn.Module)]
     if len(optimizers) != 1:
-        raise MisuseError(f"{args.against}() returned {type(made).__name__}, and no optimizer")
+        raise common.MisuseError(f"{name}() returned {type(made).__name__}, and no optimizer")
     return optimizers[0], models[0] if models else None
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import ast
 import inspect
 import warnings
 from collections.abc import Sequence
@@ -11,21 +9,9 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from optimlab.lab.report import (
-    DIFFERENT,
-    EQUAL,
-    MisuseError,
-    Subparsers,
-    add_command,
-    add_device,
-    add_json,
-    check_device,
-    check_json,
-    positive,
-    prints_json,
-    resolve,
-    write_json,
-)
+import click
+
+from optimlab.cli import common
 
 if TYPE_CHECKING:
     from optimlab.lab.lockstep.scenario import Scenario
@@ -39,137 +25,114 @@ The exit status is 0 if all bits are the same, 1 if they part, 2 if an optimizer
 put through, or no parameter moves.
 """
 EXAMPLE = "optimlab explain --foreach my_package:MyAdam torch.optim:Adam --options lr=0.1"
+HYPERPARAMETERS = "hyperparameters of {}, as Python writes them: betas=(0.9,0.99)"
 DTYPES = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
 
 
-def add_parser(subparsers: Subparsers) -> None:
-    """Add the command to the command line."""
-    parser = add_command(
-        subparsers,
-        "explain",
-        run,
-        summary="find the operation at which two optimizers part, and why",
-        description=DESCRIPTION,
-        example=EXAMPLE,
-    )
-    add = parser.add_argument
-    add("optimizers", nargs=2, metavar="MODULE:CLASS", help="the two classes, or functions")
-    for name, whose in (("", "both"), ("-a", "the first"), ("-b", "the second")):
-        add(
-            f"--options{name}",
-            nargs="+",
-            default=[],
-            metavar="NAME=VALUE",
-            help=f"hyperparameters of {whose}, as Python writes them: betas=(0.9,0.99)",
-        )
-    add("--foreach", action="store_true", help="foreach=True for those that have it")
-    add("--dtype", choices=DTYPES, default="float32", help="of the parameters, default: float32")
-    add("--steps", type=positive, default=20, help="at most, default: 20")
-    add("--seed", type=int, default=0, help="of starting values and gradients, default: 0")
-    add_device(parser)
-    add_json(parser)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Carry the command out and return its exit status."""
-    check_device(args.device)
-    check_json(args)
-    shared = options(args.options)
-    makes = [
-        maker(text, {**shared, **options(own)}, args.foreach)
-        for text, own in zip(args.optimizers, (args.options_a, args.options_b), strict=True)
-    ]
+@common.command("find the operation at which two optimizers part, and why", DESCRIPTION, EXAMPLE)
+@click.argument("a", type=common.MODULE_NAME, metavar="MODULE:CLASS")
+@click.argument("b", type=common.MODULE_NAME, metavar="MODULE:CLASS")
+@common.words("--options", HYPERPARAMETERS.format("both"), "NAME=VALUE...", type=common.NAME_VALUE)
+@common.words(
+    "--options-a", HYPERPARAMETERS.format("the first"), "NAME=VALUE...", type=common.NAME_VALUE
+)
+@common.words(
+    "--options-b", HYPERPARAMETERS.format("the second"), "NAME=VALUE...", type=common.NAME_VALUE
+)
+@click.option("--foreach", is_flag=True, help="foreach=True for those that have it")
+@click.option(
+    "--dtype",
+    type=click.Choice(DTYPES),
+    default="float32",
+    help="of the parameters, default: float32",
+)
+@click.option("--steps", type=common.POSITIVE, default=20, help="at most, default: 20")
+@click.option("--seed", type=int, default=0, help="of starting values and gradients, default: 0")
+@common.device_option
+@common.json_option
+def explain(
+    a: common.Named,
+    b: common.Named,
+    options: Sequence[tuple[str, Any]],
+    options_a: Sequence[tuple[str, Any]],
+    options_b: Sequence[tuple[str, Any]],
+    foreach: bool,
+    json: common.Json,
+    **given: Any,
+) -> int:
+    """Print where the two part."""
     from optimlab.lab.compare.diff import NothingCompared
-    from optimlab.lab.explain.explaining import explain
+    from optimlab.lab.explain import explaining
 
+    makes = (
+        maker(a, {**dict(options), **dict(options_a)}, foreach),
+        maker(b, {**dict(options), **dict(options_b)}, foreach),
+    )
     check_makes(makes)
-    rehearse(makes, scenario(args))
+    rehearse(makes, scenario(**given))
     try:
-        found = explain(makes[0], makes[1], scenario(args))
+        found = explaining.explain(*makes, scenario(**given))
     except NothingCompared as error:
-        raise MisuseError(str(error)) from error
-    if not prints_json(args):
+        raise common.MisuseError(str(error)) from error
+    if not json.printed:
         print(found)
-    write_json(args, found.as_json())
-    return EQUAL if found.equal else DIFFERENT
+    json.write(found.as_json())
+    return common.EQUAL if found.equal else common.DIFFERENT
 
 
-def options(words: Sequence[str]) -> dict[str, Any]:
-    """Read ``name=value`` words, values as Python's literals.
-
-    Raises:
-        MisuseError: if a word is not of that form.
-    """
-    read: dict[str, Any] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        try:
-            read[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError) as error:
-            raise MisuseError(f"{word!r} is not of the form name=value") from error
-        if not (equals and name.isidentifier()):
-            raise MisuseError(f"{word!r} is not of the form name=value")
-    return read
-
-
-def maker(text: str, given: dict[str, Any], foreach: bool) -> Any:
+def maker(named: common.Named, given: dict[str, Any], foreach: bool) -> partial[Any]:
     """Import what makes an optimizer, and give it its hyperparameters."""
-    made = resolve(text)
+    made = named.load()
     if not callable(made):
-        raise MisuseError(f"{text} makes no optimizer")
+        raise common.MisuseError(f"{named.text} makes no optimizer")
     if foreach and "foreach" in inspect.signature(made).parameters:
         given = {**given, "foreach": True}
     return partial(made, **given)
 
 
 def check_makes(makes: Sequence[Any]) -> None:
-    """Refuse what makes no optimizer with these hyperparameters.
-
-    Raises:
-        MisuseError: if a constructor raises, or what it returns cannot step.
-    """
+    """Refuse what makes no optimizer with these hyperparameters."""
     import torch
 
     for make in makes:
         try:
             made = make([{"params": [torch.zeros(1)]}])
         except (TypeError, ValueError, RuntimeError) as error:
-            raise MisuseError(f"{make.func.__name__}: {error}") from error
+            raise common.MisuseError(f"{make.func.__name__}: {error}") from error
         if not isinstance(made, torch.optim.Optimizer):
-            raise MisuseError(f"{make.func.__name__} makes a {type(made).__name__}, no optimizer")
+            raise common.MisuseError(
+                f"{make.func.__name__} makes a {type(made).__name__}, no optimizer"
+            )
 
 
 def rehearse(makes: Sequence[Any], scenario: Scenario) -> None:
-    """Put each optimizer through the scenario alone, to tell its own errors from those of explain.
-
-    Raises:
-        MisuseError: if a constructor or step raises; the message says which, and its reason.
-    """
+    """Put each optimizer through the scenario alone: its own errors are none of explain."""
     from optimlab.lab.compare.snapshot import parameters
     from optimlab.lab.lockstep.clone import give_gradients
-    from optimlab.lab.record.pairs import Made
+    from optimlab.lab.record.pair import made
 
     for make in makes:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                pair = Made(make, make, scenario)
+                pair = made(make, make, scenario)
                 optimizer = pair.optimizers[0]
                 for step in range(1, scenario.steps + 1):
-                    pair.begin(step)
-                    give_gradients(parameters(optimizer), pair.gradients(step))
+                    gradients = pair.begin(step)  # which may add parameters
+                    give_gradients(parameters(optimizer), gradients)
                     optimizer.step()
         except Exception as error:
             reason = str(error) or type(error).__name__
-            raise MisuseError(f"{make.func.__name__} refuses the scenario: {reason}") from error
+            raise common.MisuseError(
+                f"{make.func.__name__} refuses the scenario: {reason}"
+            ) from error
 
 
-def scenario(args: argparse.Namespace) -> Scenario:
+def scenario(dtype: str, steps: int, seed: int, device: str) -> Scenario:
     """Return what both optimizers are put through."""
     import torch
 
     from optimlab.lab.lockstep.scenario import SMALL_NETWORK, Scenario
 
-    dtype = getattr(torch, args.dtype)
-    tensors = tuple(replace(tensor, dtype=dtype) for tensor in SMALL_NETWORK)
-    return Scenario(tensors=tensors, steps=args.steps, seed=args.seed, device=args.device)
+    tensors = tuple(replace(each, dtype=getattr(torch, dtype)) for each in SMALL_NETWORK)
+    return Scenario(tensors=tensors, steps=steps, seed=seed, device=device)

@@ -6,21 +6,20 @@ two.
 
 from __future__ import annotations
 
-import argparse
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from optimlab.lab import report as terminal
-from optimlab.lab.report import MisuseError, Subparsers, add_command, add_device, add_json
+import click
+
+from optimlab.cli import common
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
-    from optimlab.lab.parity.cases import Case, Extent
-    from optimlab.lab.parity.report import Report
-    from optimlab.lab.parity.verdict import Verdict
+    from optimlab.lab.parity.configurations import Level
+    from optimlab.lab.parity.result import TableResult
 
 DESCRIPTION = """\
 Compare every optimizer with torch.optim, bit by bit: all combinations of its options, for each
@@ -34,229 +33,179 @@ The exit status is 0 if all bits are the same, 1 if any differ, 2 if nothing cou
 """
 EXAMPLE = """\
 optimlab parity --quick --optimizer SGD Adam --json parity.json
-         optimlab parity my_package.my_module:MyAdam torch.optim:Adam"""
+optimlab parity my_package.my_module:MyAdam torch.optim:Adam"""
 LEGEND = """\
 same N: in N cases every step of both sides gave the same bits. raises: both sides refuse, with the
 same error. N differ: in N cases they do not agree; below it, how far apart their parameters end:
 share of elements and largest distance. An empty cell was not asked for."""
 SHOWN_DIFFERENCES = 20
-_WITH_NAMES = ("dtype", "implementation", "ignore_state", "ignore_option", "state_name", "strict")
-
-
-def add_parser(subparsers: Subparsers) -> None:
-    """Add the command to the command line."""
-    parser = add_command(
-        subparsers,
-        "parity",
-        run,
-        summary="compare every configuration with torch.optim, bit by bit",
-        description=DESCRIPTION,
-        example=EXAMPLE,
-    )
-    add = parser.add_argument
-    add("mine", nargs="?", metavar="MODULE:NAME", help="the optimizer under test")
-    add("reference", nargs="?", metavar="MODULE:NAME", help="the one to compare it with")
-    add("--quick", action="store_true", help="a few options in two dtypes: seconds, not minutes")
-    add("--optimizer", nargs="+", default=[], metavar="NAME", help="default: all of the table")
-    add_device(parser)
-    add_json(parser)
-    add("--seed", type=int, default=0, help="of starting values and gradients, default: 0")
-    add_names(parser)
-
-
-def add_names(parser: argparse.ArgumentParser) -> None:
-    """Add the options that go with two names."""
-    add = parser.add_argument_group("with two names").add_argument
-    add("--dtype", nargs="+", default=[], metavar="NAME", help="such as bfloat16, default: all")
-    add("--implementation", nargs="+", default=[], metavar="NAME", help="such as fused")
-    add("--ignore-state", nargs="+", default=[], metavar="NAME", help="state not to be compared")
-    add("--ignore-option", nargs="+", default=[], metavar="NAME", help="and hyperparameters")
-    add(
-        "--state-name",
-        nargs="+",
-        default=[],
-        metavar="THEIRS=MINE",
-        help="state that has another name, such as exp_avg=m",
-    )
-    add("--strict", action="store_true", help="what one side alone refuses is a difference")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Carry the command out and return its exit status."""
-    if args.mine is not None:
-        return run_check(args)
-    from optimlab.lab.parity.cases import cases
-
-    check_table(args)
-    extent: Extent = "quick" if args.quick else "full"
-    chosen = list(cases(extent, optimizers=args.optimizer, device=args.device, seed=args.seed))
-    console = terminal.console(quiet=terminal.prints_json(args))
-    began = time.perf_counter()
-    report = run_cases(console, args.device, chosen)
-    print_report(console, report)
-    about = {"extent": extent, "seed": args.seed, "seconds": time.perf_counter() - began}
-    terminal.write_json(args, report.as_json(**about))
-    return int(not report.equal)
-
-
-def check_table(args: argparse.Namespace) -> None:
-    """Refuse options that make no sense.
-
-    Raises:
-        MisuseError: if there is no such optimizer, device or directory.
-    """
-    from optimlab.lab.parity.table import TABLE
-
-    given = [name for name in _WITH_NAMES if getattr(args, name)]
-    if given:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise MisuseError(f"{flags} needs the names of two optimizers to compare")
-    known = [row.name for row in TABLE]
-    unknown = [name for name in args.optimizer if name not in known]
-    if unknown:
-        names = ", ".join(unknown)
-        raise MisuseError(f"no optimizer {names} in the table, which has {', '.join(known)}")
-    terminal.check_device(args.device)
-    terminal.check_json(args)
-
-
-def run_check(args: argparse.Namespace) -> int:
-    """Compare the two optimizers that are named and return the exit status."""
-    if args.reference is None:
-        raise MisuseError("two names are needed: of an optimizer, and of one to compare it with")
-    if args.optimizer:
-        raise MisuseError("--optimizer is for the table, which is not used with two names")
-    terminal.check_device(args.device)
-    terminal.check_json(args)
-    mine, reference = terminal.resolve(args.mine), terminal.resolve(args.reference)
-    check_pair(args, mine, reference)
-    console = terminal.console(quiet=terminal.prints_json(args))
-    verdict = checked(args, console, mine, reference)
-    console.print(str(verdict))
-    terminal.write_json(args, verdict.as_json())
-    return terminal.EQUAL if verdict.equal else terminal.DIFFERENT
-
-
-def check_pair(args: argparse.Namespace, mine: Any, reference: Any) -> None:
-    """Refuse two names, or options, that make no sense together.
-
-    Raises:
-        MisuseError: if one makes no optimizer, or there is no such dtype or implementation.
-    """
-    from optimlab.lab.parity.checking import require_optimizers
-    from optimlab.lab.parity.configurations import Extent
-
-    try:
-        require_optimizers(mine, reference, {})
-        Extent(args.implementation, args.dtype)
-    except (TypeError, ValueError) as error:
-        raise MisuseError(str(error)) from error
-
-
-def checked(args: argparse.Namespace, console: Console, mine: Any, reference: Any) -> Verdict:
-    """Compare two optimizers behind a progress bar.
-
-    Raises:
-        MisuseError: if there is nothing to compare.
-    """
-    from optimlab.lab.parity import NothingCompared, check
-
-    with terminal.progress(console) as progress:
-        task = progress.add_task("", total=None)
-
-        def show(done: int, total: int, doing: str) -> None:
-            progress.update(task, completed=done, total=total, description=doing[:50])
-
-        try:
-            return check(
-                mine,
-                reference,
-                dtypes=args.dtype,
-                implementations=args.implementation,
-                ignore_state=args.ignore_state,
-                ignore_options=args.ignore_option,
-                state_names=dict(map(names_of_state, args.state_name)),
-                quick=args.quick,
-                strict=args.strict,
-                device=args.device,
-                seed=args.seed,
-                progress=show,
-            )
-        except NothingCompared as error:
-            raise MisuseError(str(error)) from error
 
 
 def names_of_state(text: str) -> tuple[str, str]:
-    """Read ``THEIRS=MINE``.
-
-    Raises:
-        MisuseError: if it is something else.
-    """
+    """Read ``THEIRS=MINE``."""
     theirs, equals, mine = text.partition("=")
     if not (theirs and equals and mine):
-        raise MisuseError(f"{text!r} is not of the form THEIRS=MINE, such as exp_avg=m")
+        raise common.MisuseError(f"{text!r} is not of the form THEIRS=MINE, such as exp_avg=m")
     return theirs, mine
 
 
-def run_cases(console: Console, device: str, chosen: list[Case]) -> Report:
-    """Run the cases behind a progress bar."""
-    from optimlab.lab.parity.report import Report, environment
+STATE_NAMES = common.Kind("THEIRS=MINE", names_of_state)
 
+
+@common.command("compare every configuration with torch.optim, bit by bit", DESCRIPTION, EXAMPLE)
+@click.argument("mine", required=False, type=common.MODULE_NAME, metavar="[MODULE:NAME]")
+@click.argument("reference", required=False, type=common.MODULE_NAME, metavar="[MODULE:NAME]")
+@click.option("--quick", is_flag=True, help="a few options in two dtypes: seconds, not minutes")
+@common.words("--optimizer", "default: all of the table")
+@common.device_option
+@common.json_option
+@click.option("--seed", default=0, help="of starting values and gradients, default: 0")
+@common.words("--dtype", "with two names: such as bfloat16, default: all")
+@common.words("--implementation", "with two names: such as fused")
+@common.words("--ignore-state", "with two names: state not to be compared")
+@common.words("--ignore-option", "with two names: and hyperparameters")
+@common.words(
+    "--state-name",
+    "with two names: state that has another name, such as exp_avg=m",
+    "THEIRS=MINE...",
+    type=STATE_NAMES,
+)
+@click.option(
+    "--strict", is_flag=True, help="with two names: what one side alone refuses is a difference"
+)
+def parity(
+    mine: common.Named | None,
+    reference: common.Named | None,
+    quick: bool,
+    optimizer: Sequence[str],
+    device: str,
+    json: common.Json,
+    seed: int,
+    **of_pair: Any,
+) -> int:
+    """Compare the table, or the two optimizers that are named."""
+    if mine is None:
+        given = [f"--{name.replace('_', '-')}" for name, value in of_pair.items() if value]
+        if given:
+            flags = ", ".join(given)
+            raise common.MisuseError(f"{flags} needs the names of two optimizers to compare")
+        return compare_table("quick" if quick else "full", optimizer, device, seed, json)
+    if reference is None:
+        raise common.MisuseError(
+            "two names are needed: of an optimizer, and of one to compare it with"
+        )
+    if optimizer:
+        raise common.MisuseError("--optimizer is for the table, which is not used with two names")
+    pair = mine.load(), reference.load()
+    return compare_pair(*pair, json, device=device, seed=seed, quick=quick, **of_pair)
+
+
+def compare_table(
+    level: Level, optimizers: Sequence[str], device: str, seed: int, json: common.Json
+) -> int:
+    """Compare the optimizers of the table with torch's, and print the matrix."""
+    from optimlab.lab.parity.case_result import environment
+    from optimlab.lab.parity.cases import cases
+    from optimlab.lab.parity.checking import check_table
+    from optimlab.lab.parity.table import TABLE
+    from optimlab.lab.report import console, progress
+
+    known = [row.name for row in TABLE]
+    unknown = ", ".join(name for name in optimizers if name not in known)
+    if unknown:
+        raise common.MisuseError(
+            f"no optimizer {unknown} in the table, which has {', '.join(known)}"
+        )
+    chosen = list(cases(level, optimizers=optimizers, device=device, seed=seed))
+    shown_on, began = console(quiet=json.printed), time.perf_counter()
     facts = ", ".join(f"{name} {value}" for name, value in environment(device).items())
-    console.print(f"Comparing with torch.optim: {facts}")
-    report = Report(device)
-    with terminal.progress(console) as progress:
-        task = progress.add_task("", total=len(chosen))
-        for case in chosen:
-            doing = f"{case.row.name} {case.implementation} {case.dtype}"
-            progress.update(task, description=f"{len(report.differences)} differ  {doing}")
-            report.add(case, case.run())
-            progress.advance(task)
-        progress.update(task, description=f"{len(report.differences)} differ")
-    return report
+    shown_on.print(f"Comparing with torch.optim: {facts}")
+    with progress(shown_on) as show:
+        report = check_table(chosen, device, show)
+    print_report(shown_on, report)
+    about = {"extent": level, "seed": seed, "seconds": time.perf_counter() - began}
+    json.write(report.as_json(**about))
+    return common.EQUAL if report.equal else common.DIFFERENT
 
 
-def print_report(console: Console, report: Report) -> None:
+def compare_pair(
+    mine: Any,
+    reference: Any,
+    json: common.Json,
+    *,
+    dtype: Sequence[str],
+    implementation: Sequence[str],
+    ignore_option: Sequence[str],
+    state_name: Sequence[tuple[str, str]],
+    **options: Any,
+) -> int:
+    """Compare two optimizers behind a progress bar, and print the result."""
+    from optimlab.lab.parity import NothingCompared, check
+    from optimlab.lab.parity.checking import require_optimizers
+    from optimlab.lab.parity.configurations import Coverage
+    from optimlab.lab.report import console, progress
+
+    try:
+        require_optimizers(mine, reference, {})
+        Coverage(implementation, dtype)
+    except (TypeError, ValueError) as error:
+        raise common.MisuseError(str(error)) from error
+    shown_on = console(quiet=json.printed)
+    try:
+        with progress(shown_on) as show:
+            result = check(
+                mine,
+                reference,
+                dtypes=dtype,
+                implementations=implementation,
+                ignore_options=ignore_option,
+                state_names=dict(state_name),
+                progress=show,
+                **options,
+            )
+    except NothingCompared as error:
+        raise common.MisuseError(str(error)) from error
+    shown_on.print(str(result))
+    json.write(result.as_json())
+    return common.EQUAL if result.equal else common.DIFFERENT
+
+
+def print_report(shown_on: Console, report: TableResult) -> None:
     """Print the matrix, the totals, and what differs."""
-    console.print(matrix(report))
-    console.print(LEGEND, style="dim")
-    console.print()
-    console.print(report.totals())
+    shown_on.print(matrix(report))
+    shown_on.print(LEGEND, style="dim")
+    shown_on.print()
+    shown_on.print(report.totals())
     for exclusion in report.exclusions:
-        console.print(f"excluded: {exclusion}")
-    for difference, found_in in report.alike[:SHOWN_DIFFERENCES]:
-        others = f" and {len(found_in) - 1} more cases" if len(found_in) > 1 else ""
-        console.print(f"\n{found_in[0]}{others}", style="bold")
-        console.print(f"  {difference}")
+        shown_on.print(f"excluded: {exclusion}")
+    for found in report.alike[:SHOWN_DIFFERENCES]:
+        others = f" and {len(found) - 1} more cases" if len(found) > 1 else ""
+        shown_on.print(f"\n{found[0].configuration}{others}", style="bold")
+        shown_on.print(f"  {found[0].outcome}")
     if len(report.alike) > SHOWN_DIFFERENCES:
-        console.print(f"\nand {len(report.alike) - SHOWN_DIFFERENCES} other differences")
+        shown_on.print(f"\nand {len(report.alike) - SHOWN_DIFFERENCES} other differences")
 
 
-def matrix(report: Report) -> Table:
+def matrix(report: TableResult) -> Table:
     """Lay the cells out, optimizer by optimizer."""
-    from rich.table import Table
-
     from optimlab.lab.parity.table import DTYPES
+    from optimlab.lab.report import rich_table
 
-    table = Table(box=None, padding=(0, 1, 0, 0), show_edge=False)
-    table.add_column("optimizer")
-    table.add_column("implementation")
-    for dtype in DTYPES:
-        table.add_column(dtype, justify="right")
+    rows: list[list[str]] = []
     previous = ""
     for optimizer, implementation, texts in report.rows:
         if previous and optimizer != previous:
-            table.add_row()
-        shown = optimizer if optimizer != previous else ""
-        table.add_row(shown, implementation, *map(coloured, texts))
+            rows.append([""] * (2 + len(DTYPES)))
+        rows.append([optimizer if optimizer != previous else "", implementation, *texts])
         previous = optimizer
-    return table
+    headings = ["optimizer", "implementation", *DTYPES]
+    return rich_table(headings, rows, colour, left=2, box=None, padding=(0, 1, 0, 0))
 
 
-def coloured(text: str) -> Text:
-    """Colour a cell by what it says."""
-    from rich.text import Text
-
-    if "differ" in text:
-        return Text(text, "bold red")
-    return Text(text, "green" if text.startswith("same") else "dim")
+def colour(heading: str, cell: str) -> str:
+    """Choose the colour of a cell by what it says."""
+    if heading in ("optimizer", "implementation"):
+        return ""
+    if "differ" in cell:
+        return "bold red"
+    return "green" if cell.startswith("same") else "dim"

@@ -1,6 +1,6 @@
 """What a step is made of: the parameters that take part, with what the rule needs of each.
 
-``Optimizer.step`` collects one :class:`Batch` per parameter group and hands it over. Those who
+``Rule.step`` collects one :class:`Batch` per parameter group and hands it over. Those who
 carry it out (``execution.py``, ``native/``) see no optimizer, only what :class:`Stepped` names.
 """
 
@@ -15,12 +15,14 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from optimlab.core.state import StateSpec
+
 
 class Execution(enum.Enum):
     """The ways to carry out a rule."""
 
-    ONE_BY_ONE = "one by one"
-    TOGETHER = "together"
+    FOR_LOOP = "for-loop"
+    FOREACH = "foreach"
     FUSED = "fused"
 
 
@@ -54,7 +56,7 @@ class Batch:
         execution: how the rule is carried out.
         capturable: whether step counts have to stay on their device, unread.
         differentiable: whether autograd differentiates through the step.
-        lists: the members that are carried out together, if any are.
+        lists: the members by device and dtype, where they are carried out as lists.
     """
 
     group: dict[str, Any]
@@ -98,28 +100,16 @@ class Stepped(Protocol):
     """What carrying out a step asks of an optimizer: its rule, and what it keeps."""
 
     complex_as_real: ClassVar[bool]
-    rule_makes_state: ClassVar[bool]
     scalars: ClassVar[tuple[str, ...]]
     defaults: dict[str, Any]
     param_groups: list[dict[str, Any]]
 
     @property
-    def state(self) -> defaultdict[Tensor, Any]:
-        """The state of each parameter."""
-
+    def state(self) -> defaultdict[Tensor, Any]: ...
     @property
-    def update(self) -> Any:
-        """The update rule."""
-
+    def state_spec(self) -> StateSpec: ...
     @property
-    def fused_update(self) -> Any:
-        """The fused form of the rule."""
-
-    def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
-        """Return the names of the state tensors that the rule uses."""
-
-    def check(self, batch: Batch) -> None:
-        """Refuse what the rule cannot do."""
-
-    def _complete_state(self, batch: Batch) -> None:
-        """Make the state of parameters that take their first step."""
+    def update(self) -> Any: ...
+    @property
+    def fused_update(self) -> Any: ...
+    def check(self, batch: Batch) -> None: ...

@@ -1,7 +1,8 @@
-"""The third reading of a rule: recorded as a program instead of carried out.
+"""The third reading of a rule: traced as a program instead of executed.
 
-An update rule applied to :class:`Symbol` values writes its operations down. The result, a
-:class:`Program`, is a short list of instructions (operation, operands, scalars) that can be
+An update rule applied to :class:`Symbol` values writes its operations down: that is its trace. The
+result, a :class:`Program`, is a short list of instructions (operation, operands, scalars) that can
+be
 
 * printed: the rule with the numbers of one step and the formulas that they came from;
 * run by :meth:`Program.run` with torch's own operations, to the bits of the rule itself;
@@ -20,7 +21,10 @@ from torch import Tensor
 
 from optimlab.core import values
 from optimlab.core.scalar import Scalars, is_symbolic, value_of
-from optimlab.core.values import Scalar, TensorList
+from optimlab.core.tensor_list import Scalar, TensorList
+
+LARGEST_EXACT = 1 << 53
+"""Up to here every integer is a float64."""
 
 Value: TypeAlias = Tensor | TensorList
 """What a program runs on: single tensors for a for-loop program, lists for a foreach one."""
@@ -83,10 +87,14 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 def _shown(value: Any) -> str:
     if isinstance(value, str):
         return value
-    return repr(float(value_of(value))) if is_symbolic(value) else repr(value)
+    if not is_symbolic(value):
+        return repr(value)
+    number = value_of(value)
+    is_exact = isinstance(number, float) or abs(number) <= LARGEST_EXACT
+    return repr(float(number) if is_exact else number)
 
 
-def _carry_out(instruction: Instruction, operands: Sequence[Any], keywords: Any) -> Any:
+def _execute(instruction: Instruction, operands: Sequence[Any], keywords: Any) -> Any:
     if instruction.operation.startswith("_fused_"):
         return values.fused_kernel(instruction.operation, *operands, **keywords)
     function = _FUNCTIONS.get(instruction.operation)
@@ -120,7 +128,7 @@ class Program:
 
         Args:
             inputs: a tensor for each name in :attr:`inputs`, or a
-                :class:`~optimlab.core.values.TensorList` for each if the program is :attr:`listed`.
+                :class:`~optimlab.values.TensorList` for each if the program is :attr:`listed`.
                 ``param`` and state are updated in place.
 
         Returns:
@@ -136,7 +144,7 @@ class Program:
                 for operand in instruction.operands
             ]
             keywords = {name: value_of(value) for name, value in instruction.keywords.items()}
-            registers[instruction.result] = _carry_out(instruction, operands, keywords)
+            registers[instruction.result] = _execute(instruction, operands, keywords)
         return {name: registers[register] for name, register in self.outputs.items()}
 
     def __str__(self) -> str:
@@ -183,10 +191,16 @@ class Recorder:
         in_place = operation.endswith("_") and not operation.endswith("__")
         is_complex = first.is_complex and operation != "as_real"
         result = first if in_place else Symbol(self, is_complex=is_complex)
+        self.append(operation, result, operands, keywords)
+        return result
+
+    def append(
+        self, operation: str, result: Symbol, operands: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> None:
+        """Write an instruction down."""
         self.lines.append((operation, result, operands, keywords))
         if self._named:
             self._remember_names(sys._getframe(2))
-        return result
 
     def _remember_names(self, frame: FrameType | None) -> None:
         # A frame keeps its local variables for as long as somebody holds it, so what the rule
@@ -211,7 +225,7 @@ class Recorder:
                     operation,
                     names[result],
                     tuple(shown(operand) for operand in operands),
-                    {n: shown(value) for n, value in keywords.items() if not _is_default(n, value)},
+                    {name: shown(value) for name, value in keywords.items()},
                 )
                 for operation, result, operands, keywords in self.lines
             ),
@@ -230,23 +244,39 @@ class Recorder:
         results = [result for _, result, _, _ in self.lines]
         for symbol in [*self.inputs, *results]:
             if symbol not in names:
-                names[symbol] = _unused(wanted.get(symbol, "value"), taken)
+                names[symbol] = unique_name(wanted.get(symbol, "value"), taken)
         return names
 
 
-def _unused(name: str, taken: set[str]) -> str:
-    number, candidate = 1, name
-    while candidate in taken:
+def unique_name(wanted: str, taken: set[str]) -> str:
+    """Return a name for a register, with a number where others have taken it; take it."""
+    number, name = 1, wanted
+    while name in taken:
         number += 1
-        candidate = f"{name}_{number}"
-    taken.add(candidate)
-    return candidate
+        name = f"{wanted}_{number}"
+    taken.add(name)
+    return name
+
+
+def _written(operation: str, *positional: str) -> Callable[..., Symbol]:
+    """Return the method of a symbol that writes an operation down."""
+    in_place = operation.endswith("_") and not operation.endswith("__")
+
+    def write(self: Symbol, *operands: Any, **keywords: Any) -> Symbol:
+        for name in positional[len(operands) :]:  # given by keyword
+            if name in keywords:
+                operands = (*operands, keywords.pop(name))
+        result = self if in_place else Symbol(self.recorder, is_complex=self.is_complex)
+        self.recorder.append(operation, result, (self, *operands), keywords)
+        return result
+
+    return write
 
 
 class Symbol:
-    """Stands for a tensor of any size while a rule is recorded.
+    """Stands for a tensor of any size while a rule is traced: its methods write themselves down.
 
-    The operations are those of :class:`~optimlab.core.values.TensorList`, and the operators that
+    The operations are those of :class:`~optimlab.values.TensorList`, and the operators that
     rules use on tensor step counts.
 
     Attributes:
@@ -269,96 +299,18 @@ class Symbol:
         return self
 
     # One operand.
-
-    def __neg__(self) -> Symbol:
-        return self.recorder.write("__neg__", self)
-
-    def neg_(self) -> Symbol:
-        return self.recorder.write("neg_", self)
-
-    def sqrt(self) -> Symbol:
-        return self.recorder.write("sqrt", self)
-
-    def sqrt_(self) -> Symbol:
-        return self.recorder.write("sqrt_", self)
-
-    def reciprocal_(self) -> Symbol:
-        return self.recorder.write("reciprocal_", self)
-
-    def abs(self) -> Symbol:
-        return self.recorder.write("abs", self)
-
-    def sign(self) -> Symbol:
-        return self.recorder.write("sign", self)
-
-    def sign_(self) -> Symbol:
-        return self.recorder.write("sign_", self)
-
-    def square(self) -> Symbol:
-        return self.recorder.write("square", self)
-
-    def clone(self) -> Symbol:
-        return self.recorder.write("clone", self)
-
-    # Two operands.
-
-    def add(self, other: Symbol, *, alpha: Scalar = 1) -> Symbol:
-        return self.recorder.write("add", self, other, alpha=alpha)
-
-    def add_(self, other: Symbol | Scalar, *, alpha: Scalar = 1) -> Symbol:
-        return self.recorder.write("add_", self, other, alpha=alpha)
-
-    def sub_(self, other: Scalar) -> Symbol:
-        return self.recorder.write("sub_", self, other)
-
-    def mul(self, other: Symbol | Scalar) -> Symbol:
-        return self.recorder.write("mul", self, other)
-
-    def mul_(self, other: Symbol | Scalar) -> Symbol:
-        return self.recorder.write("mul_", self, other)
-
-    def div(self, other: Symbol | Scalar) -> Symbol:
-        return self.recorder.write("div", self, other)
-
-    def div_(self, other: Symbol | Scalar) -> Symbol:
-        return self.recorder.write("div_", self, other)
-
-    def divide_(self, other: Scalar) -> Symbol:
-        return self.recorder.write("divide_", self, other)
-
-    def maximum_(self, other: Symbol) -> Symbol:
-        return self.recorder.write("maximum_", self, other)
-
-    def __mul__(self, other: Symbol | Scalar) -> Symbol:
-        return self.recorder.write("__mul__", self, other)
-
-    def __truediv__(self, other: Symbol | Scalar) -> Symbol:
-        return self.recorder.write("__truediv__", self, other)
-
-    def __rsub__(self, other: Scalar) -> Symbol:
-        return self.recorder.write("__rsub__", self, other)
-
-    def __rtruediv__(self, other: Scalar) -> Symbol:
-        return self.recorder.write("__rtruediv__", self, other)
-
-    def __rpow__(self, base: Scalar) -> Symbol:
-        return self.recorder.write("__rpow__", self, base)
-
+    __neg__, neg_ = _written("__neg__"), _written("neg_")
+    sqrt, sqrt_, reciprocal_ = _written("sqrt"), _written("sqrt_"), _written("reciprocal_")
+    abs, sign, sign_ = _written("abs"), _written("sign"), _written("sign_")
+    square, clone = _written("square"), _written("clone")
+    # Two operands, the second a symbol or a scalar.
+    add, add_ = _written("add", "other"), _written("add_", "other")
+    sub_, divide_ = _written("sub_", "other"), _written("divide_", "other")
+    mul, mul_ = _written("mul", "other"), _written("mul_", "other")
+    div, div_ = _written("div", "other"), _written("div_", "other")
+    maximum_, __rpow__ = _written("maximum_", "other"), _written("__rpow__")
+    __mul__, __truediv__ = _written("__mul__"), _written("__truediv__")
+    __rsub__, __rtruediv__ = _written("__rsub__"), _written("__rtruediv__")
     # Three operands.
-
-    def lerp_(self, end: Symbol, weight: Scalar) -> Symbol:
-        return self.recorder.write("lerp_", self, end, weight)
-
-    def addcmul(self, a: Symbol, b: Symbol, *, value: float = 1) -> Symbol:
-        return self.recorder.write("addcmul", self, a, b, value=value)
-
-    def addcmul_(self, a: Symbol, b: Symbol, *, value: Scalar = 1) -> Symbol:
-        return self.recorder.write("addcmul_", self, a, b, value=value)
-
-    def addcdiv_(self, a: Symbol, b: Symbol, *, value: Scalar = 1) -> Symbol:
-        return self.recorder.write("addcdiv_", self, a, b, value=value)
-
-
-def _is_default(name: str, value: Any) -> bool:
-    """Tell whether a keyword was not given; a formula that happens to equal 1 was."""
-    return name in ("alpha", "value") and type(value) is int and value == 1
+    lerp_, addcdiv_ = _written("lerp_", "end", "weight"), _written("addcdiv_")
+    addcmul, addcmul_ = _written("addcmul"), _written("addcmul_")

@@ -20,13 +20,14 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
+from itertools import chain
 from typing import Any, TypeAlias, cast
 
 from torch import Tensor
 
-Compute: TypeAlias = Callable[[Any, float, Mapping[str, Any]], bool]
-"""Writes a step and the numbers of a program into an array; ``False`` if a guard does not hold."""
+Compute: TypeAlias = Callable[[Any, Mapping[str, Any]], bool]
+"""Writes the numbers of a program into an array; ``False`` if a guard does not hold."""
 
 LONGEST_TEXT = 400
 """In characters; an expression whose text is longer is shown as the number that it is."""
@@ -39,8 +40,8 @@ class Scalars:
 
     def __init__(self) -> None:
         self._lines: list[str] = []
-        self._inputs: dict[str, str] = {}  # by register: how it is had from the group
-        self._tuples: dict[str, list[str]] = {}  # by name: the registers of their members
+        self._loads: list[tuple[list[str], list[str]]] = []  # what takes registers from the group
+        self._fixed: dict[str, Any] = {}  # hyperparameters that are not floats
         self._used: set[str] = set()
 
     def group(self, group: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,30 +59,29 @@ class Scalars:
         return SymbolicScalar(self, value, "step", "step", _ATOM)
 
     def _hyperparameter(self, name: str, value: Any) -> Any:
-        access = f"group[{name!r}]"
-        if type(value) is not tuple:
-            return self._input(name, value, access)
+        is_tuple = type(value) is tuple
+        members = value if is_tuple else (value,)
+        first = sum(len(registers) for registers, _ in self._loads)
+        registers = [f"h{first + i}" for i in range(len(members))]
+        target, source = ", ".join(registers), f"group[{name!r}]"
+        load = [f"{target} = {source}"]
+        if is_tuple:
+            kind = f"type(values) is tuple and len(values) == {len(value)}"
+            load = [f"values = {source}", f"if not ({kind}): return False", f"{target}, = values"]
+        if set(map(type, members)) == {float}:
+            kinds = " and ".join(f"type({register}) is float" for register in registers)
+            load.append(f"if not ({kinds}): return False")
+        else:
+            self._fixed[name] = value
+        self._loads.append((registers, load))
         stem = name.removesuffix("s")
-        members = [f"h{len(self._inputs) + i}" for i in range(len(value))]
-        if not all(type(member) is float for member in value):
-            return tuple(
-                self._input(f"{stem}{i + 1}", member, f"{access}[{i}]")
-                for i, member in enumerate(value)
-            )
-        self._tuples[name] = members
-        for member in members:
-            self._inputs[member] = ""
-        return tuple(
-            SymbolicScalar(self, number, member, f"{stem}{i + 1}", _ATOM)
-            for i, (member, number) in enumerate(zip(members, value, strict=True))
+        symbols = tuple(
+            SymbolicScalar(self, member, register, f"{stem}{i}" if is_tuple else name, _ATOM)
+            if type(member) in (float, int)
+            else member
+            for i, (member, register) in enumerate(zip(members, registers, strict=True), start=1)
         )
-
-    def _input(self, name: str, value: Any, access: str) -> Any:
-        if type(value) not in (float, int):
-            return value
-        register = f"h{len(self._inputs)}"
-        self._inputs[register] = access
-        return SymbolicScalar(self, value, register, name, _ATOM)
+        return symbols if is_tuple else symbols[0]
 
     def register(self, number: Any) -> str:
         """Return what a number is called in the lines."""
@@ -96,48 +96,35 @@ class Scalars:
         self._lines.append(f"{register} = {expression}")
         return SymbolicScalar(self, value, register, text, precedence)
 
-    def _loads(self) -> Iterator[str]:
-        """Yield the lines that take hyperparameters from the group."""
-        for register, access in self._inputs.items():
-            if access and register in self._used:
-                yield f"{register} = {access}"
-        for name, members in self._tuples.items():
-            if self._used.isdisjoint(members):
-                continue
-            yield f"values = group[{name!r}]"
-            yield f"if type(values) is not tuple or len(values) != {len(members)}: return False"
-            yield f"{', '.join(members)}, = values"
-            kinds = " and ".join(f"type({member}) is float" for member in members)
-            yield f"if not ({kinds}): return False"
-
     def guard(self, condition: str) -> None:
         """Write down what has to be true for the trace to be right."""
         line = f"if not ({condition}): return False"
         if line not in self._lines:  # the same comparison again, as rules do
             self._lines.append(line)
 
-    @property
-    def guards(self) -> list[str]:
-        """The conditions, as they stand in the compiled function."""
-        start, end = "if not (", "): return False"
-        found = (line for line in self._lines if line.startswith(start))
-        return [line.removeprefix(start).removesuffix(end) for line in found]
-
-    def compiled(self, numbers: Iterable[tuple[int, SymbolicScalar]]) -> Compute:
-        """Compile a function that writes numbers into an array, the step at its beginning.
+    def compiled(
+        self, numbers: Iterable[tuple[int, SymbolicScalar]], guarded: Container[str] = ()
+    ) -> Compute:
+        """Compile a function that writes numbers into an array, at whose beginning the step stands.
 
         Args:
             numbers: each with its place in the array.
+            guarded: hyperparameters that somebody else guards.
 
         Returns:
-            A function of the array, the step count and the parameter group. It returns whether the
-            guards hold, and raises what the rule's own arithmetic raises. What is no member of a
-            tuple it takes for the kind of number that it was.
+            A function of the array and the parameter group. It returns whether the guards hold, and
+            raises what the rule's own arithmetic raises. Hyperparameters must be floats, or tuples
+            of floats, where they were, and anything else the same object as before.
         """
+        fixed = [name for name in self._fixed if name not in guarded]
+        same = [f"if group[{name!r}] is not f{i}: return False" for i, name in enumerate(fixed)]
         stores = [f"code[{place}] = {self.register(number)}" for place, number in numbers]
-        lines = [*self._loads(), *self._lines, "code[0] = step", *stores, "return True"]
+        used = (load for registers, load in self._loads if not self._used.isdisjoint(registers))
+        loads = [*chain.from_iterable(used), "step = code[0]"]
+        lines = [*same, *loads, *self._lines, *stores, "return True"]
         defined: dict[str, Any] = {"inf": math.inf, "nan": math.nan}
-        exec("\n    ".join(["def compute(code, step, group):", *lines]), defined)
+        defined.update({f"f{i}": self._fixed[name] for i, name in enumerate(fixed)})
+        exec("\n    ".join(["def compute(code, group):", *lines]), defined)
         return cast(Compute, defined.pop("compute"))
 
 
@@ -165,6 +152,7 @@ class SymbolicScalar:
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
+        self.scalars.register(self)  # a rule that asks depends on the kind of number
         return type(self.value)
 
     def pinned(self) -> Any:
@@ -188,14 +176,10 @@ class SymbolicScalar:
         """Write an operation with another number down."""
         function, precedence = _ARITHMETIC[symbol]
         if type(other) is not SymbolicScalar and type(other) not in (float, int):
-            if isinstance(other, Tensor):  # the rule goes on with a tensor, which has no expression
-                own = self.pinned()
-                return function(other, own) if reflected else function(own, other)
-            return (
-                NotImplemented
-                if not isinstance(other, float | int)
-                else self._by_value(function, other, reflected)
-            )
+            if not isinstance(other, float | int | Tensor):
+                return NotImplemented
+            own = self.pinned()  # the result is a tensor, or a number of another kind
+            return function(other, own) if reflected else function(own, other)
         a, b = (other, self) if reflected else (self, other)
         try:
             value = function(value_of(a), value_of(b))
@@ -214,9 +198,8 @@ class SymbolicScalar:
         expression = f"{register(a)} {symbol} {register(b)}"
         return self.scalars.write(value, expression, text, precedence)
 
-    def _by_value(self, function: Callable[[Any, Any], Any], other: Any, reflected: bool) -> Any:
-        own = self.pinned()
-        return function(other, own) if reflected else function(own, other)
+    def __bool__(self) -> bool:
+        return bool(self.tested("!=", 0))
 
     def __neg__(self) -> SymbolicScalar:
         expression, text = f"-{self.scalars.register(self)}", f"-{_text(self, 3)}"
@@ -263,23 +246,8 @@ _COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-_NAMES = {
-    "+": "add",
-    "-": "sub",
-    "*": "mul",
-    "/": "truediv",
-    "//": "floordiv",
-    "%": "mod",
-    "**": "pow",
-    "==": "eq",
-    "!=": "ne",
-    "<": "lt",
-    "<=": "le",
-    ">": "gt",
-    ">=": "ge",
-}
 _NEEDS_THE_VALUE = (
-    *("bool", "hash", "str", "repr", "format", "reduce_ex", "float", "int", "index", "complex"),
+    *("hash", "str", "repr", "format", "reduce_ex", "float", "int", "index", "complex"),
     *("trunc", "floor", "ceil", "round", "pos", "divmod", "rdivmod"),
 )
 
@@ -296,10 +264,10 @@ def _by_value(name: str) -> Callable[..., Any]:
     return lambda self, *others: getattr(self.pinned(), name)(*others)
 
 
-for _symbol in _ARITHMETIC:
-    setattr(SymbolicScalar, f"__{_NAMES[_symbol]}__", _operator(_symbol, reflected=False))
-    setattr(SymbolicScalar, f"__r{_NAMES[_symbol]}__", _operator(_symbol, reflected=True))
-for _symbol in _COMPARISONS:
-    setattr(SymbolicScalar, f"__{_NAMES[_symbol]}__", _comparison(_symbol))
+for _symbol, (_function, _) in _ARITHMETIC.items():
+    setattr(SymbolicScalar, f"__{_function.__name__}__", _operator(_symbol, reflected=False))
+    setattr(SymbolicScalar, f"__r{_function.__name__}__", _operator(_symbol, reflected=True))
+for _symbol, _function in _COMPARISONS.items():
+    setattr(SymbolicScalar, f"__{_function.__name__}__", _comparison(_symbol))
 for _name in _NEEDS_THE_VALUE:
     setattr(SymbolicScalar, f"__{_name}__", _by_value(f"__{_name}__"))

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from optimlab.demo.digits import Batches, read_digits
-from optimlab.demo.recipes import LibraryName, Settings
+from optimlab.demo.libraries import LibraryName
+from optimlab.demo.recipes import Settings
 from optimlab.demo.training import Run
 
 

@@ -1,39 +1,34 @@
 """The demo from beginning to end: train, interrupt, resume, draw, write."""
 
+import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from optimlab.demo.digits import Digits, read_digits
 from optimlab.demo.figure import draw
-from optimlab.demo.recipes import Settings
-from optimlab.demo.report import Report, make_console
-from optimlab.demo.results import Outcome, overall, write_json
+from optimlab.demo.recipes import RECIPES, Settings
+from optimlab.demo.report import Report
+from optimlab.demo.results import Count, Outcome, Results
 from optimlab.demo.resume import interrupt, resume
 from optimlab.demo.training import LockStep, reproducible
-from optimlab.lab.compare.bits import Distance
 
 
-def run(settings: Sequence[Settings], folder: Path, *, quiet: bool = False) -> Distance:
-    """Train with each of the settings, print how it goes and write what was found.
-
-    Args:
-        settings: One for each optimizer.
-        folder: An existing directory for figure and numbers, with a directory ``checkpoints``.
-        quiet: Whether to print nothing.
-
-    Returns:
-        How far all compared elements are apart.
-    """
-    report = Report(make_console(quiet=quiet), settings)
-    with reproducible(), report.progress:
+def run(settings: Sequence[Settings], folder: Path, *, quiet: bool = False) -> Results:
+    """Train with each of the settings, print how it goes, unless quiet, and write the findings."""
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    report = Report(settings, quiet=quiet)
+    with reproducible(), report.running():
         digits = read_digits()
-        report.introduce()
-        outcomes = [
-            train_and_resume(each, digits, folder / "checkpoints", report) for each in settings
-        ]
-    report.conclude(outcomes, write_files(outcomes, folder))
-    return overall(outcomes)
+        results = Results(
+            [train_and_resume(each, digits, folder / "checkpoints", report) for each in settings]
+        )
+    figure, numbers = folder / "loss-curves.png", folder / "result.json"
+    draw(results).savefig(figure)
+    text = json.dumps(results.as_json(), indent=2, allow_nan=False)
+    numbers.write_text(text + "\n", encoding="utf-8")
+    report.conclude(results, [figure, numbers])
+    return results
 
 
 def train_and_resume(settings: Settings, digits: Digits, folder: Path, report: Report) -> Outcome:
@@ -43,15 +38,16 @@ def train_and_resume(settings: Settings, digits: Digits, folder: Path, report: R
     for epoch in lock_step.train(half_way=partial(interrupt, folder)):
         report.epoch(epoch)
         epochs.append(epoch)
-    report.resume(lock_step)
-    outcome = Outcome.collect(lock_step, epochs, resume(folder, lock_step))
+    report.resume(settings, lock_step.half, lock_step.steps)
+    outcome = Outcome(
+        settings=settings,
+        optimizer=str(RECIPES[settings.recipe]),
+        steps=lock_step.steps,
+        interrupted_after_step=lock_step.half,
+        first_differing_step=lock_step.first_difference,
+        lock_step=Count.total(epochs),
+        resumed=resume(folder, lock_step),
+        epochs=epochs,
+    )
     report.outcome(outcome)
     return outcome
-
-
-def write_files(outcomes: Sequence[Outcome], folder: Path) -> list[Path]:
-    """Write the figure and the numbers, and return the paths of both."""
-    figure, numbers = folder / "loss-curves.png", folder / "result.json"
-    draw(outcomes).savefig(figure)
-    write_json(numbers, outcomes)
-    return [figure, numbers]

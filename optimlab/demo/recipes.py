@@ -1,19 +1,13 @@
-"""What the demo trains with: four optimizers, and the two libraries that they are taken from."""
+"""What the demo trains with: four optimizers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
-import torch
-from torch import nn
+from optimlab.renamed import moved_from
 
-from optimlab import optimizers
-
-LibraryName = Literal["torch", "optimlab"]
-
-# Anything that has the classes named below will do.
-LIBRARIES: dict[LibraryName, Any] = {"torch": torch.optim, "optimlab": optimizers}
+__getattr__ = moved_from(__name__)
 
 
 @dataclass(frozen=True)
@@ -23,12 +17,6 @@ class Recipe:
     title: str
     class_name: str
     arguments: Mapping[str, Any]
-
-    def build(self, library: LibraryName, network: nn.Module) -> torch.optim.Optimizer:
-        """Build the optimizer from ``library`` for the parameters of ``network``."""
-        optimizer_class = getattr(LIBRARIES[library], self.class_name)
-        optimizer: torch.optim.Optimizer = optimizer_class(network.parameters(), **self.arguments)
-        return optimizer
 
     def __str__(self) -> str:
         arguments = ", ".join(f"{name}={value}" for name, value in self.arguments.items())
@@ -47,15 +35,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Settings:
-    """What to train, how long, where and from which seed; equal settings give equal bits.
-
-    Attributes:
-        recipe: Key of ``RECIPES``.
-        epochs: How often all training images are seen.
-        batch_size: Images per step.
-        seed: Seed of the network's first parameters and of the data order.
-        device: ``"cpu"`` or ``"cuda"``.
-    """
+    """What to train, how long, where and from which seed; equal settings give equal bits."""
 
     recipe: str
     epochs: int

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from optimlab.demo.recipes import RECIPES, Settings
-from optimlab.demo.results import COMPARISONS, Outcome, device_name, overall, versions
-from optimlab.demo.training import Epoch, LockStep
-from optimlab.lab import report as terminal
-from optimlab.lab.compare.bits import Distance
+from optimlab.demo.results import (
+    COMPARISONS,
+    Count,
+    Epoch,
+    Outcome,
+    Results,
+    device_name,
+    versions,
+)
+from optimlab.lab import report
 
 HEADER = """\
            mean training loss      test accuracy         elements     elements
@@ -23,103 +27,88 @@ HEADER = """\
 SAME, DIFFERENT = "bold green", "bold red"
 
 
-def make_console(*, quiet: bool = False) -> Console:
-    """Make a console of at most 100 columns; away from a terminal it has exactly 100."""
-    console = terminal.console(quiet=quiet)
-    console.width = min(console.width, terminal.WIDTH) if console.is_terminal else terminal.WIDTH
-    return console
-
-
 class Report:
-    """Prints how the demo goes and what it has found.
+    """Prints how training with each of the settings goes, and what it has found."""
 
-    Args:
-        console: Where to print.
-        settings: What is going to be trained, one for each optimizer.
-    """
-
-    def __init__(self, console: Console, settings: Sequence[Settings]) -> None:
-        self.console, self.settings = console, settings
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-        )
+    def __init__(self, settings: Sequence[Settings], *, quiet: bool = False) -> None:
+        self.console, self.settings = report.console(quiet=quiet), settings
         # Resuming counts as much as training: three halves, and the new process imports everything.
-        self.task = self.progress.add_task("", total=2 * sum(each.epochs for each in settings))
+        self.done, self.parts = 0, 2 * sum(each.epochs for each in settings)
+        self.doing = ""
+        self.show: report.Progress = lambda done, total, doing: None
 
-    def introduce(self) -> None:
-        """Say what is compared with what, and where."""
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Say what is compared with what, and where, and show how far it has come."""
         names, first = versions(), self.settings[0]
         self.console.print(
             f"optimlab {names['optimlab']} and torch.optim {names['torch']} in lock step on "
             f"handwritten digits ({device_name(first.device)}, seed {first.seed})"
         )
+        with report.progress(self.console) as self.show:
+            yield
 
     def start(self, settings: Settings) -> None:
         """Open the section of an optimizer."""
         recipe = RECIPES[settings.recipe]
-        self.progress.update(self.task, description=f"{recipe.title}: training")
+        self.doing = f"{recipe.title}: training"
+        self.show(self.done, self.parts, self.doing)
         self.console.print()
         self.console.print(f"{recipe.title}: {recipe}", style="bold")
         self.console.print(HEADER, style="dim")
 
     def epoch(self, epoch: Epoch) -> None:
         """Print the numbers of an epoch."""
-        loss, accuracy, distance = epoch.loss, epoch.accuracy, epoch.distance
-        self.progress.advance(self.task)
+        loss, accuracy = epoch.training_loss, epoch.test_accuracy
+        self.done += 1
+        self.show(self.done, self.parts, self.doing)
         row = Text(
-            f"  {epoch.number:5}  {loss['torch']:8.6f}  {loss['optimlab']:8.6f}  "
+            f"  {epoch.epoch:5}  {loss['torch']:8.6f}  {loss['optimlab']:8.6f}  "
             f"{percent(accuracy['torch']):>10}{percent(accuracy['optimlab']):>10}  "
-            f"{distance.elements:14,}  "
+            f"{epoch.elements_compared:14,}  "
         )
-        self.console.print(row.append_text(differing(distance, width=11)))
+        self.console.print(row.append_text(differing(epoch, width=11)))
 
-    def resume(self, lock_step: LockStep) -> None:
+    def resume(self, settings: Settings, taken: int, steps: int) -> None:
         """Say where the runs were interrupted and that they now go on elsewhere."""
-        title = RECIPES[lock_step.settings.recipe].title
-        self.progress.update(self.task, description=f"{title}: resuming in a new process")
+        title = RECIPES[settings.recipe].title
+        self.show(self.done, self.parts, f"{title}: resuming in a new process")
         self.console.print(
-            f"  interrupted after step {lock_step.half} of {lock_step.steps}, "
-            "resumed in a new process:"
+            f"  interrupted after step {taken} of {steps}, resumed in a new process:"
         )
 
     def outcome(self, outcome: Outcome) -> None:
         """Print how the resumed runs ended, and where bits first differed if they did."""
-        self.progress.advance(self.task, outcome.settings.epochs)
-        for label, distance in list(zip(COMPARISONS, outcome.distances, strict=True))[1:]:
-            self.console.print(Text(f"    {label:<46}").append_text(counted(distance)))
-        if outcome.first_difference is not None:
-            step = f"  the first difference came with step {outcome.first_difference}"
+        self.done += outcome.settings.epochs
+        for label, count in zip(COMPARISONS[1:], outcome.resumed, strict=True):
+            self.console.print(Text(f"    {label:<46}").append_text(counted(count)))
+        if outcome.first_differing_step is not None:
+            step = f"  the first difference came with step {outcome.first_differing_step}"
             self.console.print(step, style=DIFFERENT)
 
-    def conclude(self, outcomes: Sequence[Outcome], files: Sequence[Path]) -> None:
+    def conclude(self, results: Results, files: Sequence[Path]) -> None:
         """Print the table of all recipes, where the files are, and the verdict."""
-        self.console.print(summary(outcomes))
+        self.console.print(summary(results.outcomes))
         for file in files:
             self.console.print(f"wrote {file}", soft_wrap=True)
-        distance = overall(outcomes)
-        verdict = "Different bits: " if distance.differing else "The same bits: "
-        self.console.print(Text(verdict, style(distance)).append_text(counted(distance)))
+        verdict = "The same bits: " if results.same_bits else "Different bits: "
+        total = results.total
+        self.console.print(Text(verdict, style(total)).append_text(counted(total)))
 
 
 def summary(outcomes: Sequence[Outcome]) -> Table:
     """Build the final table: a column per optimizer, a row per number."""
     ends = [outcome.epochs[-1] for outcome in outcomes]
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("after the last epoch")
-    for outcome in outcomes:
-        table.add_column(outcome.recipe.title, justify="right", no_wrap=True)
-    table.add_row("training loss", *(f"{end.loss['optimlab']:.4f}" for end in ends))
-    table.add_row("test accuracy", *(percent(end.accuracy["optimlab"]) for end in ends))
-    table.add_row("elements compared", *(f"{each.distance.elements:,}" for each in outcomes))
-    table.add_row(Text("elements whose bits differ", "bold"))
+    compared = [Count.total(outcome.counts).elements_compared for outcome in outcomes]
+    rows: list[list[str | Text]] = [
+        ["training loss", *(f"{end.training_loss['optimlab']:.4f}" for end in ends)],
+        ["test accuracy", *(percent(end.test_accuracy["optimlab"]) for end in ends)],
+        ["elements compared", *(f"{elements:,}" for elements in compared)],
+        [Text("elements whose bits differ", "bold"), *("" for _ in outcomes)],
+    ]
     for row, label in enumerate(COMPARISONS):
-        table.add_row(f"  {label}", *(differing(each.distances[row]) for each in outcomes))
-    return table
+        rows.append([f"  {label}", *(differing(each.counts[row]) for each in outcomes)])
+    return report.rich_table(["after the last epoch", *(o.recipe.title for o in outcomes)], rows)
 
 
 def percent(share: float) -> str:
@@ -127,17 +116,16 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def differing(distance: Distance, width: int = 0) -> Text:
+def differing(count: Count, width: int = 0) -> Text:
     """Print how many elements differ, in the colour of the verdict."""
-    return Text(f"{distance.differing:{width},}", style(distance))
+    return Text(f"{count.elements_differing:{width},}", style(count))
 
 
-def counted(distance: Distance) -> Text:
-    """Put a distance into words, in the colour of the verdict."""
-    text = f"{distance.differing:,} of {distance.elements:,} compared elements differ"
-    return Text(text, style(distance))
+def counted(count: Count) -> Text:
+    """Put a count into words, in the colour of the verdict."""
+    return Text(f"{count} compared elements differ", style(count))
 
 
-def style(distance: Distance) -> str:
+def style(count: Count) -> str:
     """Return the style in which a number of differing elements is printed."""
-    return DIFFERENT if distance.differing else SAME
+    return DIFFERENT if count.elements_differing else SAME

@@ -8,31 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from optimlab.demo.differences import compare
 from optimlab.demo.digits import Batches, Digits, build_network
-from optimlab.demo.recipes import LIBRARIES, RECIPES, LibraryName, Settings
-from optimlab.lab.compare.bits import Distance
+from optimlab.demo.libraries import LIBRARIES, LibraryName
+from optimlab.demo.recipes import RECIPES, Settings
+from optimlab.demo.results import Count, Epoch
 
 
 class Run:
-    """One training run: a network, its optimizer and the loss of every step so far.
-
-    Args:
-        settings: The recipe, the device and the seed of the network's first parameters.
-        library: Where the optimizer comes from.
-    """
+    """One training run: a network, a library's optimizer and the loss of every step so far."""
 
     def __init__(self, settings: Settings, library: LibraryName) -> None:
         self.device = torch.device(settings.device)
         self.network = build_network(settings.seed).to(self.device)
-        self.optimizer = RECIPES[settings.recipe].build(library, self.network)
+        recipe = RECIPES[settings.recipe]
+        optimizer_class = getattr(LIBRARIES[library], recipe.class_name)
+        self.optimizer: torch.optim.Optimizer = optimizer_class(
+            self.network.parameters(), **recipe.arguments
+        )
         self.losses: list[float] = []
 
     def step(self, images: Tensor, labels: Tensor) -> None:
@@ -74,26 +72,10 @@ class Run:
         self.losses = list(state["losses"])
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """One epoch of the lock step: mean training loss, test accuracy and compared elements."""
-
-    number: int
-    loss: Mapping[LibraryName, float]
-    accuracy: Mapping[LibraryName, float]
-    distance: Distance
-
-
 class LockStep:
     """Two runs, one per library, that take each step on the same batch.
 
-    Args:
-        settings: What to train and how long.
-        digits: The data.
-
     Attributes:
-        runs: The two runs, by library.
-        batches: The stream of batches that both see.
         first_difference: Number of the first step after which a bit differed, counted from 1.
     """
 
@@ -103,47 +85,35 @@ class LockStep:
         self.batches = Batches(digits, settings.batch_size, settings.seed)
         self.first_difference: int | None = None
         self.taken = 0
+        self.steps = settings.epochs * self.batches.per_epoch
+        self.half = self.steps // 2  # after so many the training is interrupted
 
-    @property
-    def steps(self) -> int:
-        """Number of steps of the whole training."""
-        return self.settings.epochs * self.batches.per_epoch
-
-    @property
-    def half(self) -> int:
-        """Number of steps after which the training is interrupted: half of all, rounded down."""
-        return self.steps // 2
-
-    def step(self) -> Distance:
+    def step(self) -> Count:
         """Take one step in both runs and compare them."""
         images, labels = self.batches.draw()
         for run in self.runs.values():
             run.step(images, labels)
         self.taken += 1
-        distance = compare(self.runs["optimlab"].tensors(), self.runs["torch"].tensors())
-        if distance.differing and self.first_difference is None:
+        count = Count.of(self.runs["optimlab"].tensors(), self.runs["torch"].tensors())
+        if count.elements_differing and self.first_difference is None:
             self.first_difference = self.taken
-        return distance
+        return count
 
     def train(self, half_way: Callable[[LockStep], None]) -> Iterator[Epoch]:
         """Train to the end, calling ``half_way`` once in between, and yield after each epoch."""
+        size, runs = self.batches.per_epoch, self.runs.items()
         for number in range(1, self.settings.epochs + 1):
-            distance = Distance(elements=0, differing=0)
-            for _ in range(self.batches.per_epoch):
+            counts = []
+            for _ in range(size):
                 if self.taken == self.half:
                     half_way(self)
-                distance += self.step()
-            yield self.summarize(number, distance)
-
-    def summarize(self, number: int, distance: Distance) -> Epoch:
-        """Sum up the epoch that the two runs have just finished."""
-        size, runs = self.batches.per_epoch, self.runs.items()
-        return Epoch(
-            number=number,
-            loss={library: fmean(run.losses[-size:]) for library, run in runs},
-            accuracy={library: run.accuracy(self.digits) for library, run in runs},
-            distance=distance,
-        )
+                counts.append(self.step())
+            yield Epoch(
+                **vars(Count.total(counts)),
+                epoch=number,
+                training_loss={library: fmean(run.losses[-size:]) for library, run in runs},
+                test_accuracy={library: run.accuracy(self.digits) for library, run in runs},
+            )
 
 
 @contextmanager

@@ -6,15 +6,21 @@ from dataclasses import dataclass
 
 import torch
 
-from optimlab.adam import Adam, AdamW
-from optimlab.native.bytecode import NotServedError, read
+from optimlab.adam import Adam
+from optimlab.adamw import AdamW
+from optimlab.native.bytecode import NotServedError
 from optimlab.native.launch import DTYPES
 from optimlab.native.self_check import Capabilities, capabilities
-from optimlab.optimizer import Optimizer
+from optimlab.native.tracing import read
 from optimlab.rmsprop import RMSprop
+from optimlab.rule import Rule
 from optimlab.sgd import SGD
 
 _INSTRUCTION_SETS = ("plain C", "AVX2", "AVX-512")
+_ELSEWHERE = """\
+ATen, tensor by tensor: half precision, complex and sparse tensors, tensor lr and
+  betas, differentiable, momentum's first step, tensors that overlap or are not dense
+torch._foreach_*: foreach=True, and CUDA by default. torch._fused_*: fused=True"""
 
 
 @dataclass(frozen=True)
@@ -34,29 +40,19 @@ class Info:
     served: dict[str, dict[str, str]]
 
     def __str__(self) -> str:
-        capability = torch.backends.cpu.get_cpu_capability()
-        lines = [f"torch {torch.__version__}, CPU capability {capability}"]
-        if self.native:
-            threads = torch.get_num_threads()
-            lines.append(f"native kernel: {self.instruction_set}, {threads} threads")
-        else:
-            lines.append("no native kernel; ATen serves in its place, to the same bits")
-        if self.reason:
-            lines.append(f"  {self.reason}")
+        kernel = f"native kernel: {self.instruction_set}, {torch.get_num_threads()} threads"
+        without = "no native kernel; ATen serves in its place, to the same bits"
+        lines = [
+            f"torch {torch.__version__}, CPU capability {torch.backends.cpu.get_cpu_capability()}",
+            kernel if self.native else without,
+            *([f"  {self.reason}"] if self.reason else []),
+        ]
         for name, dtypes in self.served.items():
-            cells = [f"{dtype} {by}" for dtype, by in dtypes.items()]
-            lines.append(f"{name + ':':<9} {', '.join(cells)}")
-        lines.append(
-            "ATen, tensor by tensor: half precision, complex and sparse tensors, tensor lr and\n"
-            "  betas, differentiable, momentum's first step, tensors that overlap or are not dense"
-        )
-        lines.append(
-            "torch._foreach_*: foreach=True, and CUDA by default. torch._fused_*: fused=True"
-        )
-        return "\n".join(lines)
+            lines.append(f"{name + ':':<9} {', '.join(f'{d} {by}' for d, by in dtypes.items())}")
+        return "\n".join([*lines, _ELSEWHERE])
 
 
-def info(*optimizers: type[Optimizer]) -> Info:
+def info(*optimizers: type[Rule]) -> Info:
     """Tell which execution serves which optimizer on CPU, with default hyperparameters, and why.
 
     Args:
@@ -79,10 +75,12 @@ def info(*optimizers: type[Optimizer]) -> Info:
     return Info(kernel is not None, found.reason, used, served)
 
 
-def _carried_out_by(found: Capabilities, optimizer: Optimizer, dtype: torch.dtype) -> str:
+def _carried_out_by(found: Capabilities, optimizer: Rule, dtype: torch.dtype) -> str:
     group = optimizer.param_groups[0]
     try:
-        bytecode = read(optimizer, ("param", "grad", *optimizer.state_names(group)), 2.0, group)
+        bytecode = read(
+            optimizer, ("param", "grad", *optimizer.state_spec.names(group)), 2.0, group
+        )
     except (NotServedError, AttributeError, TypeError):
         return "ATen"
-    return "native kernel" if bytecode.fits() and found.serves(bytecode.opcodes, dtype) else "ATen"
+    return "native kernel" if found.serves(bytecode.opcodes, dtype) else "ATen"

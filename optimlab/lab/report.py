@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import importlib
-import json
 import math
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from itertools import zip_longest
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
     from rich.table import Table
+    from rich.text import Text
 
-EQUAL, DIFFERENT, MISUSE = 0, 1, 2
 WIDTH = 100
+_MOST_OF_A_TASK = 50
 
-Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Progress: TypeAlias = Callable[[int, int, str], None]
 
 
 def as_json(value: Any) -> Any:
     """Return a result as plain values that the json module can write.
 
-    Dataclasses become dicts of their fields, as with :func:`dataclasses.asdict`; tensors, tuples
-    and sets become lists, the latter sorted; an Enum its value; paths, dtypes, devices and what
-    else is no plain value their text. A number that JSON has no spelling for, infinite or NaN,
-    becomes ``None``.
+    Dataclasses become dicts of their fields, as with :func:`dataclasses.asdict`, but for those
+    that ``repr`` leaves out; tensors, tuples and sets become lists, the latter sorted; an Enum its
+    value; paths, dtypes, devices and what else is no plain value their text. A number that JSON
+    has no spelling for, infinite or NaN, becomes ``None``.
 
     Args:
         value: a result, or any part of one.
@@ -45,7 +41,8 @@ def as_json(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {each.name: as_json(getattr(value, each.name)) for each in dataclasses.fields(value)}
+        names = [each.name for each in dataclasses.fields(value) if each.repr]
+        return {name: as_json(getattr(value, name)) for name in names}
     if isinstance(value, Mapping):
         return {str(key): as_json(item) for key, item in value.items()}
     if isinstance(value, set | frozenset):
@@ -103,16 +100,19 @@ def _lines_of(row: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 def rich_table(
     headings: Sequence[str],
-    rows: Iterable[Sequence[str]],
+    rows: Iterable[Sequence[str | Text]],
     style: Callable[[str, str], str] = lambda heading, cell: "",
+    *,
+    left: int = 1,
     **options: Any,
 ) -> Table:
-    """Lay a table out for a terminal, in colours; the first column is aligned to the left.
+    """Lay a table out for a terminal, in colours.
 
     Args:
-        headings: of the columns; words stand below one another where a column is narrow.
-        rows: the cells.
-        style: the style of a cell, from its heading and its text; the empty string for none.
+        headings: of the columns.
+        rows: the cells; one that is a :class:`rich.text.Text` has its own style.
+        style: the style of another, from its heading and its text; the empty string for none.
+        left: how many columns, from the first, are aligned to the left.
         options: further arguments of :class:`rich.table.Table`.
     """
     from rich import box
@@ -122,105 +122,11 @@ def rich_table(
     options = {"box": box.SIMPLE_HEAD, "pad_edge": False, **options}
     laid_out = Table(**options)
     for column, heading in enumerate(headings):
-        laid_out.add_column(heading, justify="right" if column else "left", no_wrap=True)
+        laid_out.add_column(heading, justify="left" if column < left else "right", no_wrap=True)
     for row in rows:
         pairs = zip(headings, row, strict=True)
-        laid_out.add_row(*(Text(cell, style(heading, cell)) for heading, cell in pairs))
+        laid_out.add_row(*(Text(c, style(h, c)) if isinstance(c, str) else c for h, c in pairs))
     return laid_out
-
-
-class MisuseError(Exception):
-    """A command was not used as it is meant to be; the message says how."""
-
-
-def add_command(
-    subparsers: Subparsers,
-    name: str,
-    run: Callable[[argparse.Namespace], int],
-    *,
-    summary: str,
-    description: str,
-    example: str,
-) -> argparse.ArgumentParser:
-    """Add a command to the command line.
-
-    Args:
-        subparsers: of the whole command line.
-        name: of the command.
-        run: carries it out and returns the exit status; :class:`MisuseError` becomes status 2.
-        summary: a few words for the list of commands.
-        description: what it does and prints, what it writes, and what its exit status says.
-        example: a command line, without the word "example".
-    """
-    parser = subparsers.add_parser(
-        name,
-        help=summary,
-        description=description,
-        epilog=f"example: {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run)
-    return parser
-
-
-def add_device(parser: argparse.ArgumentParser) -> None:
-    """Add the option that chooses where tensors live."""
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
-
-
-def add_json(parser: argparse.ArgumentParser) -> None:
-    """Add the option that asks for all numbers as JSON."""
-    parser.add_argument(
-        "--json",
-        nargs="?",
-        type=Path,
-        const=Path("-"),
-        metavar="FILE",
-        help="write all numbers to this file, too; without a name print them in place of tables",
-    )
-
-
-def prints_json(args: argparse.Namespace) -> bool:
-    """Tell whether JSON takes the place of what is printed."""
-    return args.json is not None and str(args.json) == "-"
-
-
-def write_json(args: argparse.Namespace, content: Any) -> None:
-    """Write or print the numbers, if they were asked for."""
-    text = json.dumps(content, indent=1) + "\n"
-    if prints_json(args):
-        sys.stdout.write(text)
-    elif args.json is not None:
-        args.json.write_text(text, encoding="utf-8")
-
-
-def check_json(args: argparse.Namespace) -> None:
-    """Refuse a file that could not be written after long work.
-
-    Raises:
-        MisuseError: if its directory is not there.
-    """
-    if args.json is not None and not args.json.parent.is_dir():
-        raise MisuseError(f"there is no directory {args.json.parent} to write to")
-
-
-def check_device(device: str) -> None:
-    """Refuse a device that is not here.
-
-    Raises:
-        MisuseError: if it is CUDA and torch has none.
-    """
-    import torch
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise MisuseError("there is no CUDA device here")
-
-
-def positive(text: str) -> int:
-    """Read a positive integer."""
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
 
 
 def console(*, quiet: bool = False) -> Console:
@@ -234,43 +140,27 @@ def console(*, quiet: bool = False) -> Console:
     return Console(width=WIDTH, highlight=False, markup=False, emoji=False, quiet=quiet)
 
 
-def progress(shown_on: Console, **options: Any) -> Progress:
-    """Make a progress bar that disappears when the work is done.
+@contextmanager
+def progress(shown_on: Console, *, auto_refresh: bool = True) -> Iterator[Progress]:
+    """Show a progress bar that disappears when the work is done.
 
     Args:
         shown_on: the console.
-        options: further arguments of :class:`rich.progress.Progress`.
+        auto_refresh: whether a thread redraws it ten times in a second, or only a call does.
+
+    Yields:
+        A function to be told how much is done, how much there is, and what is being done.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich import progress as rich
 
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}", markup=False),
-    )
-    return Progress(*columns, console=shown_on, transient=True, **options)
+    text = rich.TextColumn("{task.description}", markup=False)
+    columns = (rich.BarColumn(), rich.MofNCompleteColumn(), rich.TimeElapsedColumn(), text)
+    bar = rich.Progress(*columns, console=shown_on, transient=True, auto_refresh=auto_refresh)
+    task = bar.add_task("", total=None)
 
+    def show(done: int, total: int, doing: str) -> None:
+        what, now = doing[:_MOST_OF_A_TASK], not auto_refresh
+        bar.update(task, completed=done, total=total, description=what, refresh=now)
 
-def resolve(text: str) -> Any:
-    """Import what ``module:attribute`` names, looking in the current directory, too.
-
-    Raises:
-        MisuseError: if there is no such module or attribute.
-    """
-    module_name, colon, attribute = text.partition(":")
-    if not (module_name and colon and attribute):
-        raise MisuseError(f"{text!r} is not of the form package.module:Name")
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise
-        raise MisuseError(f"there is no module {error.name}") from error
-    for name in attribute.split("."):
-        if not hasattr(found, name):
-            raise MisuseError(f"{module_name} has no {attribute}")
-        found = getattr(found, name)
-    return found
+    with bar:
+        yield show

@@ -9,32 +9,30 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from optimlab.adam import Adam, AdamW
-from optimlab.core.groups import all_params
-from optimlab.lab.compare.diff import Diff, NothingCompared
+from optimlab.adam import Adam
+from optimlab.adamw import AdamW
+from optimlab.lab.compare.diff import Compared, Diff, NothingCompared
+from optimlab.lab.compare.snapshot import parameters
 from optimlab.lab.lockstep.clone import clone
-from optimlab.lab.lockstep.outcome import Compared, Difference
-from optimlab.optimizer import Optimizer
+from optimlab.lab.lockstep.outcome import Difference
+from optimlab.lab.record.step_scope import Closure, StepScope
 from optimlab.rmsprop import RMSprop
+from optimlab.rule import Rule
 from optimlab.sgd import SGD
 
 OnDifference: TypeAlias = Literal["raise"] | Callable[[Difference], object]
 
 # AdamW first: it is a subclass of Adam.
-_RULES: tuple[tuple[type[torch.optim.Optimizer], type[Optimizer]], ...] = (
-    (torch.optim.AdamW, AdamW),
-    (torch.optim.Adam, Adam),
-    (torch.optim.SGD, SGD),
-    (torch.optim.RMSprop, RMSprop),
-)
+_RULES: dict[type[torch.optim.Optimizer], type[Rule]] = {
+    getattr(torch.optim, rule.__name__): rule for rule in (AdamW, Adam, SGD, RMSprop)
+}
 _SCALING = ("grad_scale", "found_inf")  # by which torch.amp.GradScaler tells a fused optimizer
 
 
@@ -118,7 +116,7 @@ class Shadow:
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
-        rule: type[Optimizer],
+        rule: type[Rule],
         on_difference: OnDifference,
         every: int,
         model: nn.Module | None,
@@ -130,76 +128,61 @@ class Shadow:
         self.differing = 0
         self._rule, self._on_difference, self._every = rule, on_difference, every
         self._names = {} if model is None else {id(p): n for n, p in model.named_parameters()}
-        self._comparison = Diff()
-        self._steps_compared = 0
-        self._twin: Optimizer | None = None
-        self._handles = (
-            optimizer.register_step_pre_hook(self._before),
-            optimizer.register_step_post_hook(self._after),
-        )
+        self._diff = Diff()
+        self._due = False
+        self._twin: Rule | None = None
+        self._scope = StepScope(optimizer, self._begin, self._end, self._around)
 
     @property
     def compared(self) -> Compared:
         """How much was compared."""
-        done = self._comparison
-        return Compared(self._steps_compared, done.tensors, done.elements, done.values)
+        return self._diff.compared
 
     @property
     def equal(self) -> bool:
         """Whether every compared step had the rule's bits, and any was compared."""
-        return self._steps_compared > 0 and self.difference is None
+        return self._diff.steps > 0 and self.difference is None
 
     def remove(self) -> None:
         """Detach from the optimizer; warns if nothing was ever compared."""
-        for handle in self._handles:
-            handle.remove()
-        if not self._steps_compared:
+        self._scope.remove()
+        if not self._diff.steps:
             warnings.warn(str(self), stacklevel=2)
 
     def __enter__(self) -> Shadow:
         return self
 
     def __exit__(self, error_type: object, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-        if error_type is None and not self._steps_compared:
+        self._scope.remove()
+        if error_type is None and not self._diff.steps:
             raise NothingCompared(str(self))
 
     def __str__(self) -> str:
         name = f"shadow of {type(self.optimizer).__name__}"
         left_out = "".join(f"; {n} not compared: {why}" for why, n in self.left_out.items())
-        if not self._steps_compared:
+        if not self._diff.steps:
             return f"{name}: nothing was compared in {self.steps} steps{left_out}"
         if self.difference is None:
             return f"{name}: the same bits: {self.compared}{left_out}"
-        differing = f"{self.differing} of {self._steps_compared} compared steps differ{left_out}"
+        differing = f"{self.differing} of {self._diff.steps} compared steps differ{left_out}"
         return f"{name}: {differing}\n{self.difference}"
 
-    def _before(
-        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    def _begin(self, optimizer: torch.optim.Optimizer, has_closure: bool) -> None:
         """Copy what the step starts from, or have the closure do so when there are gradients."""
         self._twin = None
         self.steps += 1
-        if (self.steps - 1) % self._every:
-            return None
-        if not _is_last(self._handles[0], optimizer._optimizer_step_pre_hooks):
-            # From the next step on it is: see _after.
+        self._due = (self.steps - 1) % self._every == 0
+        if self._due and not self._scope.is_last():
+            self._due = False  # from the next step on it is the last: see _end
             self._leave_out_for_a_later_hook()
-            return None
-        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
-        if closure is None:
+        if self._due and not has_closure:
             self._copy()
-            return None
 
-        def closed() -> Any:
-            loss = closure()
+    def _around(self, closure: Closure, *args: Any, **kwargs: Any) -> Any:
+        loss = closure(*args, **kwargs)
+        if self._due:
             self._copy()
-            return loss
-
-        if "closure" in kwargs:
-            return args, {**kwargs, "closure": closed}
-        return (args[0], closed, *args[2:]), kwargs
+        return loss
 
     def _leave_out_for_a_later_hook(self) -> None:
         """Count it, and warn at the second time: then it may well be so at every step."""
@@ -213,33 +196,23 @@ class Shadow:
             )
 
     def _copy(self) -> None:
-        if all(param.grad is None for param in all_params(self.optimizer.param_groups)):
+        if all(param.grad is None for param in parameters(self.optimizer)):
             self.left_out["no parameter has a gradient"] += 1
         else:
             self._twin = twin_of(self.optimizer, self._rule)
 
-    def _after(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        hooks = cast("OrderedDict[int, Any]", optimizer._optimizer_step_pre_hooks)
-        if self._handles[0].id in hooks:
-            hooks.move_to_end(self._handles[0].id)
+    def _end(self, optimizer: torch.optim.Optimizer) -> None:
+        self._scope.go_last()
         twin, self._twin = self._twin, None
         if twin is None:
             return
         inspect.unwrap(self._rule.step)(twin)  # no hook of anybody's sees this step
-        found = self._comparison.differences(_seen(twin), _seen(optimizer))
-        self._steps_compared += 1
+        found = self._diff.differences(_seen(twin), _seen(optimizer))
+        self._diff.steps += 1
         if not found:
             return
-        (path, mismatch), *others = found
-        difference = Difference(
-            compared=self.compared,
-            step=self.steps,
-            during="step()",
-            path=path,
-            mismatch=mismatch,
-            names=self._parameter_names(),
-            also=tuple(path for path, _ in others),
-        )
+        names = self._parameter_names()
+        difference = Difference.first_of(found, self.compared, self.steps, "step()", names)
         self.difference = self.difference or difference
         self.differing += 1
         if callable(self._on_difference):
@@ -253,66 +226,49 @@ class Shadow:
             return tuple(name for group in groups for name in group["param_names"])
         if not self._names:
             return ()
-        return tuple(self._names.get(id(param), "not in the model") for param in all_params(groups))
+        params = parameters(self.optimizer)
+        return tuple(self._names.get(id(param), "not in the model") for param in params)
 
 
-def twin_of(optimizer: torch.optim.Optimizer, rule: type[Optimizer]) -> Optimizer:
-    """Copy an optimizer with its parameters and gradients, to be stepped by another class's rule.
-
-    Args:
-        optimizer: of torch's class with the same state and hyperparameters as ``rule``.
-        rule: the class of the copy.
-    """
-    copies: dict[int, Any] = {}
-    groups = [dict(group) for group in optimizer.param_groups]
-    for group in groups:
-        originals = group["params"]
-        group["params"] = [_with_gradient(param, copies) for param in originals]
-        group.update(clone({k: v for k, v in group.items() if k != "params"}, copies))
+def twin_of(optimizer: torch.optim.Optimizer, rule: type[Rule]) -> Rule:
+    """Copy an optimizer with its parameters and gradients, to be stepped by a rule of ours."""
+    memo = {id(param): _with_gradient(param) for param in parameters(optimizer)}
+    groups = clone(optimizer.param_groups, memo)
     state: defaultdict[Any, Any] = defaultdict(dict)
     for key, value in optimizer.state.items():
-        state[copies.get(id(key), key)] = clone(value, copies)
+        state[memo.get(id(key), key)] = clone(value, memo)
     twin = rule.__new__(rule)
-    defaults = clone(optimizer.defaults, copies)
+    defaults = clone(optimizer.defaults, memo)
     twin.__setstate__({"defaults": defaults, "state": state, "param_groups": groups})
     for name in _SCALING:
         if getattr(optimizer, name, None) is not None:
-            setattr(twin, name, clone(getattr(optimizer, name), copies))
+            setattr(twin, name, clone(getattr(optimizer, name), memo))
     for group, live in zip(twin.param_groups, optimizer.param_groups, strict=True):
         _choose_loop(twin, group, live["params"])
     return twin
 
 
-def _choose_loop(twin: Optimizer, group: dict[str, Any], live: Sequence[Tensor]) -> None:
+def _choose_loop(twin: Rule, group: dict[str, Any], live: Sequence[Tensor]) -> None:
     """Ask for the for-loop where torch takes it because of a parameter's own class."""
     chosen = group.get("foreach") is None and group.get("fused") is None
     with_gradient = [param for param in live if param.grad is not None]
-    if chosen and not twin.foreach_by_default(with_gradient, group):
+    if chosen and not twin._foreach_by_default(with_gradient, group):
         group["foreach"] = False
 
 
-def _with_gradient(param: Tensor, copies: dict[int, Any]) -> Tensor:
-    if id(param) not in copies:
-        # Detached: the copy is a plain tensor, where the parameter may be an nn.Parameter.
-        copy = clone(param.detach())
-        copy.grad = None if param.grad is None else clone(param.grad.detach())
-        copies[id(param)] = copy
-    return cast(Tensor, copies[id(param)])
+def _with_gradient(param: Tensor) -> Tensor:
+    # Detached: the copy is a plain tensor, where the parameter may be an nn.Parameter.
+    copy: Tensor = clone(param.detach())
+    copy.grad = None if param.grad is None else clone(param.grad.detach())
+    return copy
 
 
 def _seen(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Lay out what a step changes, parameters being their numbers."""
-    params = list(all_params(optimizer.param_groups))
+    params = parameters(optimizer)
     numbers = {id(param): number for number, param in enumerate(params)}
     state = {numbers.get(id(key), key): value for key, value in optimizer.state.items()}
-    return {
-        "state": state,
-        "parameters": {number: param.detach() for number, param in enumerate(params)},
-    }
-
-
-def _is_last(handle: RemovableHandle, hooks: dict[int, Any]) -> bool:
-    return next(reversed(hooks), None) == handle.id
+    return {"state": state, "parameters": {n: param.detach() for n, param in enumerate(params)}}
 
 
 def _unwrapped(optimizer: Any) -> torch.optim.Optimizer:
@@ -324,14 +280,10 @@ def _unwrapped(optimizer: Any) -> torch.optim.Optimizer:
     return optimizer
 
 
-def _rule_of(optimizer: torch.optim.Optimizer) -> type[Optimizer]:
-    """Find the rule of a class.
-
-    Raises:
-        TypeError: if there is none, or if the class has a step of its own.
-    """
+def _rule_of(optimizer: torch.optim.Optimizer) -> type[Rule]:
+    """Find the rule of a class that has no step of its own."""
     live = type(optimizer)
-    for theirs, rule in _RULES:
+    for theirs, rule in _RULES.items():
         if isinstance(optimizer, theirs):
             if inspect.unwrap(live.step) is not inspect.unwrap(theirs.step):
                 raise TypeError(
@@ -339,5 +291,5 @@ def _rule_of(optimizer: torch.optim.Optimizer) -> type[Optimizer]:
                     "is meant to do; optimlab.parity compares any two optimizers"
                 )
             return rule
-    known = ", ".join(theirs.__name__ for theirs, _ in _RULES)
+    known = ", ".join(theirs.__name__ for theirs in _RULES)
     raise TypeError(f"there is no rule for {live.__name__}: a shadow follows torch.optim's {known}")

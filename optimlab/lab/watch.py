@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from optimlab.lab.compare.snapshot import parameters
-from optimlab.lab.record.extent import Extent
+from optimlab.lab.record.step_scope import Closure, StepScope
+from optimlab.lab.report import table
 
 
 class Writer(Protocol):
@@ -49,7 +50,6 @@ class Reading:
     lost: float
 
 
-MEASURES = tuple(each.name for each in fields(Reading))
 _SHOWN = {
     "norm": "norm",
     "grad": "grad_norm",
@@ -89,11 +89,7 @@ class Watch:
         self._tag = tag
         self._names = {id(param): name for name, param in names} | _group_names(optimizer)
         self._before: dict[int, Tensor] = {}
-        self._extent = Extent()
-        self._hooks = [
-            optimizer.register_step_pre_hook(self._begin),
-            optimizer.register_step_post_hook(self._end),
-        ]
+        self._scope = StepScope(optimizer, self._begin, self._end, self._guarded)
 
     @property
     def readings(self) -> Mapping[str, Reading]:
@@ -101,8 +97,7 @@ class Watch:
 
     def remove(self) -> None:
         """Stop watching."""
-        for hook in self._hooks:
-            hook.remove()
+        self._scope.remove()
         self._before = {}
 
     def __enter__(self) -> Watch:
@@ -111,51 +106,34 @@ class Watch:
     def __exit__(self, *exception: Any) -> None:
         self.remove()
 
-    def _begin(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-        if not self._extent.begins():
-            return None
+    def _begin(self, optimizer: Optimizer, has_closure: bool) -> None:
         self._before = {}
-        if (self.step + 1) % self.every:
-            return None
-        with torch.no_grad():
-            self._before = {
-                number: _plain(param).clone()
-                for number, param in enumerate(parameters(optimizer))
-                if param.numel()
-            }
-        args = tuple(self._guarded(value) for value in args)
-        return args, {name: self._guarded(value) for name, value in kwargs.items()}
+        if (self.step + 1) % self.every == 0:
+            params = enumerate(parameters(optimizer))
+            self._before = {n: _plain(param).clone() for n, param in params if param.numel()}
 
-    def _guarded(self, value: Any) -> Any:
-        """Wrap a closure, so that an error in it, which no hook is told of, drops the copies."""
-        if isinstance(value, Optimizer) or not callable(value):
-            return value
-        closure: Callable[..., Any] = value
+    def _guarded(self, closure: Closure, *args: Any, **kwargs: Any) -> Any:
+        """Call a closure; an error in it, which no hook is told of, drops the copies."""
+        try:
+            return closure(*args, **kwargs)
+        except BaseException:
+            self._before = {}
+            raise
 
-        def guarded(*args: Any, **kwargs: Any) -> Any:
-            try:
-                return closure(*args, **kwargs)
-            except BaseException:
-                self._before = {}
-                raise
-
-        return guarded
-
-    def _end(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if not self._extent.ends():
-            return
+    def _end(self, optimizer: Optimizer) -> None:
         self.step += 1
         if not self._before:
             return
-        params = parameters(optimizer)
-        taking_part = [n for n in self._before if params[n].grad is not None]
-        with torch.no_grad():
-            rows = _measured(
-                [params[n] for n in taking_part], [self._before[n] for n in taking_part]
-            )
-        self._before = {}
-        names = [self._names.get(id(params[n]), f"param {n}") for n in taking_part]
-        self.history[self.step] = dict(zip(names, rows, strict=True))
+        params = dict(enumerate(parameters(optimizer)))
+        before, self._before = self._before, {}
+        found: dict[int, Reading] = {}
+        for device in {params[n].device for n in before}:
+            here = [n for n in before if params[n].device == device and params[n].grad is not None]
+            if here:
+                rows = _measured([params[n] for n in here], [before[n] for n in here])
+                found |= zip(here, rows, strict=True)
+        names = {n: self._names.get(id(param), f"param {n}") for n, param in params.items()}
+        self.history[self.step] = {names[n]: found[n] for n in before if n in found}
         self._write()
 
     def _write(self) -> None:
@@ -168,12 +146,13 @@ class Watch:
     def __str__(self) -> str:
         if not self.history:
             return f"no step was watched in {self.step} steps"
-        lines = [f"step {max(self.history)}", _row("parameter", list(_SHOWN))]
+        rows = []
         for name, reading in self.readings.items():
-            numbers = [getattr(reading, measure) for measure in _SHOWN.values()]
-            shares = [f"{100 * share:.3g} %" for share in numbers[-2:]]
-            lines.append(_row(name, [*(f"{x:.3g}" for x in numbers[:-2]), *shares]))
-        return "\n".join(lines)
+            *sizes, zero, lost = (getattr(reading, measure) for measure in _SHOWN.values())
+            shares = (f"{100 * share:.3g} %" for share in (zero, lost))
+            rows.append([name[-22:], *(f"{size:.3g}" for size in sizes), *shares])
+        printed = table(["parameter", *_SHOWN], rows, widths=[22, *[9] * len(_SHOWN)])
+        return f"step {max(self.history)}\n{printed}"
 
 
 def watch(
@@ -219,32 +198,22 @@ def watch(
     return Watch(optimizer, every, names=names, writer=writer, tag=tag)
 
 
-def _measured(params: Sequence[Tensor], before: Sequence[Tensor]) -> list[Reading]:
-    """Measure updates, device by device, and read all numbers of a device at once."""
-    readings: dict[int, Reading] = {}
-    devices = {param.device for param in params}
-    for device in devices:
-        places = [place for place, param in enumerate(params) if param.device == device]
-        columns = _columns(
-            [_plain(params[place]) for place in places],
-            [_plain(_gradient(params[place])) for place in places],
-            [before[place] for place in places],
-        )
-        table = torch.stack(columns)
-        for place, numbers in zip(places, table.T.tolist(), strict=True):
-            readings[place] = _reading(numbers, before[place].numel())
-    return [readings[place] for place in range(len(params))]
-
-
-def _columns(after: list[Tensor], grads: list[Tensor], before: list[Tensor]) -> list[Tensor]:
+def _measured(params: Sequence[Tensor], before: list[Tensor]) -> Iterator[Reading]:
+    """Measure the updates of parameters on one device, and read all numbers at once."""
+    grads = [_plain(param.grad) for param in params if param.grad is not None]
     sizes = [*_sizes(before), *_sizes(grads)]
     updates = before  # the copies have done their work
-    torch._foreach_sub_(updates, after)
+    torch._foreach_sub_(updates, [_plain(param) for param in params])
     torch._foreach_neg_(updates)
-    sizes += _sizes(updates)
     # A product with a sign is zero where a factor is, and nowhere else, in any dtype.
     both = torch._foreach_mul(grads, torch._foreach_sign(updates))
-    return [*sizes, *(_column(map(torch.count_nonzero, each)) for each in (updates, grads, both))]
+    counts = (_column(map(torch.count_nonzero, each)) for each in (updates, grads, both))
+    numbers = torch.stack([*sizes, *_sizes(updates), *counts]).T.tolist()
+    for update, (*measured, moved, with_gradient, both_moved) in zip(updates, numbers, strict=True):
+        norm, update_norm, count = measured[0], measured[4], update.numel()
+        ratio = update_norm / norm if norm else float("nan")
+        lost = (with_gradient - both_moved) / count
+        yield Reading(*(*measured, ratio, 1 - moved / count, lost))
 
 
 def _sizes(tensors: list[Tensor]) -> list[Tensor]:
@@ -261,30 +230,10 @@ def _column(numbers: Iterable[Tensor]) -> Tensor:
     return torch.stack(listed).double()
 
 
-def _reading(numbers: Sequence[float], elements: int) -> Reading:
-    norm, largest, grad_norm, grad_max, update_norm, update_max, *counts = numbers
-    moved, with_gradient, moved_by_gradient = counts
-    return Reading(
-        norm=norm,
-        max=largest,
-        grad_norm=grad_norm,
-        grad_max=grad_max,
-        update_norm=update_norm,
-        update_max=update_max,
-        update_to_weight=update_norm / norm if norm else float("nan"),
-        zero=1 - moved / elements,
-        lost=(with_gradient - moved_by_gradient) / elements,
-    )
-
-
-def _gradient(param: Tensor) -> Tensor:
-    assert param.grad is not None
-    grad = param.grad
-    return grad if grad.layout is torch.strided else grad.to_dense()
-
-
 def _plain(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
+    if tensor.layout is not torch.strided:
+        tensor = tensor.to_dense()
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
@@ -294,7 +243,3 @@ def _group_names(optimizer: Optimizer) -> dict[int, str]:
         for group in optimizer.param_groups
         for param, name in zip(group["params"], group.get("param_names") or (), strict=False)
     }
-
-
-def _row(name: str, cells: Sequence[str]) -> str:
-    return f"{name[-22:]:<22}" + "".join(f"{cell:>11}" for cell in cells)

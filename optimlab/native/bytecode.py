@@ -10,13 +10,10 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isinf
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from optimlab.core.program import Recorder, Symbol
-from optimlab.core.scalar import SymbolicScalar, is_symbolic, value_of
-
-if TYPE_CHECKING:
-    from optimlab.core.batch import Stepped
+from optimlab.core.program import LARGEST_EXACT, Recorder, Symbol
+from optimlab.core.scalar import SymbolicScalar, value_of
 
 
 class Opcode(enum.IntEnum):
@@ -45,9 +42,6 @@ INSTRUCTION_SIZE = 6
 
 LARGEST_FLOAT = 3.4028234663852886e38
 
-LARGEST_EXACT = 1 << 53
-"""Up to here every integer is a float64."""
-
 WEIGHT_OF_ONE = 1e-7
 """Within this of 1, a weight of ``lerp`` may be 1 in float32: ``end - (end - start) * (1 - 1)``."""
 
@@ -55,31 +49,33 @@ TEMPORARIES = 8
 MOST_INPUTS = 16
 MOST_INSTRUCTIONS = 64
 
-# An operation without its trailing underscore: with registers only, and with a scalar in place of
-# the second operand.
-_OF_ONE = {
-    "__neg__": Opcode.NEGATE,
-    "neg": Opcode.NEGATE,
-    "abs": Opcode.ABSOLUTE,
-    "sign": Opcode.SIGN,
-    "sqrt": Opcode.SQUARE_ROOT,
-    "reciprocal": Opcode.RECIPROCAL,
-    "clone": Opcode.COPY,
-}
-_OF_TWO = {
-    "add": Opcode.ADD_SCALED,
-    "mul": Opcode.MULTIPLY,
-    "div": Opcode.DIVIDE,
-    "maximum": Opcode.MAXIMUM,
+# By operation, without its trailing underscore, and number of tensors.
+_WITHOUT_SCALAR = {
+    ("__neg__", 1): Opcode.NEGATE,
+    ("neg", 1): Opcode.NEGATE,
+    ("abs", 1): Opcode.ABSOLUTE,
+    ("sign", 1): Opcode.SIGN,
+    ("sqrt", 1): Opcode.SQUARE_ROOT,
+    ("reciprocal", 1): Opcode.RECIPROCAL,
+    ("clone", 1): Opcode.COPY,
+    ("square", 1): Opcode.MULTIPLY,
+    ("mul", 2): Opcode.MULTIPLY,
+    ("div", 2): Opcode.DIVIDE,
+    ("maximum", 2): Opcode.MAXIMUM,
 }
 _WITH_SCALAR = {
-    "add": Opcode.ADD_SCALAR,
-    "sub": Opcode.ADD_SCALAR,  # of the scalar's negative
-    "mul": Opcode.MULTIPLY_SCALAR,
-    "div": Opcode.DIVIDE_SCALAR,
-    "divide": Opcode.DIVIDE_SCALAR,
+    ("add", 1): Opcode.ADD_SCALAR,
+    ("sub", 1): Opcode.ADD_SCALAR,  # of the scalar's negative
+    ("mul", 1): Opcode.MULTIPLY_SCALAR,
+    ("div", 1): Opcode.DIVIDE_SCALAR,
+    ("divide", 1): Opcode.DIVIDE_SCALAR,
+    ("add", 2): Opcode.ADD_SCALED,
+    ("lerp", 2): Opcode.LERP,
+    ("addcmul", 3): Opcode.ADD_PRODUCT,
+    ("addcdiv", 3): Opcode.ADD_QUOTIENT,
 }
-_OF_THREE = {"addcmul": Opcode.ADD_PRODUCT, "addcdiv": Opcode.ADD_QUOTIENT}
+SCALED = frozenset(_WITH_SCALAR.values())
+"""The instructions that take a scalar."""
 
 
 class NotServedError(Exception):
@@ -93,116 +89,64 @@ class Bytecode:
     Attributes:
         numbers: six for each instruction.
         symbolic: the places of scalars that depend on hyperparameters or the step count.
-        registers: how many there are, inputs among them.
-        inputs: how many of them are tensors.
     """
 
     numbers: list[float]
     symbolic: list[tuple[int, SymbolicScalar]]
-    registers: int
-    inputs: int
 
     @property
     def opcodes(self) -> Sequence[float]:
         """The instructions that the program takes, in its order."""
         return self.numbers[::INSTRUCTION_SIZE]
 
-    def fits(self) -> bool:
-        """Tell whether the kernel has the room for the program and its registers."""
-        return (
-            len(self.numbers) <= MOST_INSTRUCTIONS * INSTRUCTION_SIZE
-            and self.registers - self.inputs <= TEMPORARIES
-            and self.inputs <= MOST_INPUTS
-        )
-
-
-def trace(
-    optimizer: Stepped,
-    names: tuple[str, ...],
-    step: float,
-    group: dict[str, Any],
-    *,
-    symbolic: bool = False,
-) -> Recorder:
-    """Trace a rule for one parameter.
-
-    Args:
-        optimizer: whose rule it is.
-        names: the registers: ``param``, ``grad`` and state names.
-        step: the step count.
-        group: the hyperparameters.
-        symbolic: whether to trace what is done with the numbers, too.
-    """
-    recorder = Recorder(listed=False, named=False)
-    state: dict[str, Any] = {name: recorder.input(name) for name in names}
-    param, grad = state.pop("param"), state.pop("grad")
-    if symbolic:
-        group = recorder.scalars.group(group)
-        count: Any = recorder.scalars.step_count(step)
-        optimizer.state_names(group)  # whose choice has to stay, too
-        optimizer.update(param, grad, state, count, group)
-    else:
-        optimizer.update(param, grad, state, step, group)
-    return recorder
-
 
 def assemble(recorder: Recorder) -> Bytecode:
     """Encode a trace.
 
     Raises:
-        NotServedError: if the kernel does not know an operation, or a scalar is a tensor.
+        NotServedError: if the kernel does not know an operation or has no room for the program, or
+            a scalar is a tensor.
     """
-    registers = {id(symbol): place for place, symbol in enumerate(recorder.inputs)}
+    registers = {symbol: place for place, symbol in enumerate(recorder.inputs)}
     numbers: list[float] = []
     symbolic: list[tuple[int, SymbolicScalar]] = []
     for operation, result, operands, keywords in recorder.lines:
-        opcode, b, c, scalar = _instruction(operation, operands, keywords)
-        if is_symbolic(scalar):
-            symbolic.append((len(numbers) + INSTRUCTION_SIZE - 1, scalar))
-        a = registers[id(operands[0])]
-        target = registers.setdefault(id(result), len(registers))
-        numbers += (
-            opcode,
-            target,
-            a,
-            a if b is None else registers[id(b)],
-            a if c is None else registers[id(c)],
-            value_of(scalar),
-        )
-    return Bytecode(numbers, symbolic, len(registers), len(recorder.inputs))
+        tensors, scalars = [], []
+        for operand in (*operands, *keywords.values()):
+            if type(operand) is Symbol:
+                tensors.append(registers[operand])
+            else:
+                scalars.append(operand)
+        opcode, scalar = _encoded(operation, len(tensors), scalars)
+        first = tensors[0]
+        tensors += (first, first)  # in place of the operands that it lacks
+        numbers += (opcode, registers.setdefault(result, len(registers)), *tensors[:3])
+        if type(scalar) is SymbolicScalar:
+            symbolic.append((len(numbers), scalar))
+            scalar = scalar.value
+        numbers.append(scalar)
+    inputs = len(recorder.inputs)
+    if (
+        len(numbers) > MOST_INSTRUCTIONS * INSTRUCTION_SIZE
+        or len(registers) - inputs > TEMPORARIES
+        or inputs > MOST_INPUTS
+    ):
+        raise NotServedError("the kernel has no room for so many instructions or tensors")
+    return Bytecode(numbers, symbolic)
 
 
-def _instruction(
-    operation: str, operands: tuple[Any, ...], keywords: dict[str, Any]
-) -> tuple[Opcode, Symbol | None, Symbol | None, Any]:
-    """Return opcode, second and third operand, and scalar of an operation."""
-    name = operation if operation.endswith("__") else operation.removesuffix("_")
-    match operands:
-        case (_,) if name in _OF_ONE:
-            return _OF_ONE[name], None, None, 0.0
-        case (a,) if name == "square":
-            return Opcode.MULTIPLY, a, None, 0.0
-        case (_, Symbol() as b) if name in _OF_TWO:
-            return _OF_TWO[name], b, None, _number(keywords.get("alpha", 1))
-        case (_, scalar) if name in _WITH_SCALAR and not isinstance(scalar, Symbol):
-            number = _number(scalar)
-            return _WITH_SCALAR[name], None, None, -number if name == "sub" else number
-        case (_, Symbol() as end, weight) if name == "lerp":
-            if abs(_number(weight) - 1) < WEIGHT_OF_ONE:
-                raise NotServedError("the sign of a zero depends on its place in ATen")
-            return Opcode.LERP, end, None, weight
-        case (_, Symbol() as b, Symbol() as c) if name in _OF_THREE:
-            return _OF_THREE[name], b, c, _number(keywords.get("value", 1))
-    raise NotServedError(f"the kernel has no {operation}")
-
-
-def _number(scalar: Any) -> Any:
-    """Return a scalar, if the kernel has the number that torch would make of it.
-
-    Raises:
-        NotServedError: for anything but a number, for one that torch refuses for float32, and for
-            integers that a float64 cannot hold.
-    """
+def _encoded(operation: str, tensors: int, scalars: list[Any]) -> tuple[Opcode, Any]:
+    """Return opcode and scalar of an operation on so many tensors."""
+    kind = operation if operation.endswith("__") else operation.removesuffix("_"), tensors
+    opcode = _WITHOUT_SCALAR.get(kind)
+    if opcode is not None and not scalars:
+        return opcode, 0.0
+    opcode = _WITH_SCALAR.get(kind)
+    if opcode is None or len(scalars) > 1 or (tensors == 1 and not scalars):
+        raise NotServedError(f"the kernel has no {operation}")
+    if not scalars:
+        return opcode, 1.0
+    scalar = scalars[0]
     value = value_of(scalar)
     if not isinstance(value, float | int) or isinstance(value, bool):
         raise NotServedError("a hyperparameter is a tensor, or no number")
@@ -210,15 +154,6 @@ def _number(scalar: Any) -> Any:
         raise NotServedError("torch rounds an integer to the dtype of the tensor, and once only")
     if abs(value) > LARGEST_FLOAT and not isinf(value):
         raise NotServedError("torch refuses some numbers that float32 cannot hold")
-    return scalar
-
-
-def read(
-    optimizer: Stepped, names: tuple[str, ...], step: float, group: dict[str, Any]
-) -> Bytecode:
-    """Trace a rule for one step, and encode it.
-
-    Raises:
-        NotServedError: if the kernel does not know an operation, or a scalar is a tensor.
-    """
-    return assemble(trace(optimizer, names, step, group))
+    if opcode is Opcode.LERP and abs(scalar - 1) < WEIGHT_OF_ONE:
+        raise NotServedError("the sign of a zero depends on its place in ATen")
+    return opcode, -scalar if kind[0] == "sub" else scalar

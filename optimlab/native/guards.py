@@ -14,7 +14,8 @@ from __future__ import annotations
 import ctypes
 import functools
 from array import array
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Container, Iterable
+from itertools import compress
 from typing import Any
 
 import torch
@@ -24,8 +25,7 @@ _CAPSULE = "dlpack_exchange_api"
 _MAJOR_VERSION = 1  # within which the table only grows
 _GRAD = "grad"
 
-# In place of the address of a value, which is never so small.
-ANY_FLOAT, ANYTHING = 0, 1
+_ANYTHING = 1  # in place of the address of a value, which is never so small
 
 
 class _Table(ctypes.Structure):
@@ -53,9 +53,7 @@ _FUNCTIONS = (
     "PyObject_CallFunctionObjArgs",
     "PyErr_Clear",
 )
-_OBJECTS: tuple[object, ...] = (
-    *(_GRAD, Tensor.is_neg, Tensor, torch.nn.Parameter, float, None, False),
-)
+_OBJECTS: tuple[object, ...] = (_GRAD, Tensor.is_neg, Tensor, torch.nn.Parameter, None, False)
 
 
 class _Python(ctypes.Structure):
@@ -104,49 +102,36 @@ class Identity:
     """Lists and dicts that must hold the same objects, in the same order, at the next step.
 
     Args:
-        collections: each with a function of a name and its value that tells whether the value, too,
-            has to stay (``None``), or what may stand in its place, :data:`ANYTHING` or
-            :data:`ANY_FLOAT`. For a list the function is never asked.
+        collections: each with the names whose values have to stay, too; ``None`` for all values.
 
     Attributes:
         records: the same for the kernel; they keep alive whatever they have the address of.
     """
 
-    def __init__(self, collections: Collection[tuple[Any, Callable[[Any], int | None]]]) -> None:
+    def __init__(
+        self, collections: Iterable[tuple[list[Any] | dict[Any, Any], Container[Any] | None]]
+    ) -> None:
         self._held: list[Any] = []  # what must not be freed, or its address could come again
-        self.records = (_Collection * len(collections))(
-            *(self._record(collection, open_) for collection, open_ in collections)
-        )
+        records = [self._record(collection, fixed) for collection, fixed in collections]
+        self.records = (_Collection * len(records))(*records)
         self.records.held = self._held  # type: ignore[attr-defined]
 
     def _record(
-        self, collection: list[Any] | dict[Any, Any], open_: Callable[[Any], int | None]
+        self, collection: list[Any] | dict[Any, Any], fixed: Container[Any] | None
     ) -> _Collection:
-        names = list(collection) if isinstance(collection, dict) else []
-        values = list(collection.values()) if isinstance(collection, dict) else list(collection)
-        instead = map(open_, names) if names else [None] * len(values)
+        is_dict = isinstance(collection, dict)
+        values = list(collection.values() if isinstance(collection, dict) else collection)
+        names = list(collection) if is_dict else [None] * len(values)
+        stay = [fixed is None or name in fixed for name in names]
         kept = [
-            id(value) if other is None else other
-            for value, other in zip(values, instead, strict=True)
+            id(value) if stays else _ANYTHING for value, stays in zip(values, stay, strict=True)
         ]
-        arrays = [array("q", map(id, names)), array("q", kept)]
+        arrays = array("q", map(id, names)), array("q", kept)
         # Not the values that may change: they would be kept alive for nothing.
-        fixed = [value for value, place in zip(values, kept, strict=True) if place == id(value)]
-        self._held.append((collection, arrays, names, fixed))
-        return _Collection(
-            id(collection), *map(start, arrays), len(values), isinstance(collection, dict)
-        )
-
-
-def nothing_open(name: object) -> None:
-    """Let every value have to stay what it is."""
+        self._held.append((collection, arrays, names, list(compress(values, stay))))
+        return _Collection(id(collection), *map(start, arrays), len(values), is_dict)
 
 
 def start(numbers: array[Any]) -> int:
     """Return the address of an array."""
     return numbers.buffer_info()[0]
-
-
-def layout(tensor: Tensor) -> Sequence[int]:
-    """Write down how a tensor lies in memory: dimensions, shape, strides."""
-    return (tensor.dim(), *tensor.shape, *tensor.stride())

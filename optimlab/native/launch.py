@@ -1,37 +1,52 @@
-"""A launch: tensors of one dtype and step count, written down for one run of the kernel.
+"""A launch: tensors of one dtype and step count, written down for the kernel; and the first steps.
 
-Making one means looking at every property of every tensor. The kernel compares with what was
-written down here each time it runs, the first time too: while Python looks at thousands of tensors
-other threads may move those that it looked at first. Where tensors lie, and that nothing which is
-written overlaps, only the kernel finds out.
+Here it is decided whether the kernel serves a group, and what it needs for that is written down.
+Everything that may change later the kernel looks at by itself each time it runs, the first time
+too: where tensors lie, how, and that nothing which is written overlaps (``kernel/guards.c``).
 """
 
 from __future__ import annotations
 
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.autograd.graph import increment_version
 
-from optimlab.native import library
+from optimlab.native import tracing
 from optimlab.native.bytecode import INSTRUCTION_SIZE, MOST_INSTRUCTIONS
-from optimlab.native.guards import layout, start
+from optimlab.native.guards import start
+from optimlab.native.library import LaunchRecord
 
 if TYPE_CHECKING:
     from optimlab.core.batch import Batch, Member, Stepped
-    from optimlab.native.traced import Traced
-
-Ranges: TypeAlias = "array[int]"
-"""Where a range of memory begins and where it ends, then the next one, in ascending order."""
+    from optimlab.native.self_check import Capabilities
 
 DTYPES = (torch.float32, torch.float64)
 
+ALONE = 1 << 15
+"""Up to so many elements one thread is faster than waking the others."""
+
+MOST_STEPS = 1 << 24
+"""From here on a step count in float32 stays where it is when 1 is added."""
+
 _is_dense = torch.ops.aten.is_non_overlapping_and_dense
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+
+
+def no_modes_active() -> bool:
+    """Tell whether tensors are plain memory now: nothing intercepts or records operations."""
+    return (
+        not torch._C._len_torch_dispatch_stack()
+        and not torch._C._len_torch_function_stack()
+        and torch._C._functorch.maybe_current_level() is None
+        and forward_ad._current_level < 0
+    )
 
 
 class Launch:
@@ -41,7 +56,8 @@ class Launch:
         optimizer: whose they are.
         batch: the group that they are in.
         members: parameters of one dtype with one step count, with their gradients and state.
-        written: all memory that the batch writes.
+        step: which step is coming.
+        written: room for the memory that the batch writes.
 
     Attributes:
         group: their parameter group.
@@ -50,63 +66,67 @@ class Launch:
         params: the parameters.
         state_dicts: their state dicts.
         states: their state tensors, ``step`` last, parameter by parameter.
-        step: which step is coming, counted from 1, and 1 where steps are not counted.
-        code: the step, then six numbers for each instruction of the rule.
+        code: which step is coming, counted from 1 (and 1 where steps are not counted), then six
+            numbers for each instruction of the rule.
         trace: whose instructions the code has, if it is one that computes their scalars.
-        total: how many elements there are.
         record: the same for the kernel.
     """
 
     __slots__ = (
-        *("_arrays", "code", "counts_steps", "dtype", "group", "names", "params", "record"),
-        *("state_dicts", "states", "step", "total", "trace"),
+        *("_arrays", "code", "dtype", "group", "names", "params", "record"),
+        *("state_dicts", "states", "trace"),
     )
 
     def __init__(
-        self, optimizer: Stepped, batch: Batch, members: Sequence[Member], written: Ranges
+        self,
+        optimizer: Stepped,
+        batch: Batch,
+        members: Sequence[Member],
+        step: float,
+        written: array[int],
     ) -> None:
         steps = [member.step for member in members if member.step is not None]
+        keys = [*batch.names, *(("step",) if steps else ())]
         self.group = batch.group
         self.names = ("param", "grad", *batch.names)
         self.params = [member.param for member in members]
         self.dtype = self.params[0].dtype
-        self.states = [tensor for member in members for tensor in _state_of(member, batch.names)]
-        self.state_dicts = [optimizer.state[p] for p in self.params] if self.states else []
-        self.trace: Traced | None = None
-        self.counts_steps = bool(steps)
-        self.step = float(steps[0].item()) + 1 if steps else 1.0
-        self.total = sum(map(Tensor.numel, self.params))
+        states = [_state_of(member, batch.names) for member in members]
+        self.states = list(chain.from_iterable(states))
+        self.state_dicts = [optimizer.state[p] for p in self.params] if keys else []
+        self.trace: tracing.Trace | None = None
         self.code = array("d", bytes(8 * (1 + MOST_INSTRUCTIONS * INSTRUCTION_SIZE)))
-        of_each = ((member.param, *_state_of(member, batch.names)) for member in members)
-        registers = [self.params, [member.grad for member in members]]
-        registers += [[member.state[name] for member in members] for name in batch.names]
-        keys = [*batch.names, *(("step",) if steps else ())]
+        self.code[0] = step
+        tensors = chain.from_iterable(zip(self.params, *zip(*states, strict=True), strict=True))
+        layouts = ((p.dim(), *p.shape, *p.stride()) for p in self.params)
         arrays: dict[str, array[Any]] = {
-            "tensors": array("q", map(id, chain.from_iterable(of_each))),
+            "tensors": array("q", map(id, tensors)),
             "state_dicts": array("q", map(id, self.state_dicts)),
             "names": array("q", map(id, keys)),
-            "gradients": array("q", [id(member.grad) for member in members]),
-            "layouts": array("q", chain.from_iterable(map(layout, self.params))),
+            "gradients": _room(len(members)),
+            "layouts": array("q", chain.from_iterable(layouts)),
             "written": written,
-            "pointers": array("q", map(Tensor.data_ptr, chain.from_iterable(registers))),
+            "pointers": _room(len(members) * len(self.names)),
             "sizes": array("q", map(Tensor.numel, self.params)),
-            "steps": array("q", map(Tensor.data_ptr, steps)),
+            "steps": _room(len(steps)),
             "code": self.code,
         }
         self._arrays = keys, arrays
-        self.record = library.Launch(
+        self.record = LaunchRecord(
             **{name: start(numbers) for name, numbers in arrays.items()},
             inputs=len(self.names),
             count=len(members),
-            total=self.total,
+            total=sum(arrays["sizes"]),
             step_count=len(steps),
-            written_count=len(written) // 2,
             is_double=self.dtype == torch.float64,
             steps_are_double=bool(steps) and steps[0].dtype == torch.float64,
             threads=1,
-            joined=True,
-            is_given=True,
         )
+
+    @property
+    def step(self) -> float:
+        """Which step is coming."""
+        return self.code[0]
 
     @property
     def written(self) -> list[Tensor]:
@@ -115,99 +135,114 @@ class Launch:
 
     @property
     def step_addresses(self) -> array[int]:
-        """Where the step counts lie; empty if steps are not counted."""
+        """Where the step counts lay in the last step; empty if steps are not counted."""
         return self._arrays[1]["steps"]
 
-    def leave(self) -> None:
-        """From now on ask parameters for gradients, and dicts for state."""
-        gradients = self._arrays[1]["gradients"]
-        gradients[:] = array("q", bytes(8 * len(gradients)))
-        self.record.is_given = False
-
-    def take(self, trace: Traced) -> None:
-        """Take the instructions of a trace, which is about to write their scalars."""
-        self.write(trace.numbers)
+    def write(self, program: Sequence[float], trace: tracing.Trace | None = None) -> None:
+        """Take a program: six numbers for each instruction, with the trace that they are from."""
         self.trace = trace
-
-    def write(self, program: Sequence[float]) -> None:
-        """Take a program for the coming step: six numbers for each instruction."""
-        self.trace = None
-        self.code[0] = self.step
         self.code[1 : 1 + len(program)] = array("d", program)
         self.record.length = len(program) // INSTRUCTION_SIZE
 
 
-def launches_of(optimizer: Stepped, batch: Batch) -> list[Launch] | None:
-    """Divide the members of a batch into launches.
+def launch(capable: Capabilities, optimizer: Stepped, batch: Batch) -> list[Launch] | None:
+    """Execute a batch, if the kernel can.
 
-    All of them or none: members that the kernel does not serve could share memory with those that
-    it does, or raise an error before which torch would have updated no more than those in front.
+    All of its members or none: those that the kernel does not serve could share memory with those
+    that it does, or raise an error before which torch would have updated no more than those in
+    front.
+
+    Returns:
+        How it was executed, or ``None`` if nothing was done.
     """
-    members = batch.members
-    if not all(_is_plain(member, batch.names) for member in members):
+    kernel = capable.kernel
+    if (
+        kernel is None
+        or torch.is_grad_enabled()
+        or batch.steps_stay_tensors
+        or not (no_modes_active() and kernel.has_usual_mode())
+    ):
         return None
-    if batch.names and any(type(optimizer.state[m.param]) is not dict for m in members):
+    launches = _launches_of(capable, optimizer, batch)
+    records = [each.record for each in launches]
+    large = [record for record in records if record.total > ALONE]
+    if not launches or (large and not kernel.share(large)):
         return None
+    if not kernel.was_made(kernel.step(records, array("q"), None)()):
+        return None
+    increment_version(list(chain.from_iterable(each.written for each in launches)))
+    return launches
+
+
+def _launches_of(capable: Capabilities, optimizer: Stepped, batch: Batch) -> list[Launch]:
+    """Divide the members of a batch into launches, none if the kernel does not serve them."""
     divided: defaultdict[Any, list[Member]] = defaultdict(list)
-    for member in members:
-        step = None if member.step is None else (member.step.item(), member.step.dtype)
-        divided[member.param.dtype, step].append(member)
-    written = _ranges(members)
-    return [Launch(optimizer, batch, same, written) for same in divided.values()]
+    for member in batch.members:
+        param, count = member.param, member.step
+        if not (param.dtype in DTYPES and param.is_cpu and (count is None or _is_count(count))):
+            return []
+        coming = (1.0, None) if count is None else (float(count.item()) + 1, count.dtype)
+        divided[(param.dtype, *coming)].append(member)
+    names = ("param", "grad", *batch.names)
+    programs: list[Sequence[float]] = []
+    for dtype, step, _ in divided:  # before the tensors are looked at, which takes longer
+        program = read_rule(capable, optimizer, names, dtype, step, batch.group)
+        if program is None:
+            return []
+        programs.append(program)
+    if not all(is_dense_cpu(member, optimizer, batch.names) for member in batch.members):
+        return []
+    written = _room(2 * len(batch.members) * (len(names) + 1))
+    launches = []
+    for ((dtype, step, _), same), program in zip(divided.items(), programs, strict=True):
+        made = Launch(optimizer, batch, same, step, written)
+        made.write(program)
+        made.record.joined = dtype in capable.joins
+        launches.append(made)
+    return launches
 
 
-def _state_of(member: Member, names: Iterable[str]) -> list[Tensor]:
-    state = [member.state[name] for name in names]
+def read_rule(
+    capable: Capabilities,
+    optimizer: Stepped,
+    names: tuple[str, ...],
+    dtype: torch.dtype,
+    step: float,
+    group: dict[str, Any],
+) -> Sequence[float] | None:
+    """Read the rule for a step and return its program, if the kernel serves it."""
+    if not (1 <= step <= MOST_STEPS and step.is_integer()):
+        return None
+    try:
+        bytecode = tracing.read(optimizer, names, step, group)
+    except Exception:  # noqa: BLE001 - if it is an error, the plain path meets it where it counts
+        return None
+    return bytecode.numbers if capable.serves(bytecode.opcodes, dtype) else None
+
+
+def is_dense_cpu(member: Member, optimizer: Stepped, names: Sequence[str]) -> bool:
+    """Tell whether a parameter and its state are of the kinds that the kernel looks at."""
+    param, state = member.param, _state_of(member, names)
+    return (
+        type(param) in _PLAIN_TYPES
+        and param.layout is torch.strided
+        and (param.is_contiguous() or bool(_is_dense(param)))
+        and len(member.state) == len(names)  # the rule makes state at the first step
+        and all(type(tensor) is Tensor for tensor in state)
+        and not any(map(Tensor.is_inference, (param, *state)))  # which have no version
+        and (not state or type(optimizer.state[param]) is dict)
+    )
+
+
+def _is_count(step: Tensor) -> bool:
+    return type(step) is Tensor and step.is_cpu and step.dtype in DTYPES and step.numel() == 1
+
+
+def _state_of(member: Member, names: Sequence[str]) -> list[Tensor]:
+    state = [member.state[name] for name in names if name in member.state]
     return state if member.step is None else [*state, member.step]
 
 
-def _is_plain(member: Member, names: tuple[str, ...]) -> bool:
-    """Tell whether a parameter, its gradient and its state lie alike in plain memory."""
-    param, step = member.param, member.step
-    if len(member.state) != len(names) or param.dtype not in DTYPES:
-        return False  # the rule makes state at the first step
-    contiguous = _is_plain_memory(param) and param.is_contiguous()
-    return (
-        (contiguous or (_is_plain_memory(param) and bool(_is_dense(param))))
-        and all(
-            _is_plain_memory(tensor)
-            and type(tensor) is Tensor
-            and tensor.dtype == param.dtype
-            and tensor.shape == param.shape
-            and (tensor.is_contiguous() if contiguous else tensor.stride() == param.stride())
-            for tensor in (member.grad, *member.state.values())
-        )
-        and (step is None or _is_plain_count(step))
-    )
-
-
-def _is_plain_memory(tensor: Tensor) -> bool:
-    return (
-        type(tensor) in _PLAIN_TYPES
-        and tensor.is_cpu
-        and tensor.layout is torch.strided
-        and not tensor.is_neg()
-        and not tensor._is_zerotensor()
-        and not tensor.is_inference()
-        and tensor.data_ptr() % tensor.element_size() == 0
-    )
-
-
-def _is_plain_count(step: Tensor) -> bool:
-    return (
-        type(step) is Tensor
-        and _is_plain_memory(step)
-        and step.dtype in DTYPES
-        and step.numel() == 1
-    )
-
-
-def _ranges(members: Iterable[Member]) -> Ranges:
-    """Return the memory that a step writes."""
-    tensors = chain.from_iterable((m.param, *m.state.values(), m.step) for m in members)
-    ranges = sorted(
-        (tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes)
-        for tensor in tensors
-        if tensor is not None and tensor.numel()
-    )
-    return array("q", chain.from_iterable(ranges))
+def _room(length: int) -> array[int]:
+    """Return room for addresses that the kernel writes down."""
+    return array("q", bytes(8 * length))

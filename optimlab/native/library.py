@@ -25,19 +25,18 @@ from typing import Any
 import torch
 
 from optimlab.native import guards
-from optimlab.native.bytecode import INSTRUCTION_SIZE
 
 VARIABLE = "OPTIMLAB_NATIVE"
 """Set this environment variable to ``0`` to leave the kernel unused, or to another library."""
 
-VERSION = 3
+VERSION = 4
 """Of all that Python and the library tell each other; that of program.h."""
 
 # How the kernel can take a square root; the numbers are those of roots.h.
 ROOT_OF_PROCESSOR, ROOT_OF_MKL, ROOT_LIKE_MKL = 0, 1, 2
 
 # How a call ended; the numbers are those of program.h.
-CHANGED, DONE, ESCAPED, NO_PROGRAM, DONE_BY_FEWER = range(5)
+NOT_DONE, DONE, DONE_BY_FEWER = range(3)
 
 _FENV_BYTES = 256  # more than any system's fenv_t
 
@@ -46,31 +45,22 @@ class UnusableError(Exception):
     """There is a library, and it cannot be used; the text says why."""
 
 
-class Launch(ctypes.Structure):
-    """What the kernel guards and runs: the structure of program.h, field by field."""
+class LaunchRecord(ctypes.Structure):
+    """What the kernel guards and runs: the structure ``Launch`` of program.h, field by field."""
 
     _fields_ = [
-        ("tensors", ctypes.c_void_p),
-        ("state_dicts", ctypes.c_void_p),
-        ("names", ctypes.c_void_p),
-        ("gradients", ctypes.c_void_p),
-        ("layouts", ctypes.c_void_p),
-        ("written", ctypes.c_void_p),
-        ("pointers", ctypes.c_void_p),
-        ("sizes", ctypes.c_void_p),
-        ("steps", ctypes.c_void_p),
-        ("code", ctypes.c_void_p),
-        ("length", ctypes.c_long),
-        ("inputs", ctypes.c_long),
-        ("count", ctypes.c_long),
-        ("total", ctypes.c_long),
-        ("step_count", ctypes.c_long),
-        ("written_count", ctypes.c_long),
-        ("is_double", ctypes.c_int),
-        ("steps_are_double", ctypes.c_int),
-        ("threads", ctypes.c_int),
-        ("joined", ctypes.c_int),
-        ("is_given", ctypes.c_int),
+        *(
+            (name, ctypes.c_void_p)
+            for name in (
+                *("tensors", "state_dicts", "names", "gradients", "layouts", "written"),
+                *("pointers", "sizes", "steps", "code"),
+            )
+        ),
+        *(
+            (name, ctypes.c_long)
+            for name in ("length", "inputs", "count", "total", "step_count", "written_count")
+        ),
+        *((name, ctypes.c_int) for name in ("is_double", "steps_are_double", "threads", "joined")),
     ]
 
 
@@ -83,10 +73,27 @@ class Kernel:
     Raises:
         UnusableError: if it is no library, or one of another version, or loading it has changed
             the floating-point arithmetic of this process, which is then as it was before.
+
+    Attributes:
+        has_usual_mode: tells whether this thread rounds to nearest and keeps denormal numbers.
+        processor: returns the best instruction set that there is: 0 plain C, 1 AVX2, 2 AVX-512.
+        limit_instruction_set: has it use at most that one; returns the one in use.
+        set_roots: chooses how square roots of float32, and of float64, are taken.
+        run: runs a launch without looking at its tensors.
+        joined_length: tells how many instructions are left of a program once they are joined.
+        has_mkl: whether torch brings MKL's square roots.
     """
+
+    has_usual_mode: Callable[[], int]
+    processor: Callable[[], int]
+    limit_instruction_set: Callable[[int], int]
+    set_roots: Callable[[int, int], None]
+    run: Callable[[Any], int]
+    joined_length: Callable[[Any, Any, int], int]
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._alike = 1  # of how many threads it is known that they round and flush alike
         _check_whole(path)
         with _arithmetic_unchanged(path):
             try:
@@ -106,16 +113,17 @@ class Kernel:
         self.has_mkl = self._find_mkl()
 
     def _take_functions(self, library: ctypes.PyDLL) -> None:
+        for name in ("has_usual_mode", "processor", "limit_instruction_set", "set_roots", "run"):
+            setattr(self, name, getattr(library, f"optimlab_{name}"))
+        self._step, self._stayed = library.optimlab_step, library.optimlab_stayed
+        self.joined_length, self._odd_threads = (
+            library.optimlab_joined_length,
+            library.optimlab_odd_threads,
+        )
+        for function in (library.optimlab_joined_length, library.optimlab_odd_threads):
+            function.restype = ctypes.c_long
         self._library = library
         self._python = ctypes.byref(guards.python())
-        self._run, self._step = library.optimlab_run, library.optimlab_step
-        self._stayed = library.optimlab_stayed
-        self._odd_threads = library.optimlab_odd_threads
-        self._odd_threads.restype = ctypes.c_long
-        self._joined_length = library.optimlab_joined_length
-        self._joined_length.restype = ctypes.c_long
-        for name in ("has_usual_mode", "processor", "set_roots", "limit_instruction_set"):
-            getattr(library, f"optimlab_{name}")
 
     def _find_mkl(self) -> bool:
         loaded = _libtorch_cpu()
@@ -126,78 +134,13 @@ class Kernel:
         self._library.optimlab_set_mkl(*[ctypes.cast(f, ctypes.c_void_p) for f in found])
         return True
 
-    def has_usual_mode(self) -> bool:
-        """Tell whether this thread rounds to nearest and keeps denormal numbers."""
-        return bool(self._library.optimlab_has_usual_mode())
-
-    def threads_are_alike(self, threads: int) -> bool:
-        """Tell whether all of so many threads round and flush as this one does."""
-        return threads < 2 or not self._odd_threads(threads)
-
-    def processor(self) -> int:
-        """Return the best instruction set that there is: 0 plain C, 1 AVX2, 2 AVX-512."""
-        return int(self._library.optimlab_processor())
-
-    def set_roots(self, single: int, double: int) -> None:
-        """Choose how square roots of float32 and float64 are taken."""
-        self._library.optimlab_set_roots(single, double)
-
-    def limit_instruction_set(self, most: int) -> int:
-        """Use at most this instruction set: 0 plain C, 1 AVX2, 2 AVX-512; return the one in use."""
-        return int(self._library.optimlab_limit_instruction_set(most))
-
-    def joined_length(self, program: array[float], inputs: int) -> int:
-        """Return how many instructions are left of a program once they are joined."""
-        start = ctypes.c_void_p(guards.start(program))
-        return int(
-            self._joined_length(start, ctypes.c_long(len(program) // INSTRUCTION_SIZE), inputs)
-        )
-
-    def run(
-        self,
-        program: Sequence[float],
-        pointers: array[int],
-        sizes: array[int],
-        *,
-        inputs: int,
-        total: int,
-        is_double: bool,
-        threads: int,
-        joined: bool = True,
-    ) -> None:
-        """Run a program over all tensors; nothing is asked of them.
-
-        Args:
-            program: six numbers for each instruction, see :mod:`optimlab.native.bytecode`.
-            pointers: addresses: of each tensor's first register, then of each one's second, ...
-            sizes: numbers of elements.
-            inputs: number of registers that are tensors.
-            total: number of all elements.
-            is_double: whether the tensors are float64 rather than float32.
-            threads: number of threads.
-            joined: whether to join instructions that take up each other's result.
-
-        Raises:
-            ValueError: if it is not a program of this kernel; nothing was changed then.
-        """
-        code = array("d", [0.0, *program])
-        launch = Launch(
-            pointers=guards.start(pointers),
-            sizes=guards.start(sizes),
-            code=guards.start(code),
-            length=len(program) // INSTRUCTION_SIZE,
-            inputs=inputs,
-            count=len(sizes),
-            total=total,
-            is_double=is_double,
-            threads=threads,
-            joined=joined,
-        )
-        if self._run(ctypes.byref(launch)) == NO_PROGRAM:
-            raise ValueError("not a program of this kernel")
+    def stayed(self, identity: guards.Identity) -> Callable[[], int]:
+        """Return the call that tells whether collections hold the same objects as before."""
+        records = identity.records
+        return partial(self._stayed, self._python, records, ctypes.c_long(len(records)))
 
     def step(
-        self, launches: ctypes.Array[Launch], others: array[int], escaped: int | None
+        self, launches: Sequence[LaunchRecord], others: array[int], escaped: int | None
     ) -> Callable[[], int]:
         """Return the call that looks at everything a step touches, and runs it or changes nothing.
 
@@ -208,23 +151,49 @@ class Kernel:
                 otherwise not looked at; ``None`` to look at it.
 
         Returns:
-            What is given must be kept for as long as this is called. It returns :data:`DONE` or
-            another of the constants beside it.
+            What is given must be kept for as long as this is called; what it returns is for
+            :meth:`was_made`.
         """
+        pointers = (ctypes.POINTER(LaunchRecord) * len(launches))(*map(ctypes.pointer, launches))
         return partial(
             self._step,
             self._python,
-            launches,
+            pointers,
             ctypes.c_long(len(launches)),
             ctypes.c_void_p(guards.start(others)),
             ctypes.c_long(len(others)),
             ctypes.c_void_p(escaped),
         )
 
-    def stayed(self, identity: guards.Identity) -> Callable[[], int]:
-        """Return the call that tells whether collections hold the same objects as before."""
-        records = identity.records
-        return partial(self._stayed, self._python, records, ctypes.c_long(len(records)))
+    def was_made(self, status: int) -> bool:
+        """Tell whether a step was made; if some threads had no part in it, ask them again later."""
+        if status == DONE_BY_FEWER:
+            self._alike = 1
+        return status != NOT_DONE
+
+    def share(self, launches: Sequence[LaunchRecord]) -> bool:
+        """Divide launches among torch's threads; tell whether all round and flush alike."""
+        threads = 1 if _forked else torch.get_num_threads()
+        if threads > self._alike:
+            if self._odd_threads(threads):
+                return False
+            self._alike = threads
+        for launch in launches:
+            launch.threads = threads
+        return True
+
+
+_forked = False
+
+
+def _note_fork() -> None:
+    """Go on with one thread: a pool does not survive a fork, and would be waited for."""
+    global _forked  # noqa: PLW0603 - there is one process
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
 
 
 def load() -> Kernel:

@@ -9,21 +9,25 @@ Superinstructions are compared with the operations of ATen that they stand for, 
 
 from __future__ import annotations
 
+import ctypes
 import functools
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import accumulate, chain
 
 import torch
 from torch import Tensor
 
-from optimlab.native.bytecode import Opcode
+from optimlab.native import guards
+from optimlab.native.bytecode import INSTRUCTION_SIZE, SCALED, Opcode
 from optimlab.native.library import (
+    NOT_DONE,
     ROOT_LIKE_MKL,
     ROOT_OF_MKL,
     ROOT_OF_PROCESSOR,
     Kernel,
+    LaunchRecord,
     UnusableError,
     load,
 )
@@ -56,13 +60,6 @@ REFERENCES: Mapping[Opcode, Reference] = {
     Opcode.ADD_QUOTIENT: lambda a, b, c, s: a.addcdiv(b, c, value=s),
     Opcode.MAXIMUM: lambda a, b, c, s: torch.maximum(a, b),
 }
-_WITHOUT_SCALAR = {
-    *(Opcode.COPY, Opcode.NEGATE, Opcode.ABSOLUTE, Opcode.SIGN),
-    *(Opcode.SQUARE_ROOT, Opcode.RECIPROCAL, Opcode.MULTIPLY, Opcode.DIVIDE),
-    Opcode.MAXIMUM,
-}
-
-
 Instruction = tuple[Opcode, int, int, int, int, float]
 """Opcode, result, three operands and a scalar; results and operands are numbers of registers."""
 
@@ -125,7 +122,7 @@ def with_two_results() -> dict[str, list[Instruction]]:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What the kernel may be used for.
+    """What the kernel can do here, and so may be used for.
 
     Attributes:
         kernel: the library, or ``None`` if there is none to be used.
@@ -240,7 +237,7 @@ def _root_is_right(kernel: Kernel, dtype: torch.dtype) -> bool:
 
 
 def _is_right(kernel: Kernel, operation: Opcode, dtype: torch.dtype) -> bool:
-    scalars = (0.0,) if operation in _WITHOUT_SCALAR else SCALARS
+    scalars = SCALARS if operation in SCALED else (0.0,)
     for scalar in scalars:
         if operation is Opcode.LERP and scalar == 1:
             continue  # never encoded: see bytecode.py
@@ -288,19 +285,52 @@ def _run(kernel: Kernel, operation: Opcode, operands: Sequence[Tensor], scalar: 
 
 
 def run_program(
-    kernel: Kernel, program: Sequence[Instruction], registers: Sequence[Tensor]
+    kernel: Kernel,
+    program: Sequence[Instruction],
+    registers: Sequence[Tensor],
+    sizes: Sequence[int] | None = None,
+    *,
+    threads: int = 1,
+    joined: bool = True,
 ) -> None:
-    """Run a program on one tensor for each register."""
-    size = registers[0].numel()
-    kernel.run(
-        [float(number) for instruction in program for number in instruction],
-        array("q", [tensor.data_ptr() for tensor in registers]),
-        array("q", [size]),
+    """Run a program on one tensor for each register.
+
+    Args:
+        kernel: the kernel, which asks nothing of these tensors.
+        program: its instructions.
+        registers: contiguous tensors of one length and dtype.
+        sizes: of the pieces into which each of them is cut; by default it stays whole.
+        threads: how many run it.
+        joined: whether superinstructions are used.
+
+    Raises:
+        ValueError: if it is not a program of this kernel; nothing was changed then.
+    """
+    sizes = sizes or [registers[0].numel()]
+    starts = [0, *accumulate(sizes)]
+    addresses = [r.data_ptr() + r.element_size() * at for r in registers for at in starts[:-1]]
+    pointers, lengths = array("q", addresses), array("q", sizes)
+    code = array("d", [0.0, *chain.from_iterable(program)])
+    launch = LaunchRecord(
+        pointers=guards.start(pointers),
+        sizes=guards.start(lengths),
+        code=guards.start(code),
+        length=len(code) // INSTRUCTION_SIZE,
         inputs=len(registers),
-        total=size,
+        count=len(sizes),
+        total=starts[-1],
         is_double=registers[0].dtype == torch.float64,
-        threads=1,
+        threads=threads,
+        joined=joined,
     )
+    if kernel.run(ctypes.byref(launch)) == NOT_DONE:
+        raise ValueError("not a program of this kernel")
+
+
+def joined_length(kernel: Kernel, program: Sequence[Instruction]) -> int:
+    """Return how many instructions are left of a program on four tensors once they are joined."""
+    code = array("d", chain.from_iterable(program))
+    return kernel.joined_length(ctypes.c_void_p(guards.start(code)), ctypes.c_long(len(program)), 4)
 
 
 def same_bits(expected: Tensor, actual: Tensor) -> bool:

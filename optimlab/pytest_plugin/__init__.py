@@ -18,23 +18,23 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from optimlab.parity import Verdict
+    from optimlab.parity import ParityResult
 
 
 @pytest.fixture(scope="session")
-def optimizer_parity() -> Callable[..., Verdict]:
+def optimizer_parity() -> Callable[..., ParityResult]:
     """Compare an optimizer with another, bit for bit, and fail with the report unless it is equal.
 
-    Takes the arguments of optimlab.parity.check and returns its verdict. A comparison of nothing is
+    Takes the arguments of optimlab.parity.check and returns its result. A comparison of nothing is
     an error.
     """
 
-    def assert_parity(*args: object, **options: object) -> Verdict:
+    def assert_parity(*args: object, **options: object) -> ParityResult:
         __tracebackhide__ = True
         from optimlab.parity import check
 
-        verdict: Verdict = check(*args, **options)  # type: ignore[arg-type]
-        verdict.require()
-        return verdict
+        result: ParityResult = check(*args, **options)  # type: ignore[arg-type]
+        result.require()
+        return result
 
     return assert_parity

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Mapping
-from contextlib import redirect_stdout
-from dataclasses import dataclass
-from functools import cached_property, partial
-from io import StringIO
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,13 +18,13 @@ pytest.importorskip("sklearn", reason="the demo's data come with scikit-learn")
 pytest.importorskip("matplotlib", reason="the demo draws with matplotlib")
 pytest.importorskip("rich", reason="the demo prints with rich")
 
+from commands import Finished, finish
 from matplotlib.image import imread
 
-from optimlab import __main__ as command_line
-from optimlab.demo import checkpoint, recipes, resume
-from optimlab.demo.differences import compare
+from optimlab.demo import checkpoint, libraries, resume
 from optimlab.demo.digits import Batches, build_network, read_digits
 from optimlab.demo.recipes import Settings
+from optimlab.demo.results import PAIRS, Count
 from optimlab.demo.training import LockStep, reproducible
 
 PARAMETERS, TENSORS = 38_282, 8
@@ -41,25 +36,8 @@ HIGH_BIT = 1 << 20
 TINY = Settings("momentum", epochs=1, batch_size=512, seed=3, device="cpu")
 
 
-@dataclass(frozen=True)
-class Finished:
-    """What a run of the command left behind."""
-
-    status: int
-    printed: str
-    folder: Path
-
-    @cached_property
-    def numbers(self) -> dict[str, Any]:
-        text = (self.folder / "result.json").read_text(encoding="utf-8")
-        numbers: dict[str, Any] = json.loads(text)
-        return numbers
-
-
 def run_demo(folder: Path, *options: str) -> Finished:
-    with redirect_stdout(StringIO()) as printed:
-        status = command_line.main(["demo", "--output", str(folder), *options])
-    return Finished(status, printed.getvalue(), folder)
+    return finish("demo", folder, "result.json", *options)
 
 
 @pytest.fixture(scope="module")
@@ -69,14 +47,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 def test_the_demo_ends_with_no_differing_element_and_status_0(finished: Finished) -> None:
     total = (STEPS + 3) * sum(ELEMENTS.values())
-    assert finished.status == 0
     verdict = f"The same bits: 0 of {total:,} compared elements differ"
-    assert finished.printed.splitlines()[-1] == verdict
-
-
-def test_every_printed_line_fits_100_columns(finished: Finished) -> None:
-    lines = finished.printed.replace(str(finished.folder), "").splitlines()
-    assert max(map(len, lines)) <= 100
+    assert (finished.status, finished.last_line) == (0, verdict)
+    finished.check_layout()
 
 
 @pytest.mark.parametrize("recipe", ELEMENTS)
@@ -92,7 +65,7 @@ def test_all_resumed_runs_end_in_another_process_with_the_same_bits(
     finished: Finished, recipe: str
 ) -> None:
     resumed = finished.numbers["optimizers"][recipe]["resumed"]
-    assert [(end["saved_by"], end["resumed_by"]) for end in resumed] == list(resume.PAIRS)
+    assert [(end["saved_by"], end["resumed_by"]) for end in resumed] == list(PAIRS)
     for end in resumed:
         assert end["process"] != finished.numbers["process"] == os.getpid()
         assert (end["elements_compared"], end["elements_differing"]) == (ELEMENTS[recipe], 0)
@@ -127,7 +100,7 @@ def test_the_figure_is_a_png_with_the_colours_of_the_trained_optimizers(
 
 def test_checkpoints_hold_plain_values_only_and_no_part_is_left(finished: Finished) -> None:
     files = sorted((finished.folder / "checkpoints").iterdir())
-    assert len(files) == 2 * (2 + len(resume.PAIRS))
+    assert len(files) == 2 * (2 + len(PAIRS))
     assert all(torch.load(file, weights_only=True) for file in files)
 
 
@@ -143,12 +116,12 @@ class OneWrongBit(torch.optim.SGD):
 def test_one_wrong_bit_is_reported_as_a_difference_and_ends_with_status_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(recipes.LIBRARIES, "optimlab", SimpleNamespace(SGD=OneWrongBit))
+    monkeypatch.setitem(libraries.LIBRARIES, "optimlab", SimpleNamespace(SGD=OneWrongBit))
     finished = run_demo(tmp_path, "--epochs", "1", "--batch-size", "1437", "--optimizers", "sgd")
-    total = PARAMETERS * (1 + len(resume.PAIRS))
+    total = PARAMETERS * (1 + len(PAIRS))
     assert finished.status == 1
     verdict = f"Different bits: 3 of {total:,} compared elements differ"
-    assert finished.printed.splitlines()[-1] == verdict
+    assert finished.last_line == verdict
     found = finished.numbers["optimizers"]["sgd"]
     assert finished.numbers["same_bits"] is False
     assert found["first_differing_step"] == 1
@@ -196,8 +169,8 @@ def draw_other_shifts(content: dict[str, Any]) -> None:
 
 def test_a_resumed_run_ends_with_the_bits_of_the_uninterrupted_one(tmp_path: Path) -> None:
     lock_step = interrupted(tmp_path)
-    distance = compare(carry_on(tmp_path, lock_step), lock_step.runs["torch"].tensors())
-    assert (distance.elements, distance.differing) == (ELEMENTS["momentum"], 0)
+    count = Count.of(carry_on(tmp_path, lock_step), lock_step.runs["torch"].tensors())
+    assert count == Count(ELEMENTS["momentum"], 0)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +189,8 @@ def test_every_part_of_a_checkpoint_decides_on_the_final_bits(tmp_path: Path, ch
     content = checkpoint.read(path)
     change(content)
     checkpoint.write(path, content)
-    assert compare(carry_on(tmp_path, lock_step), lock_step.runs["torch"].tensors()).differing
+    count = Count.of(carry_on(tmp_path, lock_step), lock_step.runs["torch"].tensors())
+    assert count.elements_differing
 
 
 def test_a_process_that_cannot_resume_says_why(tmp_path: Path) -> None:
@@ -249,71 +223,8 @@ def test_the_network_depends_on_the_seed_alone_and_leaves_the_global_generator()
     before = torch.get_rng_state()
     networks = [dict(build_network(seed).named_parameters()) for seed in (0, 0, 1)]
     assert torch.equal(torch.get_rng_state(), before)
-    assert compare(networks[0], networks[1]).differing == 0
-    assert compare(networks[0], networks[2]).differing > 0
-
-
-@pytest.mark.parametrize(
-    ("theirs", "differing"),
-    [
-        ({"a": torch.ones(3), "b": torch.zeros(2)}, 0),
-        ({"a": torch.ones(3), "b": torch.tensor([0.0, -0.0])}, 1),
-        ({"a": torch.ones(3)}, 2),
-        ({"a": torch.ones(3), "b": torch.zeros(2), "c": torch.zeros(7)}, 7),
-        ({"a": torch.ones(3, dtype=torch.float64), "b": torch.zeros(2)}, 3),
-        ({"a": torch.ones(4), "b": torch.zeros(2)}, 4),
-    ],
-    ids=["equal", "minus zero", "missing", "surplus", "dtype", "shape"],
-)
-def test_elements_that_differ_are_counted(theirs: dict[str, Tensor], differing: int) -> None:
-    ours = {"a": torch.ones(3), "b": torch.zeros(2)}
-    assert compare(ours, theirs).differing == differing
-
-
-def test_an_output_that_cannot_be_written_ends_with_status_2(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "file").touch()
-    assert run_demo(tmp_path / "file").status == 2
-    assert "cannot write to" in capsys.readouterr().err
-
-
-WITHOUT_EXTRA = """
-import sys
-from importlib.abc import MetaPathFinder
-
-from optimlab.__main__ import main
-
-
-class Hider(MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        if name in {"matplotlib", "rich", "sklearn"}:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-
-sys.meta_path.insert(0, Hider())
-sys.exit(main(["demo", "--output", sys.argv[1]]))
-"""
-
-
-def test_without_its_extra_the_demo_says_what_to_install_and_ends_with_status_2(
-    tmp_path: Path,
-) -> None:
-    process = [sys.executable, "-c", WITHOUT_EXTRA, str(tmp_path / "output")]
-    ended = subprocess.run(process, check=False, capture_output=True, text=True)
-    assert ended.returncode == 2
-    assert 'pip install "optimlab[demo]"' in ended.stderr
-    assert "Traceback" not in ended.stderr
-    assert not (tmp_path / "output").exists()
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
-def test_a_missing_cuda_device_ends_with_status_2(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    assert run_demo(tmp_path, "--device", "cuda").status == 2
-    assert capsys.readouterr().err == "optimlab demo: there is no CUDA device here\n"
+    assert Count.of(networks[0], networks[1]).elements_differing == 0
+    assert Count.of(networks[0], networks[2]).elements_differing > 0
 
 
 @pytest.mark.cuda
@@ -325,5 +236,6 @@ def test_the_bits_are_the_same_on_cuda(tmp_path: Path) -> None:
 
 
 def test_with_json_nothing_but_the_numbers_is_printed(tmp_path: Path) -> None:
-    finished = run_demo(tmp_path, *SHORT, "--optimizers", "sgd", "--json")
+    options = ("--epochs", "1", "--batch-size", "1437", "--optimizers", "sgd")
+    finished = run_demo(tmp_path, *options, "--json")
     assert json.loads(finished.printed) == finished.numbers

@@ -6,21 +6,21 @@ gradients and distributed checkpoints. They know torch's optimizers, and are to 
 
 import ast
 import shutil
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 import torch
 from beside import (
+    LIBRARIES,
     SMALL,
     STATEFUL,
     Options,
     Pair,
-    Side,
     all_warnings,
     assert_equal,
+    beside_torch,
     names,
     one_thread,  # noqa: F401 - applies to every test here
     ways,
@@ -47,13 +47,8 @@ def test_a_program_finds_schedulers_and_averaging_where_it_expects_them() -> Non
 # Learning rate schedulers.
 
 
-def halved(epoch: int) -> float:
-    """Return a factor for a scheduler."""
-    return 0.5**epoch
-
-
 SCHEDULERS: dict[str, Callable[[Optimizer], Any]] = {
-    "LambdaLR": lambda o: lr_scheduler.LambdaLR(o, halved),
+    "LambdaLR": lambda o: lr_scheduler.LambdaLR(o, lambda epoch: 0.5**epoch),
     "MultiplicativeLR": lambda o: lr_scheduler.MultiplicativeLR(o, lambda _: 0.75),
     "StepLR": lambda o: lr_scheduler.StepLR(o, step_size=3),
     "MultiStepLR": lambda o: lr_scheduler.MultiStepLR(o, [2, 5, 5], gamma=0.5),
@@ -75,9 +70,7 @@ SCHEDULERS: dict[str, Callable[[Optimizer], Any]] = {
     "OneCycleLR": lambda o: lr_scheduler.OneCycleLR(o, max_lr=0.1, total_steps=STEPS + 1),
     "PolynomialLR": lambda o: lr_scheduler.PolynomialLR(o, total_iters=6, power=2.0),
     "SWALR": lambda o: swa_utils.SWALR(o, swa_lr=0.05, anneal_epochs=4),
-    "SWALR, linear": lambda o: swa_utils.SWALR(
-        o, swa_lr=0.05, anneal_epochs=4, anneal_strategy="linear"
-    ),
+    "SWALR, linear": lambda o: swa_utils.SWALR(o, 0.05, 4, anneal_strategy="linear"),
 }
 LOSSES = (3.0, 2.0, 2.5, 2.5, 2.5, 2.5, 1.0, 1.0, 1.0, 1.0)
 
@@ -87,20 +80,12 @@ def test_every_scheduler_of_torch_is_in_these_tests() -> None:
     assert tested - {"SWALR"} == set(lr_scheduler.__all__) - {"LRScheduler"}
 
 
-def scheduled(pair: Pair, scheduler: str) -> list[list[Any]]:
-    """Train both with a scheduler of the given name; return the learning rates of both."""
-    schedulers = [SCHEDULERS[scheduler](side.optimizer) for side in pair.sides]
-    rates = scheduled_steps(pair, schedulers, range(STEPS))
-    states = [its.state_dict() for its in schedulers]
-    for state in states:
-        for key in ("_schedulers", "anneal_func", "_anneal_func_type", "_scale_fn_custom"):
-            state.pop(key, None)
-    assert_equal(*states)
-    return rates
+def schedulers_of(pair: Pair, scheduler: str) -> list[Any]:
+    return [SCHEDULERS[scheduler](side.optimizer) for side in pair.sides]
 
 
-def scheduled_steps(pair: Pair, schedulers: list[Any], steps: range) -> list[list[Any]]:
-    """Train both, each with its scheduler; return the learning rates of both."""
+def scheduled_steps(pair: Pair, schedulers: list[Any], steps: range = range(STEPS)) -> list[Any]:
+    """Train both, each with its scheduler; return the learning rates, which are the same."""
     rates: list[list[Any]] = [[], []]
     for number in steps:
         pair.set_gradients()
@@ -110,9 +95,17 @@ def scheduled_steps(pair: Pair, schedulers: list[Any], steps: range) -> list[lis
             its.step(LOSSES[number]) if on_plateau else its.step()
             seen.append(clone([group["lr"] for group in side.optimizer.param_groups]))
         pair.compare()
-    return rates
+    assert_equal(*rates)
+    states = [its.state_dict() for its in schedulers]
+    for state in states:
+        for key in ("_schedulers", "anneal_func", "_anneal_func_type", "_scale_fn_custom"):
+            state.pop(key, None)
+    assert_equal(*states)
+    return rates[0]
 
 
+# SequentialLR and ChainedScheduler step their parts before any optimizer has.
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("tensor_lr", [False, True], ids=["float lr", "tensor lr"])
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @names
@@ -122,12 +115,8 @@ def test_a_scheduler_gives_both_the_same_rates_and_bits(
     lr: Any = torch.tensor(0.01) if tensor_lr else 0.01
     pair = Pair(name, SMALL, lr=lr, foreach=False, **STATEFUL[name])
     filled = [side.optimizer.param_groups[0]["lr"] for side in pair.sides]
-    with warnings.catch_warnings():
-        # SequentialLR and ChainedScheduler step their parts before any optimizer has.
-        warnings.simplefilter("ignore", UserWarning)
-        ours, theirs = scheduled(pair, scheduler)
-    assert_equal(ours, theirs)
-    assert len({float(rates[0]) for rates in ours}) > 1
+    rates = scheduled_steps(pair, schedulers_of(pair, scheduler))
+    assert len({float(of_groups[0]) for of_groups in rates}) > 1
     if tensor_lr:  # a scheduler fills the tensor that the optimizer was given
         for side, lr in zip(pair.sides, filled, strict=True):
             assert side.optimizer.param_groups[0]["lr"] is lr
@@ -138,30 +127,27 @@ def test_a_scheduler_gives_both_the_same_rates_and_bits(
 @names
 def test_a_scheduler_may_turn_momentum_on(name: str, scheduler: str, foreach: bool) -> None:
     pair = Pair(name, SMALL, foreach=foreach)
-    ours, theirs = scheduled(pair, scheduler)
-    assert_equal(ours, theirs)
+    scheduled_steps(pair, schedulers_of(pair, scheduler))
     if name in {"SGD", "RMSprop"}:
         assert "momentum_buffer" in pair.ours.optimizer.state[pair.ours.params[0]]
 
 
+@pytest.mark.parametrize("too_early", [True, False])
 @names
-def test_a_scheduler_notices_the_order_of_steps_as_with_torch(name: str) -> None:
-    given = []
-    for side in Pair(name).sides:
+def test_a_scheduler_notices_the_order_of_steps_as_with_torch(name: str, too_early: bool) -> None:
+    def warned(library: Any) -> list[str]:
+        param = torch.ones(2, requires_grad=True)
+        param.grad = torch.ones(2)
+        optimizer = getattr(library, name)([param])
         with all_warnings() as caught:
-            scheduler = lr_scheduler.StepLR(side.optimizer, 1)
+            scheduler = lr_scheduler.StepLR(optimizer, 1)
+            if too_early:
+                scheduler.step()
+            optimizer.step()
             scheduler.step()
-            side.optimizer.step()
-            scheduler.step()
-        given.append([str(warning.message) for warning in caught])
-    assert given[0] == given[1]
-    assert len(given[0]) == 1
-    for side in Pair(name).sides:
-        with all_warnings() as caught:
-            scheduler = lr_scheduler.StepLR(side.optimizer, 1)
-            side.optimizer.step()
-            scheduler.step()
-        assert not caught
+        return [str(warning.message) for warning in caught]
+
+    assert len(beside_torch(warned)) == too_early
 
 
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step:UserWarning")
@@ -169,19 +155,21 @@ def test_a_scheduler_notices_the_order_of_steps_as_with_torch(name: str) -> None
 @names
 def test_a_run_with_a_scheduler_is_resumed_across_libraries(name: str, scheduler: str) -> None:
     pair = Pair(name, **STATEFUL[name])
-    schedulers = [SCHEDULERS[scheduler](side.optimizer) for side in pair.sides]
+    schedulers = schedulers_of(pair, scheduler)
     scheduled_steps(pair, schedulers, range(4))
     saved = [
         clone([side.optimizer.state_dict(), its.state_dict()])
         for side, its in zip(pair.sides, schedulers, strict=True)
     ]
-    resumed = []
-    for side, (of_optimizer, of_scheduler) in zip(pair.sides, saved[::-1], strict=True):
+    for side in pair.sides:
         side.optimizer = pair.new(side)
-        resumed.append(SCHEDULERS[scheduler](side.optimizer))
-        resumed[-1].load_state_dict(of_scheduler)
+    resumed = schedulers_of(pair, scheduler)
+    for side, its, (of_optimizer, of_scheduler) in zip(
+        pair.sides, resumed, saved[::-1], strict=True
+    ):
+        its.load_state_dict(of_scheduler)
         side.optimizer.load_state_dict(of_optimizer)
-    assert_equal(*scheduled_steps(pair, resumed, range(4, STEPS)))
+    scheduled_steps(pair, resumed, range(4, STEPS))
 
 
 # Gradient scaling.
@@ -237,6 +225,15 @@ def inputs() -> Tensor:
     return torch.randn(16, 4, generator=torch.Generator().manual_seed(1))
 
 
+def train(model: nn.Module, optimizer: Optimizer, steps: int) -> list[Any]:
+    """Train it, and return what it has become, with the optimizer's state."""
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(inputs()).square().mean().backward()
+        optimizer.step()
+    return [optimizer.state_dict(), [param.detach() for param in model.parameters()]]
+
+
 AVERAGES: dict[str, Options] = {
     "equal": {},
     "swa": {"multi_avg_fn": swa_utils.get_swa_multi_avg_fn()},
@@ -248,23 +245,20 @@ AVERAGES: dict[str, Options] = {
 @pytest.mark.parametrize("average", AVERAGES)
 @names
 def test_averaged_weights_are_the_same(name: str, average: str) -> None:
-    averaged = []
-    for library in (optimlab, torch.optim):
+    def averaged(library: Any) -> dict[str, Any]:
         model = network()
         optimizer = getattr(library, name)(model.parameters(), **STATEFUL[name])
         # The multi-tensor average is one of floating-point numbers, unlike some buffers.
         mean = swa_utils.AveragedModel(model, use_buffers=average != "swa", **AVERAGES[average])
         scheduler = swa_utils.SWALR(optimizer, swa_lr=0.05, anneal_epochs=3)
         for _ in range(6):
-            optimizer.zero_grad()
-            model(inputs()).square().mean().backward()
-            optimizer.step()
+            train(model, optimizer, 1)
             scheduler.step()
             mean.update_parameters(model)
         swa_utils.update_bn([inputs()], mean)
-        averaged.append(dict(mean.state_dict()))
-    assert_equal(*averaged)
-    assert averaged[0]["n_averaged"] == 6
+        return dict(mean.state_dict())
+
+    assert beside_torch(averaged)["n_averaged"] == 6
 
 
 # An optimizer for each parameter, stepped in the backward pass.
@@ -272,33 +266,33 @@ def test_averaged_weights_are_the_same(name: str, average: str) -> None:
 
 @ways
 def test_optimizers_may_step_in_the_backward_pass(name: str, way: Options) -> None:
-    finals = []
-    for library in (optimlab, torch.optim):
+    def stepped_backward(library: Any) -> list[Any]:
         model = network()
         optimizers = {
             param: getattr(library, name)([param], **STATEFUL[name], **way)
             for param in model.parameters()
         }
 
-        def hook(param: Tensor, optimizers: dict[Any, Any] = optimizers) -> None:
+        def hook(param: Any) -> None:
             optimizers[param].step()
             optimizers[param].zero_grad()
 
-        for param in model.parameters():
+        for param in optimizers:
             param.register_post_accumulate_grad_hook(hook)
         for _ in range(4):
             model(inputs()).square().mean().backward()
-        assert all(param.grad is None for param in model.parameters())
-        finals.append(
-            [
-                [param.detach(), *optimizers[param].state_dict()["state"].values()]
-                for param in model.parameters()
-            ]
-        )
-    assert_equal(*finals)
+        assert all(param.grad is None for param in optimizers)
+        return [
+            [param.detach(), *its.state_dict()["state"].values()]
+            for param, its in optimizers.items()
+        ]
+
+    assert len(beside_torch(stepped_backward)) == 6
 
 
 # Compilation.
+
+Test: TypeAlias = Callable[..., None]
 
 
 @pytest.fixture
@@ -312,19 +306,28 @@ def dynamo() -> Iterator[Any]:
     dynamo.reset()
 
 
-def compiled(side: Side, graphs: list[int]) -> Callable[[], None]:
-    """Compile an optimizer's step; note how many operations each graph has."""
+def compiles(test: Test) -> Test:
+    """Let a test use the compiler, which warns of itself."""
+    return pytest.mark.usefixtures("dynamo")(pytest.mark.filterwarnings("ignore")(test))
+
+
+def compiled_steps(pair: Pair, count: int, **options: Any) -> Iterator[list[int]]:
+    """Step both by steps that are compiled; give the sizes of the graphs of ours so far."""
+    graphs: list[int] = []
 
     def backend(module: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., Any]:
         graphs.append(sum(node.op.startswith("call") for node in module.graph.nodes))
         return module.forward
 
-    step: Callable[[], None] = torch.compile(side.optimizer.step, backend=backend)
-    return step
+    ours = torch.compile(pair.ours.optimizer.step, **{"backend": backend, **options})
+    theirs = torch.compile(pair.theirs.optimizer.step, **{"backend": "eager", **options})
+    for _ in range(count):
+        pair.set_gradients()
+        pair.both(lambda side: (ours if side is pair.ours else theirs)())
+        yield graphs
 
 
-@pytest.mark.usefixtures("dynamo")
-@pytest.mark.filterwarnings("ignore")
+@compiles
 @pytest.mark.parametrize(
     "way", [{"foreach": False}, {"foreach": True}], ids=["for-loop", "foreach"]
 )
@@ -333,71 +336,56 @@ def test_a_compiled_step_is_one_graph_and_gives_the_bits_of_torchs_compiled_step
     name: str, way: Options
 ) -> None:
     pair = Pair(name, SMALL, **STATEFUL[name], **way)
-    graphs: list[int] = []
-    steps = {id(pair.ours): compiled(pair.ours, graphs), id(pair.theirs): compiled(pair.theirs, [])}
     counts = []
-    for _ in range(5):
-        pair.set_gradients()
-        pair.both(lambda side: steps[id(side)]())
+    for graphs in compiled_steps(pair, 5):
         counts.append(len(graphs))
+        assert graphs[0] > len(pair.ours.params)  # the rule itself is in the graph
     assert counts[0] == 1
-    assert graphs[0] > len(pair.ours.params)  # the rule itself is in the graph
     assert counts[-1] == counts[-2], "compiled anew at every step"
 
 
-@pytest.mark.usefixtures("dynamo")
-@pytest.mark.filterwarnings("ignore")
-@names
+@compiles
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
 def test_a_scheduler_of_a_compiled_step_fills_its_tensor_and_compiles_nothing_anew(
     name: str,
 ) -> None:
     pair = Pair(name, SMALL[:2], foreach=False, lr=torch.tensor(0.01), **STATEFUL[name])
-    graphs: list[int] = []
-    steps = {id(pair.ours): compiled(pair.ours, graphs), id(pair.theirs): compiled(pair.theirs, [])}
-    schedulers = [lr_scheduler.LinearLR(side.optimizer, total_iters=5) for side in pair.sides]
+    schedulers = schedulers_of(pair, "LinearLR")
     counts = []
-    for _ in range(5):
-        pair.set_gradients()
-        pair.both(lambda side: steps[id(side)]())
+    for graphs in compiled_steps(pair, 5):
+        counts.append(len(graphs))
         for scheduler in schedulers:
             scheduler.step()
-        counts.append(len(graphs))
     pair.compare()
     assert counts[-1] == counts[1], "compiled anew for another learning rate"
 
 
-@pytest.mark.usefixtures("dynamo")
-@pytest.mark.filterwarnings("ignore")
+@compiles
 def test_a_step_compiled_to_machine_code_gives_the_bits_of_torchs() -> None:
     if shutil.which("c++") is None and shutil.which("g++") is None:
         pytest.skip("torch's compiler needs a C++ compiler")
     pair = Pair("Adam", SMALL[:2], **STATEFUL["Adam"])
-    steps = {id(side): torch.compile(side.optimizer.step) for side in pair.sides}
-    for _ in range(2):
-        pair.set_gradients()
-        pair.both(lambda side: steps[id(side)]())
+    assert list(compiled_steps(pair, 2, backend="inductor")) == [[], []]
 
 
-@pytest.mark.usefixtures("dynamo")
-@pytest.mark.filterwarnings("ignore")
-@names
+@compiles
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
 def test_a_whole_training_step_may_be_compiled(name: str) -> None:
-    finals = []
-    for library in (optimlab, torch.optim):
-        torch.manual_seed(0)
+    def trained(library: Any) -> list[Any]:
         model = nn.Linear(4, 1)
         optimizer = getattr(library, name)(model.parameters(), **STATEFUL[name])
 
-        def train(model: nn.Module, batch: Tensor, optimizer: Any = optimizer) -> None:
+        def step(model: nn.Module, batch: Tensor) -> None:
             optimizer.zero_grad()
             model(batch).square().mean().backward()
             optimizer.step()
 
-        step = torch.compile(train, backend="eager")
+        compiled = torch.compile(step, backend="eager")
         for _ in range(2):
-            step(model, inputs())
-        finals.append([optimizer.state_dict(), [param.detach() for param in model.parameters()]])
-    assert_equal(*finals)
+            compiled(model, inputs())
+        return train(model, optimizer, 0)
+
+    assert len(beside_torch(trained)[0]["state"]) == 2
 
 
 # Swapping parameters and state in, and distributed checkpoints.
@@ -432,51 +420,45 @@ def test_a_distributed_checkpoint_is_the_same_and_goes_both_ways(name: str, way:
     checkpoint = pytest.importorskip(
         "torch.distributed.checkpoint.state_dict", reason="this torch is not distributed"
     )
-    saved, finals = [], []
-    for library in (optimlab, torch.optim):
+
+    def begun(library: Any) -> tuple[nn.Module, Optimizer]:
         model = network()
-        optimizer = getattr(library, name)(model.parameters(), **STATEFUL[name], **way)
+        return model, getattr(library, name)(model.parameters(), **STATEFUL[name], **way)
+
+    saved, finals = [], []
+    for library in LIBRARIES:
+        model, optimizer = begun(library)
         # Without state there is nothing to save: this takes a step of its own, with lr 0.
         saved.append([checkpoint.get_optimizer_state_dict(model, optimizer)])
-        for _ in range(3):
-            optimizer.zero_grad()
-            model(inputs()).square().mean().backward()
-            optimizer.step()
+        train(model, optimizer, 3)
         saved[-1].append(clone(checkpoint.get_optimizer_state_dict(model, optimizer)))
     assert_equal(*saved)
-    for library, other in ((optimlab, saved[1]), (torch.optim, saved[0])):
-        model = network()
-        optimizer = getattr(library, name)(model.parameters(), **STATEFUL[name], **way)
-        checkpoint.set_optimizer_state_dict(model, optimizer, other[1])
-        for _ in range(3):
-            optimizer.zero_grad()
-            model(inputs()).square().mean().backward()
-            optimizer.step()
-        finals.append([optimizer.state_dict(), [param.detach() for param in model.parameters()]])
+    for library, (_, of_other) in zip(LIBRARIES, saved[::-1], strict=True):
+        model, optimizer = begun(library)
+        checkpoint.set_optimizer_state_dict(model, optimizer, of_other)
+        finals.append(train(model, optimizer, 3))
     assert_equal(*finals)
 
 
 # What is called.
 
 
+def names_used(tree: ast.Module) -> Iterator[str]:
+    """Yield the names that a module imports, and those with a dot that it uses."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.Attribute):
+            yield ast.unparse(node)
+
+
 def test_no_step_of_torchs_own_optimizers_is_called() -> None:
-    functions = {"sgd", "adam", "adamw", "rmsprop"}
-    names_used: set[str] = set()
-    files = list(Path(optimlab.__path__[0]).rglob("*.py"))
-    for file in files:
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom):
-                names_used |= {f"{node.module}.{alias.name}" for alias in node.names}
-            elif isinstance(node, ast.Import):
-                names_used |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.Attribute):
-                names_used.add(ast.unparse(node))
-    own = {
-        name.removeprefix("torch.optim.").partition(".")[0]
-        for name in names_used
-        if name.startswith("torch.optim.")
-    }
+    files = Path(optimlab.__path__[0]).rglob("*.py")
+    used = {each for file in files for each in names_used(ast.parse(file.read_text("utf-8")))}
+    own = {name.split(".")[2] for name in used if name.startswith("torch.optim.")}
     assert "Optimizer" in own  # such names are found at all
-    assert not own & functions
-    private = {name.rpartition(".")[2] for name in names_used}
+    assert not own & {"sgd", "adam", "adamw", "rmsprop"}
+    private = {name.rpartition(".")[2] for name in used}
     assert not {name for name in private if name.startswith(("_single_tensor_", "_multi_tensor_"))}

@@ -7,18 +7,11 @@ from __future__ import annotations
 
 import ast
 import gzip
-import importlib
 import math
-import os
 import re
 import struct
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from functools import cache
-from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeAlias
@@ -26,38 +19,33 @@ from typing import Any, TypeAlias
 import pytest
 import torch
 from beside import assert_equal
+from running import EXAMPLES, ROOT, Finished, finish, misused, start
 from torch import Tensor
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-pytest.importorskip("sklearn", reason="the examples' digits come with scikit-learn")
-pytest.importorskip("matplotlib", reason="the examples draw with matplotlib")
-pytest.importorskip("rich", reason="the examples show their progress with rich")
 pytest.importorskip("tensorboard", reason="an example writes a log for TensorBoard")
 
 import autograd_tour
 import idx
+import line_fit
 from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from optimlab.demo.recipes import LIBRARIES
-from optimlab.demo.training import reproducible
+from optimlab.demo.libraries import LIBRARIES
 
-FOLDER = Path(__file__).parents[2] / "examples"
-
-SHORT = {
-    "autograd_tour": ("--steps", "2"),
-    "checkpoint_doctor": ("--steps", "8"),
-    "image_classifier": ("--steps", "12"),
-    "layer_wise_rates": ("--steps", "8"),
-    "lenet": ("--steps", "3"),
-    "line_fit": ("--steps", "120"),
-    "microscope": ("--steps", "20"),
-    "optimizer_tour": ("--steps", "50"),
-    "sgd_against_adam": ("--steps", "40"),
-    "sine_ladder": ("--steps", "120"),
-    "two_layer_network": ("--steps", "30"),
+STEPS = {
+    "autograd_tour": 2,
+    "checkpoint_doctor": 8,
+    "image_classifier": 12,
+    "layer_wise_rates": 8,
+    "lenet": 3,
+    "line_fit": 120,
+    "microscope": 20,
+    "optimizer_tour": 50,
+    "sgd_against_adam": 40,
+    "sine_ladder": 220,
+    "two_layer_network": 30,
 }
-"""Every example that is tested here, and the options that make it short."""
+"""Every example that is tested here, and the steps of its short run."""
 
 FIGURES = {
     "sgd_against_adam": "sgd-against-adam.png",
@@ -65,72 +53,31 @@ FIGURES = {
     "two_layer_network": "two-layer-network.png",
 }
 
-
-@dataclass(frozen=True)
-class Finished:
-    """A run of an example.
-
-    Attributes:
-        result: what its `run` returned.
-        printed: what it printed.
-        folder: where it wrote its files.
-        libraries: the packages of all optimizers that made a step.
-    """
-
-    result: Any
-    printed: str
-    folder: Path
-    libraries: set[str]
+Short: TypeAlias = Callable[..., Finished]
 
 
-Runs: TypeAlias = Callable[..., Finished]
-
-
-def finish(name: str, folder: Path, *options: str) -> Finished:
-    """Run an example through `main`."""
-    example = importlib.import_module(name)
-    results, libraries, run = [], set(), example.run
-
-    def watched(parsed: object) -> None:
-        results.append(run(parsed))
-
-    def note(optimizer: torch.optim.Optimizer, *_: object) -> None:
-        libraries.add(type(optimizer).__module__.partition(".")[0])
-
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
-        patch.setattr(example, "run", watched)
-        hook = register_optimizer_step_pre_hook(note)
-        try:
-            with reproducible(), torch.random.fork_rng():
-                assert example.main([*options, "--out", str(folder)]) == 0
-        finally:
-            hook.remove()
-    return Finished(results[0], printed.getvalue(), folder, libraries)
+def of_short_run(name: str, *options: str) -> tuple[str, ...]:
+    return name, "--steps", str(STEPS[name]), *options
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Short:
     """Give each run once: name of the example and options to what came of it."""
-
-    @cache
-    def run(name: str, *options: str) -> Finished:
-        return finish(name, tmp_path_factory.mktemp(name), *options)
-
-    return run
+    return cache(lambda name, *options: finish(name, tmp_path_factory.mktemp(name), *options))
 
 
-@pytest.fixture
-def short(runs: Runs) -> Callable[[str], Finished]:
-    """Give the short run of an example with optimlab."""
-    return lambda name: runs(name, *SHORT[name])
+@pytest.fixture(scope="module")
+def short(runs: Short) -> Short:
+    """Give the short run of an example, with optimlab or as further options say."""
+    return lambda name, *options: runs(*of_short_run(name, *options))
 
 
-every_example = pytest.mark.parametrize("name", SHORT)
+every_example = pytest.mark.parametrize("name", STEPS)
 
 
 @every_example
-def test_both_libraries_end_in_the_same_bits(name: str, runs: Runs) -> None:
-    ours, theirs = runs(name, *SHORT[name]), runs(name, *SHORT[name], "--optim", "torch")
+def test_both_libraries_end_in_the_same_bits(name: str, short: Short) -> None:
+    ours, theirs = short(name), short(name, "--optim", "torch")
     assert (ours.libraries, theirs.libraries) == ({"optimlab"}, {"torch"})
     assert_equal(ours.result, theirs.result)
     assert fingerprint(ours) == fingerprint(theirs)
@@ -138,7 +85,7 @@ def test_both_libraries_end_in_the_same_bits(name: str, runs: Runs) -> None:
 
 def fingerprint(finished: Finished) -> str:
     """Return what the line before the last says of the result."""
-    line = finished.printed.splitlines()[-2]
+    line = finished.lines[-2]
     assert re.fullmatch(r"SHA-256 of the result: [0-9a-f]{16}", line)
     return line
 
@@ -146,73 +93,56 @@ def fingerprint(finished: Finished) -> str:
 @pytest.mark.cuda
 @pytest.mark.filterwarnings("ignore:.*does not have a deterministic implementation:UserWarning")
 @every_example
-def test_both_libraries_end_in_the_same_bits_on_cuda(name: str, runs: Runs) -> None:
-    options = (name, *SHORT[name], "--device", "cuda")
-    assert_equal(runs(*options).result, runs(*options, "--optim", "torch").result)
+def test_both_libraries_end_in_the_same_bits_on_cuda(name: str, short: Short) -> None:
+    ours, theirs = (short(name, "--device", "cuda", "--optim", each) for each in LIBRARIES)
+    assert_equal(ours.result, theirs.result)
 
 
-class Wrong:
-    """Turns over one bit of one number after the first step that has a gradient."""
-
-    wrong = False
+def wrong(right: Any) -> Any:
+    """Derive an optimizer that turns over one bit after its first step that has a gradient."""
 
     def step(self: Any, closure: Any = None) -> Any:
-        loss = super().step(closure)  # type: ignore[misc]
+        loss = right.step(self, closure)
         group = self.param_groups[0]["params"]
         moved = [p for p in group if p.grad is not None and p.dtype is torch.float32]
-        if moved and not self.wrong:
+        if moved and not vars(self).setdefault("wrong", False):
             self.wrong = True
             # Of the significand, but not its lowest: the next step can round that one away.
             moved[-1].detach().view(-1)[:1].view(torch.int32).bitwise_xor_(1 << 20)
         return loss
 
-
-class WrongSGD(Wrong, torch.optim.SGD):
-    pass
-
-
-class WrongAdam(Wrong, torch.optim.Adam):
-    pass
-
-
-class WrongRMSprop(Wrong, torch.optim.RMSprop):
-    pass
+    return type(right.__name__, (right,), {"step": step})
 
 
 @every_example
 def test_one_wrong_bit_of_one_step_shows_in_the_result(
-    name: str, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, short: Short, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = runs(name, *SHORT[name])
-    wrong = SimpleNamespace(SGD=WrongSGD, Adam=WrongAdam, RMSprop=WrongRMSprop)
-    wrong.AdamW = torch.optim.AdamW  # which one example makes, and never steps
-    monkeypatch.setitem(LIBRARIES, "torch", wrong)
-    changed = finish(name, tmp_path, *SHORT[name], "--optim", "torch")
-    assert fingerprint(changed) != fingerprint(right)
+    stock = {each: getattr(torch.optim, each) for each in ("SGD", "Adam", "AdamW", "RMSprop")}
+    changed = {each: wrong(its) if each != "AdamW" else its for each, its in stock.items()}
+    monkeypatch.setitem(LIBRARIES, "torch", SimpleNamespace(**changed))
+    of_wrong = finish(name, tmp_path, *of_short_run(name, "--optim", "torch")[1:])
+    assert fingerprint(of_wrong) != fingerprint(short(name))
     with pytest.raises(pytest.fail.Exception, match="more"):
-        assert_equal(changed.result, right.result)
+        assert_equal(of_wrong.result, short(name).result)
 
 
 @every_example
-def test_the_last_line_says_in_one_line_what_was_shown(
-    name: str, short: Callable[[str], Finished]
+def test_its_last_line_says_what_was_shown_and_the_readme_quotes_it(
+    name: str, short: Short
 ) -> None:
-    lines = short(name).printed.splitlines()
+    lines, numbers = short(name).lines, r"[0-9.]*[0-9]"
     assert lines[-1].startswith("Shown: ")
     assert lines[-1].endswith(".")
     assert len(lines) < 75
-
-
-@every_example
-def test_no_control_characters_reach_what_is_not_a_terminal(
-    name: str, short: Callable[[str], Finished]
-) -> None:
-    assert set(short(name).printed) & set("\r\x1b") == set()
+    assert not set(short(name).printed) & set("\r\x1b"), "control characters, and no terminal"
+    shown = lines[-1].removeprefix("Shown: ")
+    assert re.sub(numbers, "N", shown) == re.sub(numbers, "N", quoted(name))
 
 
 @pytest.mark.parametrize(("name", "file"), FIGURES.items())
 def test_a_figure_is_a_png_with_curves_of_several_colours(
-    name: str, file: str, short: Callable[[str], Finished]
+    name: str, file: str, short: Short
 ) -> None:
     path = short(name).folder / file
     pixels = imread(path)
@@ -228,43 +158,34 @@ def test_a_figure_is_a_png_with_curves_of_several_colours(
 
 def examples() -> list[str]:
     """Return the names of all files that are programs, not parts of one."""
-    texts = {path: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.py")}
+    texts = {path: path.read_text(encoding="utf-8") for path in EXAMPLES.glob("*.py")}
     return sorted(path.stem for path, text in texts.items() if '__name__ == "__main__"' in text)
 
 
 def test_every_example_is_tested() -> None:
-    here = Path(__file__)
-    others = [path for path in here.parent.glob("test_*.py") if path != here]
+    others = [path for path in (ROOT / "tests").rglob("test_*.py") if path != Path(__file__)]
     texts = [path.read_text(encoding="utf-8") for path in others]
-    untested = set(examples()) - set(SHORT)
-    assert set(SHORT) <= set(examples())
+    untested = set(examples()) - set(STEPS)
+    assert set(STEPS) <= set(examples())
     assert [name for name in untested if not any(re.search(rf"\b{name}\b", t) for t in texts)] == []
 
 
-@pytest.mark.parametrize("name", examples())
-def test_every_example_says_what_one_learns_and_how_to_run_it(name: str) -> None:
-    docstring = ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text(encoding="utf-8")))
-    assert docstring is not None
-    assert len(docstring) > 200
-    assert f"examples/{name}.py" in docstring
-
-
 def test_the_readme_has_a_line_for_every_example_and_no_other() -> None:
-    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    text = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| \[`(\w+)\.py`\]\(\1\.py\)", text, flags=re.MULTILINE)
     assert sorted(listed) == examples()
 
 
 def quoted(name: str) -> str:
     """Return what the table says an example prints at the end."""
-    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    text = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     row = next(line for line in text.splitlines() if line.startswith(f"| [`{name}.py`]"))
     return row.split("|")[4].strip()
 
 
-def written(name: str) -> Iterator[str]:
-    """Yield the texts of an example's source as patterns: any text may be in place of a value."""
-    for node in ast.walk(ast.parse((FOLDER / f"{name}.py").read_text(encoding="utf-8"))):
+def written(tree: ast.Module) -> Iterator[str]:
+    """Yield the texts of a source as patterns: any text may be in place of a value."""
+    for node in ast.walk(tree):
         parts = node.values if isinstance(node, ast.JoinedStr) else [node]
         texts = [
             part.value if isinstance(part, ast.Constant) and isinstance(part.value, str) else None
@@ -275,36 +196,29 @@ def written(name: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", examples())
-def test_what_the_readme_quotes_is_in_the_text_of_the_example(name: str) -> None:
-    assert any(re.fullmatch(pattern, quoted(name)) for pattern in written(name))
-
-
-@every_example
-def test_what_the_readme_says_about_the_last_line_is_so(
-    name: str, short: Callable[[str], Finished]
+def test_an_example_says_what_one_learns_how_to_run_it_and_what_the_readme_quotes(
+    name: str,
 ) -> None:
-    numbers = r"[0-9.]*[0-9]"
-    shown = short(name).printed.splitlines()[-1].removeprefix("Shown: ")
-    assert re.sub(numbers, "N", shown) == re.sub(numbers, "N", quoted(name))
+    tree = ast.parse((EXAMPLES / f"{name}.py").read_text(encoding="utf-8"))
+    docstring = ast.get_docstring(tree) or ""
+    assert len(docstring) > 200
+    assert f"examples/{name}.py" in docstring
+    assert any(re.fullmatch(pattern, quoted(name)) for pattern in written(tree))
 
 
 # The line.
 
 
-def test_an_optimizer_that_was_built_too_early_moves_nothing(
-    short: Callable[[str], Finished],
-) -> None:
+def test_an_optimizer_that_was_built_too_early_moves_nothing(short: Short) -> None:
     finished = short("line_fit")
     assert finished.result["held"] == (2, 0)
     assert finished.result["state built too early"] == 0
-    lines = finished.printed.splitlines()
-    before = next(line for line in lines if line.startswith("before: "))
-    after = next(line for line in lines if line.startswith("after 100 steps: "))
-    assert before.partition(": ")[2] == after.partition(": ")[2]
+    said = dict(line.split(": ", 1) for line in finished.lines if ": " in line)
+    assert said["before"] == said["after 100 steps"]
     assert "error: lost parameters" in finished.printed.lower()
 
 
-def test_the_line_is_found_and_the_loss_printed_every_1000_steps(runs: Runs) -> None:
+def test_the_line_is_found_and_the_loss_printed_every_1000_steps(runs: Short) -> None:
     finished = runs("line_fit")
     a, b = finished.result["line"]
     assert finished.result["loss"] < 1e-5
@@ -316,19 +230,26 @@ def test_the_line_is_found_and_the_loss_printed_every_1000_steps(runs: Runs) -> 
 
 
 def test_a_line_that_is_moved_without_detach_could_not_be_optimized() -> None:
-    line = importlib.import_module("line_fit").Line()
     with pytest.raises(ValueError, match="can't optimize a non-leaf Tensor"):
-        LIBRARIES["optimlab"].Adam([line.a * 1])
+        LIBRARIES["optimlab"].Adam([line_fit.Line().a * 1])
 
 
 # Autograd, the residual network, the layers that stay.
 
 
-def test_the_gradients_are_those_of_the_formulas(short: Callable[[str], Finished]) -> None:
-    result = short("autograd_tour").result
+def test_the_tour_of_autograd_shows_gradients_a_step_by_hand_and_every_hyperparameter(
+    short: Short,
+) -> None:
+    finished = short("autograd_tour")
     a, b = torch.tensor([2.0, 3.0]), torch.tensor([6.0, 4.0])
-    assert_equal(result["gradients"], [9 * a**2, -2 * b])
-    assert_equal([result["a"].detach(), result["b"].detach()], [a - 4.5 * a**2, b + b])
+    assert_equal(finished.result["gradients"], [9 * a**2, -2 * b])
+    moved = [finished.result[name].detach() for name in "ab"]
+    assert_equal(moved, [a - 4.5 * a**2, b + b])
+    by_hand = "by hand and by SGD, first step: all 11689512 elements have the same bits"
+    assert by_hand in finished.printed
+    listed = dict(re.findall(r"^    (\w+): (.+)$", finished.printed, re.MULTILINE))
+    made = torch.optim.SGD([torch.zeros(1)], lr=1e-2, momentum=0.9)
+    assert listed == {name: str(value) for name, value in made.defaults.items()}
 
 
 def test_the_network_has_18_layers_and_the_parameters_of_resnet_18() -> None:
@@ -339,22 +260,7 @@ def test_the_network_has_18_layers_and_the_parameters_of_resnet_18() -> None:
     assert sum(param.numel() for param in modules[0][1].parameters()) == 11_689_512
 
 
-def test_the_first_step_of_the_network_is_the_one_by_hand(
-    short: Callable[[str], Finished],
-) -> None:
-    printed = short("autograd_tour").printed
-    assert "by hand and by SGD, first step: all 11689512 elements have the same bits" in printed
-
-
-def test_the_printed_optimizer_lists_every_hyperparameter(
-    short: Callable[[str], Finished],
-) -> None:
-    listed = dict(re.findall(r"^    (\w+): (.+)$", short("autograd_tour").printed, re.MULTILINE))
-    made = LIBRARIES["torch"].SGD([torch.zeros(1)], lr=1e-2, momentum=0.9)
-    assert listed == {name: str(value) for name, value in made.defaults.items()}
-
-
-def test_frozen_layers_stay_and_have_no_state(short: Callable[[str], Finished]) -> None:
+def test_frozen_layers_stay_and_have_no_state(short: Short) -> None:
     result = short("autograd_tour").result
     assert (result["changed"], result["buffers"]) == (["head.weight", "head.bias"], 2)
     trained, frozen = result["residual network"], result["frozen"]
@@ -372,7 +278,9 @@ def add_rounds_once() -> bool:
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-def test_the_hand_written_update_is_sgd_wherever_it_rounds_as_often(steps: int, runs: Runs) -> None:
+def test_the_hand_written_update_is_sgd_wherever_it_rounds_as_often(
+    steps: int, runs: Short
+) -> None:
     result = runs("lenet", "--steps", str(steps)).result
     assert result["rounded_once 0.01"].elements == 61_706
     assert result["rounded_once 0.01"].differing == 0
@@ -380,9 +288,7 @@ def test_the_hand_written_update_is_sgd_wherever_it_rounds_as_often(steps: int, 
     assert (result["as_written 0.01"].differing > 0) is add_rounds_once()
 
 
-def test_two_layers_by_hand_are_those_of_sgd_where_they_round_as_often(
-    short: Callable[[str], Finished],
-) -> None:
+def test_two_layers_by_hand_are_those_of_sgd_where_they_round_as_often(short: Short) -> None:
     result = short("two_layer_network").result
     assert result["w.add_(w.grad, alpha=-lr)"].elements == 101_000
     assert result["w.add_(w.grad, alpha=-lr)"].differing == 0
@@ -392,9 +298,7 @@ def test_two_layers_by_hand_are_those_of_sgd_where_they_round_as_often(
     assert losses["SGD"][-1] < 0.01 * losses["SGD"][0]
 
 
-def test_rungs_of_the_ladder_with_the_same_operations_have_the_same_bits(
-    short: Callable[[str], Finished],
-) -> None:
+def test_rungs_of_the_ladder_with_the_same_operations_have_the_same_bits(short: Short) -> None:
     same, layers, *others = short("sine_ladder").result["agreements"].values()
     assert (same.elements, same.differing) == (layers.elements, layers.differing) == (4, 0)
     # Gradients of other operations, and of another precision: a few ulp in so many steps.
@@ -402,25 +306,21 @@ def test_rungs_of_the_ladder_with_the_same_operations_have_the_same_bits(
     assert all((other.max_ulps or 0) < 1000 for other in others)
 
 
-def test_every_rung_prints_its_losses_and_its_polynomial(runs: Runs) -> None:
-    finished = runs("sine_ladder", "--steps", "300")
+def test_every_rung_prints_its_losses_and_its_polynomial(short: Short) -> None:
+    finished = short("sine_ladder")
     numbered = re.findall(r"^ +(\d+)((?: +\d+\.\d+){6})$", finished.printed, re.MULTILINE)
-    assert [number for number, _ in numbered] == ["99", "199", "299"]
-    for rung in "123456":
-        assert re.search(
-            rf"^{rung} .* y = .* x \+ .* x\^2 \+ .* x\^3$", finished.printed, re.MULTILINE
-        )
+    assert [number for number, _ in numbered] == ["99", "199"]
+    polynomial = re.compile(r"^(\d) .* y = .* x \+ .* x\^2 \+ .* x\^3$", re.MULTILINE)
+    assert "".join(polynomial.findall(finished.printed)) == "123456"
     for losses in finished.result["losses"].values():
-        assert len(losses) == 300
+        assert len(losses) == STEPS["sine_ladder"]
         assert losses[-1] < losses[0]
 
 
 # The tour.
 
 
-def test_the_tour_steps_by_lr_and_goes_on_from_its_file_with_the_same_bits(
-    short: Callable[[str], Finished],
-) -> None:
+def test_the_tour_steps_by_lr_and_goes_on_from_its_file_with_the_same_bits(short: Short) -> None:
     finished = short("optimizer_tour")
     result = finished.result
     torch.manual_seed(0)
@@ -431,19 +331,10 @@ def test_the_tour_steps_by_lr_and_goes_on_from_its_file_with_the_same_bits(
     assert "the next step of both: all 13 elements have the same bits" in finished.printed
     saved = torch.load(finished.folder / "optimizer-tour.pt", weights_only=True)
     assert saved["optimizer"]["state"].keys() == {0, 1}
-
-
-def test_the_tour_shows_the_momentum_of_51_and_of_50_steps_with_ones(
-    short: Callable[[str], Finished],
-) -> None:
     # One step was made with the first weight alone, the last by the resumed optimizer.
     sums = [10 * (1 - 0.9**steps) for steps in (52, 51)]
-    buffers = [
-        held["momentum_buffer"]
-        for held in short("optimizer_tour").result["state"]["state"].values()
-    ]
-    for buffer, expected in zip(buffers, sums, strict=True):
-        assert math.isclose(buffer.mean().item(), expected, rel_tol=1e-5)
+    buffers = [held["momentum_buffer"].mean().item() for held in result["state"]["state"].values()]
+    assert buffers == pytest.approx(sums, rel=1e-5)
 
 
 REFUSED = {
@@ -456,9 +347,7 @@ REFUSED = {
 WARNED = {"a parameter given twice": "UserWarning: optimizer contains a parameter group with dup"}
 
 
-def test_the_tour_shows_refusals_and_a_warning_each_with_its_message(
-    short: Callable[[str], Finished],
-) -> None:
+def test_the_tour_shows_refusals_and_a_warning_each_with_its_message(short: Short) -> None:
     messages = short("optimizer_tour").result["messages"]
     for text, fragment in zip(messages, [*REFUSED.values(), *WARNED.values()], strict=True):
         assert fragment in text
@@ -469,10 +358,8 @@ def test_the_tour_shows_refusals_and_a_warning_each_with_its_message(
     assert "groups: 2, as before" in refused
 
 
-def test_the_tour_shows_that_loading_leaves_the_defaults_in_lines_that_fit(
-    short: Callable[[str], Finished],
-) -> None:
-    lines = short("optimizer_tour").printed.splitlines()
+def test_the_tour_shows_that_loading_leaves_the_defaults_in_lines_that_fit(short: Short) -> None:
+    lines = short("optimizer_tour").lines
     assert "  defaults: lr 0.5, momentum 0" in lines
     restored = [line for line in lines if "unlike the defaults" in line]
     assert ["'lr': 0.1," in restored[0], "'nesterov': True" in restored[1]] == [True, True]
@@ -482,9 +369,7 @@ def test_the_tour_shows_that_loading_leaves_the_defaults_in_lines_that_fit(
 # Rates, and two optimizers.
 
 
-def test_two_groups_are_two_optimizers_and_what_is_in_no_group_stays(
-    short: Callable[[str], Finished],
-) -> None:
+def test_two_groups_are_two_optimizers_and_what_is_in_no_group_stays(short: Short) -> None:
     result = short("layer_wise_rates").result
     assert result["two optimizers"].elements > 20_000
     assert result["two optimizers"].differing == 0
@@ -492,7 +377,7 @@ def test_two_groups_are_two_optimizers_and_what_is_in_no_group_stays(
         assert torch.equal(after, result["before"][name]) is name.startswith("0.")
 
 
-def test_sgd_and_adam_start_from_one_loss_and_adam_is_ahead_in_the_end(runs: Runs) -> None:
+def test_sgd_and_adam_start_from_one_loss_and_adam_is_ahead_in_the_end(runs: Short) -> None:
     losses = runs("sgd_against_adam", "--steps", "300").result["losses"]
     assert losses["SGD"][0] == losses["Adam"][0]
     assert 0.009 < losses["Adam"][-1] < losses["SGD"][-1] < losses["SGD"][0]
@@ -501,7 +386,7 @@ def test_sgd_and_adam_start_from_one_loss_and_adam_is_ahead_in_the_end(runs: Run
 # The classifier.
 
 
-def test_the_classifier_learns_the_digits(runs: Runs) -> None:
+def test_the_classifier_learns_the_digits(runs: Short) -> None:
     finished = runs("image_classifier")
     assert finished.result["accuracy"] > 0.95
     assert len(finished.result["losses"]) == 10 * math.ceil(1437 / 64)
@@ -509,22 +394,19 @@ def test_the_classifier_learns_the_digits(runs: Runs) -> None:
     assert epochs == [str(epoch) for epoch in range(1, 11)]
 
 
-def test_tensorboard_reads_every_loss_back(short: Callable[[str], Finished]) -> None:
-    finished = short("image_classifier")
-    log = EventAccumulator(str(finished.folder / "tensorboard" / "optimlab"))
+def logged(folder: Path) -> list[tuple[int, float]]:
+    """Read steps and losses back, as TensorBoard does."""
+    log = EventAccumulator(str(folder / "tensorboard" / "optimlab"))
     log.Reload()
-    events = log.Scalars("train_loss")
-    assert [event.step for event in events] == list(range(1, 13))
-    assert [event.value for event in events] == finished.result["losses"]
+    return [(event.step, event.value) for event in log.Scalars("train_loss")]
 
 
-def test_a_second_run_takes_the_place_of_the_first_in_tensorboard(tmp_path: Path) -> None:
+def test_tensorboard_reads_every_loss_back_of_the_last_run(tmp_path: Path, short: Short) -> None:
+    first = short("image_classifier")
+    assert logged(first.folder) == [*enumerate(first.result["losses"], 1)]
     finish("image_classifier", tmp_path, "--steps", "2")
     second = finish("image_classifier", tmp_path, "--steps", "1", "--seed", "1")
-    log = EventAccumulator(str(tmp_path / "tensorboard" / "optimlab"))
-    log.Reload()
-    events = log.Scalars("train_loss")
-    assert [(event.step, event.value) for event in events] == [(1, second.result["losses"][0])]
+    assert logged(tmp_path) == [(1, second.result["losses"][0])]
     assert "Shown: 1 step of Adam" in second.printed
 
 
@@ -533,36 +415,26 @@ def idx_bytes(values: Tensor) -> bytes:
     return header + bytes(values.flatten().tolist())
 
 
-def write_pictures(folder: Path) -> dict[str, Tensor]:
-    """Write four files as Fashion-MNIST has them, two of them compressed."""
-    generator = torch.Generator().manual_seed(1)
-    shapes = {
-        "train-images-idx3-ubyte": (150, 28, 28),
-        "train-labels-idx1-ubyte.gz": (150,),
-        "t10k-images-idx3-ubyte.gz": (30, 28, 28),
-        "t10k-labels-idx1-ubyte": (30,),
-    }
-    written = {}
-    for name, shape in shapes.items():
-        high = 10 if "labels" in name else 256
-        values = torch.randint(0, high, shape, dtype=torch.uint8, generator=generator)
-        content = idx_bytes(values)
-        (folder / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
-        written[name.removesuffix(".gz")] = values
-    return written
+Pictures: TypeAlias = tuple[Path, Mapping[str, Tensor]]
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Mapping[str, Tensor]]:
-    """Give a folder with four IDX files, and what is in them."""
-    folder = tmp_path_factory.mktemp("pictures")
-    return folder, write_pictures(folder)
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Pictures:
+    """Give a folder with four files as Fashion-MNIST has them, and what is in them."""
+    folder, values = tmp_path_factory.mktemp("pictures"), {}
+    generator = torch.Generator().manual_seed(1)
+    for part, count, packed in (("train", 150, "labels"), ("t10k", 30, "images")):
+        for what, shape, high in (("images", (28, 28), 256), ("labels", (), 10)):
+            name = f"{part}-{what}-idx{1 + len(shape)}-ubyte"
+            drawn = torch.randint(0, high, (count, *shape), generator=generator).byte()
+            content, values[name] = idx_bytes(drawn), drawn
+            path = folder / (f"{name}.gz" if what == packed else name)
+            path.write_bytes(gzip.compress(content) if what == packed else content)
+    return folder, values
 
 
 @pytest.mark.parametrize("part", ["train", "t10k"])
-def test_idx_files_are_read_compressed_or_not(
-    part: str, pictures: tuple[Path, Mapping[str, Tensor]]
-) -> None:
+def test_idx_files_are_read_compressed_or_not(part: str, pictures: Pictures) -> None:
     folder, written = pictures
     images, labels = idx.read_pictures(folder, part)
     assert images.dtype == torch.float32
@@ -571,7 +443,7 @@ def test_idx_files_are_read_compressed_or_not(
 
 
 def test_the_classifier_trains_on_idx_files_to_the_same_bits(
-    pictures: tuple[Path, Mapping[str, Tensor]], runs: Runs
+    pictures: Pictures, runs: Short
 ) -> None:
     options = ("image_classifier", "--data", str(pictures[0]), "--epochs", "2")
     ours, theirs = runs(*options), runs(*options, "--optim", "torch")
@@ -582,31 +454,25 @@ def test_the_classifier_trains_on_idx_files_to_the_same_bits(
 
 
 WHOLE = idx_bytes(torch.zeros(2, 3, 3, dtype=torch.uint8))
-DAMAGED = {
-    "is not an IDX file": b"GIF89a" + WHOLE,
-    "of unsigned bytes": WHOLE[:2] + bytes([13]) + WHOLE[3:],
-    "ends within its header": WHOLE[:10],
-    "should hold 18 elements, and holds 17": WHOLE[:-1],
-    "should hold 18 elements, and holds 19": WHOLE + b"\0",
-}
-
-
-@pytest.mark.parametrize(("complaint", "content"), DAMAGED.items())
-def test_a_file_that_is_no_whole_idx_file_is_refused(
-    complaint: str, content: bytes, tmp_path: Path
-) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=complaint):
-        idx.read_idx(path)
 
 
 @pytest.mark.parametrize(
-    "content", [gzip.compress(WHOLE)[:-9], WHOLE], ids=["cut off", "not packed"]
+    ("file", "content", "complaint"),
+    [
+        ("file", b"GIF89a" + WHOLE, "is not an IDX file"),
+        ("file", WHOLE[:2] + bytes([13]) + WHOLE[3:], "of unsigned bytes"),
+        ("file", WHOLE[:10], "ends within its header"),
+        ("file", WHOLE[:-1], "should hold 18 elements, and holds 17"),
+        ("file", WHOLE + b"\0", "should hold 18 elements, and holds 19"),
+        ("file.gz", gzip.compress(WHOLE)[:-9], "is not a whole gzip file"),
+        ("file.gz", WHOLE, "is not a whole gzip file"),
+    ],
 )
-def test_a_file_that_is_no_whole_gzip_file_is_refused(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "file.gz").write_bytes(content)
-    with pytest.raises(ValueError, match="is not a whole gzip file"):
+def test_a_file_that_is_no_whole_idx_file_is_refused(
+    file: str, content: bytes, complaint: str, tmp_path: Path
+) -> None:
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(ValueError, match=complaint):
         idx.read_idx(tmp_path / "file")
 
 
@@ -620,19 +486,11 @@ def test_pictures_without_as_many_labels_are_refused(tmp_path: Path) -> None:
 
 # The command line.
 
-
-@contextmanager
-def misused() -> Iterator[StringIO]:
-    """Expect an exit with status 2 and give what was complained."""
-    with redirect_stderr(StringIO()) as complaint, pytest.raises(SystemExit) as ending:
-        yield complaint
-    assert ending.value.code == 2
+NONSENSE = [("--optim", "sgd"), ("--steps", "0"), ("--device", "tpu"), ("--seed", "-1")]
 
 
 @every_example
-@pytest.mark.parametrize(
-    "options", [("--optim", "sgd"), ("--steps", "0"), ("--device", "tpu"), ("--seed", "-1")]
-)
+@pytest.mark.parametrize("options", NONSENSE)
 def test_options_that_make_no_sense_end_with_status_2(
     name: str, options: tuple[str, str], tmp_path: Path
 ) -> None:
@@ -653,16 +511,11 @@ def test_a_folder_without_pictures_ends_with_status_2(tmp_path: Path) -> None:
     assert "train-images-idx3-ubyte" in complaint.getvalue()
 
 
-def test_another_seed_gives_another_run(runs: Runs) -> None:
-    options = ("line_fit", *SHORT["line_fit"])
-    assert runs(*options).result["loss"] != runs(*options, "--seed", "1").result["loss"]
+def test_another_seed_gives_another_run(short: Short) -> None:
+    assert short("line_fit").result["loss"] != short("line_fit", "--seed", "1").result["loss"]
 
 
 def test_an_example_runs_as_a_program_from_any_directory(tmp_path: Path) -> None:
-    process = [sys.executable, str(FOLDER / "line_fit.py"), "--steps", "5"]
-    surroundings = {**os.environ, "PYTHONPATH": str(FOLDER.parent)}
-    ended = subprocess.run(
-        process, check=False, cwd=tmp_path, env=surroundings, capture_output=True, text=True
-    )
+    ended = start(str(EXAMPLES / "line_fit.py"), "--steps", "5", folder=tmp_path)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.splitlines()[-1].startswith("Shown: ")

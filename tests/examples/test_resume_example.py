@@ -15,7 +15,10 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import reduce
 from multiprocessing import get_context
+from operator import getitem
 from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO
@@ -26,11 +29,9 @@ from beside import (
     assert_equal,
     one_thread,  # noqa: F401 - applies to every test here
 )
+from running import finish, misused
 
 pytest.importorskip("fcntl", reason="the example needs Linux or macOS")
-pytest.importorskip("sklearn", reason="the example's data come with scikit-learn")
-pytest.importorskip("matplotlib", reason="all examples can draw")
-pytest.importorskip("rich", reason="all examples can show their progress")
 
 import checkpoints
 import resume
@@ -42,7 +43,7 @@ from optimlab.lab.compare.diff import Diff
 from optimlab.lab.lockstep.clone import clone
 
 Content = dict[str, Any]
-SHORT, LONG = 4, 200
+SHORT, LONG = 4, 100
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -58,8 +59,8 @@ def options(*arguments: str, steps: int = SHORT, every: int = 1) -> resume.Optio
     return resume.parser().parse_args([*both, *arguments], resume.Options())
 
 
-def train(directory: Path, *arguments: str, steps: int = SHORT, every: int = 1) -> Content:
-    return resume.train_in(directory, options(*arguments, steps=steps, every=every))
+def train(directory: Path, *arguments: str, **numbers: int) -> Content:
+    return resume.train_in(directory, options(*arguments, **numbers))
 
 
 def names(directory: Path) -> set[str]:
@@ -111,11 +112,11 @@ def train_killed(directory: Path, given: resume.Options) -> list[int | None]:
     return resume.train_killed(directory, given, get_context("fork"))
 
 
-def test_twenty_kills_at_random_moments_end_in_the_bits_of_the_uninterrupted_run(
+def test_ten_kills_at_random_moments_end_in_the_bits_of_the_uninterrupted_run(
     forking: Callable[..., Any], tmp_path: Path
 ) -> None:
-    codes = forking(train_killed, tmp_path / "killed", options("--kills", "20", steps=LONG))
-    assert codes == [-signal.SIGKILL] * 20 + [0]
+    codes = forking(train_killed, tmp_path / "killed", options("--kills", "10", steps=LONG))
+    assert codes == [-signal.SIGKILL] * 10 + [0]
     resumed = checkpoints.read(tmp_path / "killed" / file_of(LONG))
     assert_equal(resumed, train(tmp_path / "straight", steps=LONG, every=LONG))
 
@@ -127,15 +128,14 @@ def test_a_run_of_one_step_can_be_killed(forking: Callable[..., Any], tmp_path: 
 
 
 @pytest.mark.parametrize("option", ["--seed", "--kills"])
-def test_negative_numbers_are_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ending:
+def test_negative_numbers_are_refused(option: str) -> None:
+    with misused() as complaint:
         options(option, "-1")
-    assert ending.value.code == 2
-    assert "-1 is negative" in capsys.readouterr().err
+    assert "-1 is negative" in complaint.getvalue()
 
 
 def killed_before_line(number: int, directory: Path) -> None:
-    """Train, and be killed before so many lines of checkpoints.py have been carried out."""
+    """Train, and be killed before so many lines of checkpoints.py have run."""
     lines = itertools.count()
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
@@ -149,12 +149,12 @@ def killed_before_line(number: int, directory: Path) -> None:
     train(directory, "--keep", "1")
 
 
+@dataclass
 class File(io.BytesIO):
     """A file of which only the first bytes reach the disk before the process is killed."""
 
-    def __init__(self, file: BinaryIO, limit: int) -> None:
-        super().__init__()
-        self.file, self.limit = file, limit
+    file: BinaryIO
+    limit: int
 
     def write(self, data: Any) -> int:
         self.limit -= self.file.write(bytes(data)[: self.limit])
@@ -221,31 +221,32 @@ def test_a_checkpoint_is_on_the_disk_before_it_gets_its_name_and_an_older_one_go
 ) -> None:
     # What a kill cannot show: after one, the kernel still writes what a power cut would lose.
     done: list[str] = []
-    fsync, replace, unlink = os.fsync, Path.replace, Path.unlink
 
-    def noted_fsync(file: int) -> None:
+    def note(owner: Any, name: str, say: Callable[..., str]) -> None:
+        function = getattr(owner, name)
+
+        def noted(*arguments: Any, **keywords: Any) -> Any:
+            done.append(say(*arguments))
+            return function(*arguments, **keywords)
+
+        monkeypatch.setattr(owner, name, noted)
+
+    def size_of(file: int) -> object:
         status = os.fstat(file)
-        done.append(
-            "fsync " + ("directory" if stat.S_ISDIR(status.st_mode) else str(status.st_size))
-        )
-        fsync(file)
+        return "directory" if stat.S_ISDIR(status.st_mode) else status.st_size
 
-    def noted_replace(path: Path, target: Path) -> Path:
-        done.append(f"{path.name} -> {target.name}")
-        return replace(path, target)
-
-    def noted_unlink(path: Path, missing_ok: bool = False) -> None:
-        if path.exists():
-            done.append(f"delete {path.name}")
-        unlink(path, missing_ok)
-
-    monkeypatch.setattr(os, "fsync", noted_fsync)
-    monkeypatch.setattr(Path, "replace", noted_replace)
-    monkeypatch.setattr(Path, "unlink", noted_unlink)
+    note(os, "fsync", lambda file: f"fsync {size_of(file)}")
+    note(Path, "replace", lambda path, target: f"{path.name} -> {target.name}")
+    note(Path, "unlink", lambda path: f"delete {path.name}" if path.exists() else "")
     train(begun)
     size = (begun / file_of(4)).stat().st_size
     names_it = "step-00000004.part -> step-00000004.pt"
-    assert done == [f"fsync {size}", names_it, "fsync directory", "delete step-00000001.pt"]
+    assert [*filter(None, done)] == [
+        f"fsync {size}",
+        names_it,
+        "fsync directory",
+        "delete step-00000001.pt",
+    ]
 
 
 def test_a_failed_save_leaves_the_older_checkpoints_and_no_part(
@@ -295,24 +296,15 @@ def with_a_bit_flipped(whole: bytes) -> bytes:
 CUT, FOREIGN, UNTRUSTED = "cut short, or was never", "by another program", "more than tensors"
 DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "empty": (lambda whole: b"", CUT),
-    "one byte": (lambda whole: whole[:1], CUT),
-    "half": (lambda whole: whole[: len(whole) // 2], CUT),
     "without its last byte": (lambda whole: whole[:-1], CUT),
-    "without its end": (lambda whole: whole[:-22], CUT),
-    "with zeros for its second half": (
-        lambda whole: whole[: len(whole) // 2].ljust(len(whole), b"\0"),
-        CUT,
-    ),
+    "half, then zeros": (lambda whole: whole[: len(whole) // 2].ljust(len(whole), b"\0"), CUT),
     "with a flipped bit": (with_a_bit_flipped, "wrong checksum"),
     "random bytes": (lambda whole: random.Random(0).randbytes(len(whole)), CUT),
-    "a text": (lambda whole: b"step 3, loss 0.5\n" * 99, CUT),
-    "a pickle": (lambda whole: pickle.dumps({"step": 3}), CUT),
     "a harmful pickle": (lambda whole: pickle.dumps(Harmful()), CUT),
     "a harmful checkpoint": (lambda whole: saved({"program": Harmful()}), UNTRUSTED),
     "a whole module": (lambda whole: saved(torch.nn.Linear(2, 2)), UNTRUSTED),
     "a zip of something else": (lambda whole: zipped("readme.txt", "hello"), "no checkpoint"),
     "another program's checkpoint": (lambda whole: saved({"step": 3, "model": {}}), FOREIGN),
-    "a tensor": (lambda whole: saved(torch.ones(3)), FOREIGN),
     "a list": (lambda whole: saved([1, 2]), FOREIGN),
 }
 
@@ -337,7 +329,7 @@ def test_a_damaged_or_foreign_file_is_refused_and_the_last_good_one_used(
 def test_a_file_cut_short_at_any_length_is_refused(begun: Path) -> None:
     path = begun / file_of(3)
     whole = path.read_bytes()
-    for length in [*range(0, len(whole), 499), *range(len(whole) - 100, len(whole))]:
+    for length in [1, *range(0, len(whole), 499), *range(len(whole) - 100, len(whole))]:
         path.write_bytes(whole[:length])
         with pytest.raises(checkpoints.RefusedError, match=CUT):
             checkpoints.read(path)
@@ -399,23 +391,19 @@ def test_parts_of_killed_processes_are_cleaned_up_and_nothing_else(begun: Path) 
     ],
 )
 def test_a_run_with_other_settings_is_refused_with_status_2_and_nothing_is_changed(
-    arguments: list[str], complaint: str, begun: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], complaint: str, begun: Path
 ) -> None:
     before = {path: path.read_bytes() for path in begun.iterdir()}
-    with pytest.raises(SystemExit) as ending:
+    with misused() as said:
         resume.main(["--directory", str(begun), "--steps", str(SHORT), *arguments])
-    assert ending.value.code == 2
-    assert complaint in capsys.readouterr().err
+    assert complaint in said.getvalue()
     assert {path: path.read_bytes() for path in begun.iterdir()} == before
 
 
-def test_a_second_process_in_the_same_directory_is_refused_with_status_2(
-    begun: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with checkpoints.opened(begun, keep=3), pytest.raises(SystemExit) as ending:
+def test_a_second_process_in_the_same_directory_is_refused_with_status_2(begun: Path) -> None:
+    with checkpoints.opened(begun, keep=3), misused() as said:
         resume.main(["--directory", str(begun)])
-    assert ending.value.code == 2
-    assert "another process is training in" in capsys.readouterr().err
+    assert "another process is training in" in said.getvalue()
 
 
 def test_a_run_may_be_lengthened_and_saved_at_other_steps(
@@ -430,11 +418,9 @@ def test_a_run_may_be_lengthened_and_saved_at_other_steps(
 def test_a_run_goes_on_with_the_other_librarys_optimizer(
     libraries: tuple[str, str], straight: Content, tmp_path: Path
 ) -> None:
-    for library, steps in zip(libraries, (2, SHORT), strict=True):
-        assert (
-            resume.main(["--directory", str(tmp_path), "--optim", library, "--steps", str(steps)])
-            == 0
-        )
+    for library, steps in zip(libraries, ("2", str(SHORT)), strict=True):
+        arguments = ["--directory", str(tmp_path), "--optim", library, "--steps", steps]
+        assert resume.main(arguments) == 0
     assert_equal(checkpoints.read(tmp_path / file_of(SHORT)), straight)
 
 
@@ -470,10 +456,9 @@ def resumed(content: Content, device: str, forgotten: Sequence[str] = ()) -> Con
     run = new_run(device)
     content = clone(content)
     if forgotten:
-        changed, new = content, clone(run.state_dict())
-        for key in forgotten[:-1]:
-            changed, new = changed[key], new[key]
-        changed[forgotten[-1]] = new[forgotten[-1]]
+        *way, last = forgotten
+        changed, new = (reduce(getitem, way, each) for each in (content, clone(run.state_dict())))
+        changed[last] = new[last]
     run.load_state_dict(content)
     return trained(run, 2 * HALF)
 
@@ -491,18 +476,13 @@ def on_cpu() -> tuple[Content, Content]:
 def test_all_parts_together_are_enough(on_cpu: tuple[Content, Content]) -> None:
     half_way, end = on_cpu
     assert_equal(resumed(half_way, "cpu"), end)
+    run = new_run("cpu")
+    run.load_state_dict(clone(half_way))
+    assert_equal(clone(run.state_dict()), half_way)  # it would save the same
     scale = half_way["parts"]["scaler"]["scale"], end["parts"]["scaler"]["scale"]
     # It grew until float16 overflowed: otherwise the scaler would not have to be in a checkpoint.
     assert scale[0] > 2.0**13
     assert scale[1] < 2.0 ** (13 + 2 * HALF // 20)
-
-
-def test_a_run_that_has_loaded_a_checkpoint_would_save_the_same(
-    on_cpu: tuple[Content, Content],
-) -> None:
-    run = new_run("cpu")
-    run.load_state_dict(clone(on_cpu[0]))
-    assert_equal(clone(run.state_dict()), on_cpu[0])
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=".".join)
@@ -525,15 +505,11 @@ def test_on_cuda_its_generator_belongs_to_the_parts(monkeypatch: pytest.MonkeyPa
 # The demonstration.
 
 
-def test_the_demonstration_finds_no_difference(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_demonstration_finds_no_difference(tmp_path: Path) -> None:
     # Without a kill, which is another start of Python; killing as such is tested above.
-    arguments = ["--steps", "20", "--every", "7", "--kills", "0", "--out", str(tmp_path)]
-    assert resume.main(arguments) == 0
-    printed = capfd.readouterr().out.splitlines()
-    assert re.fullmatch("Shown: after 0 SIGKILLs 0 of [67].. tensors and values .*", printed[-1])
-    assert max(map(len, printed)) <= 100
+    lines = finish("resume", tmp_path, "--steps", "20", "--every", "7", "--kills", "0").lines
+    assert re.fullmatch("Shown: after 0 SIGKILLs 0 of [67].. tensors and values .*", lines[-1])
+    assert max(map(len, lines)) <= 100
     assert not list(tmp_path.iterdir())
 
 

@@ -7,34 +7,27 @@ middle of the run and resumes from it. The programs are those of the examples.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import pytest
 import torch
 from beside import (
-    NAMES,
     WAYS,
     Options,
     assert_equal,
     one_thread,  # noqa: F401 - applies to every test here
 )
 from chosen import Choice
+from running import finish, need, stepping
 from torch import Tensor, nn
 from torch.optim import Optimizer, lr_scheduler
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from optimlab.demo.recipes import LIBRARIES
-from optimlab.demo.training import reproducible
+from optimlab.demo.libraries import LIBRARIES
 from optimlab.lab.compare.snapshot import snapshot
-
-pytest.importorskip("sklearn", reason="the examples' digits come with scikit-learn")
-pytest.importorskip("matplotlib", reason="all examples can draw")
-pytest.importorskip("rich", reason="all examples can show their progress")
 
 STEPS, SEED = 12, 3
 
@@ -67,22 +60,17 @@ class Trained:
         return [self.seen()["parameters"], self.seen()["state"], groups]
 
 
-class Train(Protocol):
-    """Trains without interruption and saves in a folder what the run is in the middle.
+Train: TypeAlias = Callable[[Choice, Path, Path | None], tuple[nn.Module, Optimizer]]
+"""Trains without interruption and saves in a folder what the run is in the middle.
 
-    Or, given another folder, starts in the middle from what is saved there.
-    """
-
-    def __call__(
-        self, choice: Choice, folder: Path, source: Path | None
-    ) -> tuple[nn.Module, Optimizer]: ...
+Or, given another folder besides, starts in the middle from what is saved there.
+"""
 
 
 def under_huggingface(
     choice: Choice, folder: Path, source: Path | None, *, as_class: bool
 ) -> tuple[nn.Module, Optimizer]:
-    pytest.importorskip("transformers", reason="transformers is not installed")
-    pytest.importorskip("accelerate", reason="accelerate is not installed")
+    need("transformers", "accelerate")
     import huggingface_trainer as example
 
     def give(_: Any, params: Iterable[Tensor], steps: int) -> Options:
@@ -102,7 +90,7 @@ def under_huggingface(
 def under_accelerate(
     choice: Choice, folder: Path, source: Path | None
 ) -> tuple[nn.Module, Optimizer]:
-    pytest.importorskip("accelerate", reason="accelerate is not installed")
+    need("accelerate")
     import accelerate_loop as example
 
     training = example.Training(choice.make, STEPS, SEED, cpu=True)
@@ -118,7 +106,7 @@ def under_accelerate(
 def under_lightning(
     choice: Choice, folder: Path, source: Path | None
 ) -> tuple[nn.Module, Optimizer]:
-    pytest.importorskip("lightning", reason="lightning is not installed")
+    need("lightning")
     import lightning_trainer as example
 
     name = "half.ckpt"
@@ -132,44 +120,39 @@ def under_lightning(
 
 @dataclass(frozen=True)
 class Program:
-    """A program, and how many steps its optimizers make: in all, and after it was resumed."""
+    """A program that trains under a trainer, and how many steps its optimizers make.
+
+    Attributes:
+        train: the program.
+        steps: in all.
+        left: after it was resumed.
+        ways: the implementations that are tested under it.
+    """
 
     train: Train
     steps: int
     left: int
+    ways: tuple[str, ...] = ("default",)
 
     def __call__(self, choice: Choice, folder: Path, source: Path | None = None) -> Trained:
-        steps: list[str] = []
-
-        def note(optimizer: Optimizer, *_: object) -> None:
-            steps.append(type(optimizer).__module__.partition(".")[0])
-
         folder.mkdir()
-        hook = register_optimizer_step_post_hook(note)
-        try:
-            with torch.random.fork_rng(devices=[]):
-                model, optimizer = self.train(choice, folder, source)
-        finally:
-            hook.remove()
+        with stepping() as steps, torch.random.fork_rng(devices=[]):
+            model, optimizer = self.train(choice, folder, source)
         return Trained(model, optimizer, steps)
 
 
 PROGRAMS = {
     "Trainer, given a class": Program(partial(under_huggingface, as_class=True), STEPS, 5),
     "Trainer, given an object": Program(partial(under_huggingface, as_class=False), STEPS, 5),
-    "accelerate": Program(under_accelerate, STEPS, 6),
+    "accelerate": Program(under_accelerate, STEPS, 6, ("default", "for-loop", "foreach", "fused")),
     # Two epochs of 10 steps; another run, of one epoch, saves.
-    "Lightning": Program(under_lightning, 30, 10),
+    "Lightning": Program(under_lightning, 30, 10, ("default", "fused")),
 }
-SLOW = [name for name in PROGRAMS if name.startswith("Trainer")]
 CASES = [
-    *(pytest.param(PROGRAMS[p], n, {}, id=f"{p}-{n}") for p in SLOW for n in NAMES),
-    *(
-        pytest.param(PROGRAMS[program], *way.values, id=f"{program}-{way.id}")
-        for program in PROGRAMS
-        if program not in SLOW
-        for way in WAYS
-    ),
+    pytest.param(program, *way.values, id=f"{title}-{way.id}")
+    for title, program in PROGRAMS.items()
+    for way in WAYS
+    if str(way.id).endswith(program.ways)
 ]
 
 
@@ -201,21 +184,11 @@ EXAMPLES = {
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_ends_in_the_same_bits_with_both_libraries(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for package in EXAMPLES[name]:
-        pytest.importorskip(package, reason=f"{package} is not installed")
-    example = import_module(name)
-    results: list[Any] = []
-
-    def run(options: Any, run: Any = example.run) -> None:
-        results.append(run(options))
-
-    with pytest.MonkeyPatch.context() as patch, reproducible(), torch.random.fork_rng():
-        patch.setattr(example, "run", run)
-        for library in LIBRARIES:
-            out = tmp_path / library
-            assert example.main(["--steps", "7", "--optim", library, "--out", str(out)]) == 0
-            assert capsys.readouterr().out.splitlines()[-1].startswith("Shown: ")
-    assert_equal(*results)
+def test_an_example_ends_in_the_same_bits_with_both_libraries(name: str, tmp_path: Path) -> None:
+    need(*EXAMPLES[name])
+    ours, theirs = (
+        finish(name, tmp_path / library, "--steps", "7", "--optim", library)
+        for library in LIBRARIES
+    )
+    assert_equal(ours.result, theirs.result)
+    assert all(each.lines[-1].startswith("Shown: ") for each in (ours, theirs))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ import optimlab
 from optimlab.__main__ import main
 from optimlab.lab.compare.bits import same_bits
 from optimlab.lab.doctor import CheckpointError, Report, repair
-from optimlab.lab.lockstep.clone import clone, save_and_load
+from optimlab.lab.lockstep.clone import clone
 
 SHAPE = (4, 3)
 
@@ -39,9 +39,9 @@ class Run:
     """
 
     def __init__(
-        self, make: type[Optimizer], names: Sequence[str], dtype: torch.dtype, options: Options
+        self, make: type[Optimizer], names: str, dtype: torch.dtype, options: Options
     ) -> None:
-        self.make, self.names, self.dtype, self.options = make, list(names), dtype, options
+        self.make, self.names, self.dtype, self.options = make, names, dtype, options
         self.params = {
             name: nn.Parameter(self.draw(name, 0).to(dtype)) for name in dict.fromkeys(names)
         }
@@ -63,7 +63,7 @@ class Run:
             self.optimizer.step()
         return self
 
-    def again(self, names: Sequence[str] = (), **changes: Any) -> Run:
+    def again(self, names: str = "", **changes: Any) -> Run:
         """Make a fresh run at the same point: same parameters, no state yet."""
         make = changes.pop("make", self.make)
         dtype = changes.pop("dtype", self.dtype)
@@ -84,9 +84,8 @@ class Run:
         return self
 
 
-def run(name: str, *names: str, **options: Any) -> Run:
-    make = getattr(torch.optim, name)
-    return Run(make, names or ("a", "b"), torch.float32, {"lr": 0.1, **options})
+def run(name: str, names: str = "ab", **options: Any) -> Run:
+    return Run(getattr(torch.optim, name), names, torch.float32, {"lr": 0.1, **options})
 
 
 def next_steps_differ(one: Run, other: Run, name: str) -> bool:
@@ -99,128 +98,79 @@ def next_steps_differ(one: Run, other: Run, name: str) -> bool:
 # The eight.
 
 
-def swapped_names() -> tuple[Report, bool]:
-    right = run("Adam").step(3)
+def nothing(saved: Options) -> None:
+    pass
+
+
+def in_groups(**values: Any) -> Callable[[Options], None]:
+    return lambda saved: [group.update(values) for group in saved["param_groups"]].clear()
+
+
+def rename_momentum(saved: Options) -> None:
+    for held in saved["state"].values():  # to the names that the package optimi uses
+        held["exp_avg"], held["kahan_comp"] = held.pop("momentum_buffer"), None
+    in_groups(kahan_sum=None, decouple_wd=False, triton=False)(saved)
+
+
+def drop_state(saved: Options) -> None:
+    del saved["state"][1]
+
+
+def drop_nesterov(saved: Options) -> None:
+    del saved["param_groups"][0]["nesterov"]  # as in checkpoints from before there was one
+
+
+MOMENTUM, NESTEROV = {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}
+INSTEAD = "no momentum_buffer; there is exp_avg, kahan_comp instead: the next step starts anew"
+DECAY, ADAMW = {"weight_decay": 0.1}, {"make": torch.optim.AdamW}
+
+# What is saved and becomes of it, who loads it, and what is found.
+Failure = tuple[str, str, Options, Callable[[Options], Any], Options, str, str]
+FAILURES: tuple[Failure, ...] = (
+    ("Adam", "ab", {}, nothing, {"names": "ba"}, "order", "place 0 is a here and b in the live"),
+    ("Adam", "ab", DECAY, nothing, ADAMW, "wrong class", "written by Adam, and is given to AdamW"),
+    ("Adam", "ab", {}, nothing, {"lr": 0.01}, "hyperparameter overridden", "lr = 0.01 by 0.1"),
+    ("Adam", "ab", {}, drop_state, {}, "missing state", "parameter 1 (b): no state, so that it"),
+    ("Adam", "aab", {}, nothing, {"names": "abc"}, "duplicate", "more than one parameter"),
+    ("SGD", "ab", MOMENTUM, rename_momentum, {}, "missing key", INSTEAD),
+    ("SGD", "ab", NESTEROV, drop_nesterov, {}, "missing key", "nesterov = True by False, which it"),
+)
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: failure[-2])
+def test_a_failure_that_is_silent_in_torch_is_found(failure: Failure) -> None:
+    name, names, options, damage, resumes, kind, text = failure
+    right = run(name, names, **options).step(3)
     saved = right.saved()
-    resumed = right.again(["b", "a"])
+    damage(saved)
+    resumed = right.again(**resumes)
     report = optimlab.doctor(saved, resumed.optimizer)
-    return report, next_steps_differ(resumed.load(saved), right, "a")
+    for group in right.optimizer.param_groups:
+        group["lr"] = resumes.get("lr", 0.1)  # what the resumed run asks for
+    resumed.load(saved)
+    assert next_steps_differ(resumed, right, "b"), "torch goes on to the right bits"
+    found = [finding for finding in report.of_kind(kind) if text in finding.what]
+    assert [f.severity for f in found] == ["warning" if "lr" in resumes else "error"], report
+    assert not report.healthy
 
 
-def aliasing() -> tuple[Report, bool]:
+def test_two_optimizers_that_share_state_are_found_out() -> None:
     right = run("Adam").step(3)
     saved = right.saved()
     first, second = right.again().load(saved), right.again().load(saved)
-    report = optimlab.doctor(first.optimizer, second.optimizer)
+    found = optimlab.doctor(first.optimizer, second.optimizer).of_kind("aliasing")
     first.step()  # which no one expects to change the second
-    return report, next_steps_differ(second, right, "a")
+    assert next_steps_differ(second, right, "a")
+    assert "share memory" in found[0].what
 
 
-def adam_into_adamw() -> tuple[Report, bool]:
-    right = run("Adam", weight_decay=0.1).step(3)
-    saved = right.saved()
-    resumed = right.again(make=torch.optim.AdamW)
-    report = optimlab.doctor(saved, resumed.optimizer)
-    return report, next_steps_differ(resumed.load(saved), right, "a")
-
-
-def dropped_momentum_of_a_foreign_sgd() -> tuple[Report, bool]:
-    right = run("SGD", momentum=0.9).step(3)
-    saved = right.saved()
-    for held in saved["state"].values():  # the names that the package optimi uses
-        held["exp_avg"], held["kahan_comp"] = held.pop("momentum_buffer"), None
-    for group in saved["param_groups"]:
-        group.update(kahan_sum=None, decouple_wd=False, triton=False)
-    resumed = right.again()
-    report = optimlab.doctor(saved, resumed.optimizer)
-    return report, next_steps_differ(resumed.load(saved), right, "a")
-
-
-def moments_cast_to_bfloat16() -> tuple[Report, bool]:
+def test_moments_that_loading_casts_are_found() -> None:
     right = run("Adam").step(3)
-    saved = right.saved()
     halved = right.again(dtype=torch.bfloat16)
-    report = optimlab.doctor(saved, halved.optimizer)
-    converted = halved.load(saved).saved()
-    return report, next_steps_differ(right.again().load(converted), right, "a")
-
-
-def overridden_lr() -> tuple[Report, bool]:
-    before = run("Adam").step(3)
-    saved = before.saved()
-    resumed = before.again(lr=0.01)
-    report = optimlab.doctor(saved, resumed.optimizer)
-    right = before.again().load(saved)
-    for group in right.optimizer.param_groups:
-        group["lr"] = 0.01  # what the resumed run asks for
-    return report, next_steps_differ(resumed.load(before.saved()), right, "a")
-
-
-def missing_keys() -> tuple[Report, bool]:
-    right = run("Adam").step(3)
-    saved = right.saved()
-    del saved["state"][0]
-    resumed = right.again()
-    report = optimlab.doctor(saved, resumed.optimizer)
-    return report, next_steps_differ(resumed.load(saved), right, "a")
-
-
-def missing_option() -> tuple[Report, bool]:
-    right = run("SGD", momentum=0.9, nesterov=True).step(3)
-    saved = right.saved()
-    for group in saved["param_groups"]:
-        del group["nesterov"]  # as in checkpoints from before there was one
-    resumed = right.again()
-    report = optimlab.doctor(saved, resumed.optimizer)
-    return report, next_steps_differ(resumed.load(saved), right, "a")
-
-
-def duplicate_parameters() -> tuple[Report, bool]:
-    right = run("Adam", "a", "a", "b").step(3)
-    saved = right.saved()
-    resumed = right.again(["a", "b", "c"])
-    report = optimlab.doctor(saved, resumed.optimizer)
-    return report, next_steps_differ(resumed.load(saved), right, "b")
-
-
-FAILURES: dict[str, tuple[Callable[[], tuple[Report, bool]], str, str]] = {
-    "swapped names": (swapped_names, "order", "place 0 is a here and b in the live Adam"),
-    "aliasing": (aliasing, "aliasing", "share memory"),
-    "Adam into AdamW": (
-        adam_into_adamw,
-        "wrong class",
-        "written by Adam, and is given to AdamW, which loads it",
-    ),
-    "dropped momentum of a foreign SGD": (
-        dropped_momentum_of_a_foreign_sgd,
-        "missing key",
-        "no momentum_buffer; there is exp_avg, kahan_comp instead: the next step starts anew",
-    ),
-    "float32 moments cast to bfloat16": (
-        moments_cast_to_bfloat16,
-        "dtype",
-        "casts torch.float32 to torch.bfloat16 with loss, here and in 3 other tensors, 48 elements",
-    ),
-    "overridden lr": (overridden_lr, "hyperparameter overridden", "lr = 0.01 by 0.1"),
-    "missing keys": (missing_keys, "missing state", "parameter 0 (a): no state, so that it starts"),
-    "missing option": (
-        missing_option,
-        "missing key",
-        "nesterov = True by False, which it fills in",
-    ),
-    "duplicate parameters": (duplicate_parameters, "duplicate", "more than one parameter"),
-}
-
-
-@pytest.mark.parametrize("failure", FAILURES)
-def test_a_failure_that_is_silent_in_torch_is_found(failure: str) -> None:
-    reproduce, kind, text = FAILURES[failure]
-    report, differs = reproduce()
-    assert differs, "torch goes on to the right bits: nothing has failed"
-    assert not report.healthy
-    found = [finding for finding in report.of_kind(kind) if text in finding.what]
-    assert len(found) == 1, report
-    assert found[0].severity == ("warning" if failure == "overridden lr" else "error")
+    found = optimlab.doctor(right.saved(), halved.optimizer).of_kind("dtype")
+    assert next_steps_differ(right.again().load(halved.load(right.saved()).saved()), right, "a")
+    text = "casts torch.float32 to torch.bfloat16 with loss, here and in 3 other tensors, 48 elem"
+    assert (found[0].severity, text in found[0].what) == ("error", True)
 
 
 # No false alarm.
@@ -287,10 +237,6 @@ def overlap(saved: Options) -> None:
     saved["state"][0]["exp_avg_sq"] = memory[4:].view(SHAPE)
 
 
-def in_groups(**values: Any) -> Callable[[Options], None]:
-    return lambda saved: [group.update(values) for group in saved["param_groups"]].clear()
-
-
 DAMAGES: dict[str, tuple[Callable[[Options], Any], str, str]] = {
     "NaN": (changed("exp_avg", element(float("nan"))), "not finite", "first at [1, 2]: nan"),
     "infinity": (changed("exp_avg_sq", element(float("inf"))), "not finite", "1 of 12 elements"),
@@ -323,7 +269,7 @@ DAMAGES: dict[str, tuple[Callable[[Options], Any], str, str]] = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_what_is_wrong_inside_a_checkpoint_is_found(damage: str, tmp_path: Path) -> None:
     inflict, kind, text = DAMAGES[damage]
-    saved = run("Adam", "a", "b", "c", amsgrad=True).step(3).saved()
+    saved = run("Adam", "abc", amsgrad=True).step(3).saved()
     assert optimlab.doctor(saved).findings == ()
     inflict(saved)
     torch.save(saved, tmp_path / "run.pt")
@@ -448,7 +394,7 @@ def test_names_come_from_the_model_beside_the_optimizer() -> None:
     saved = right.saved()
     del saved["param_groups"][0]["param_names"]
     checkpoint = {"model": {name: p.detach() for name, p in right.params.items()}, "opt": saved}
-    report = optimlab.doctor(checkpoint, right.again(["b", "a"]).optimizer)
+    report = optimlab.doctor(checkpoint, right.again("ba").optimizer)
     assert "names from the order of ['model']" in report.of_kind("order")[0].where
     assert optimlab.doctor(checkpoint, right.again().optimizer).healthy
 
@@ -474,12 +420,12 @@ def saved_as(path: Path, state: Any, **group: Any) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "code": (lambda path: torch.save({"o": Malicious()}, path), "more than tensors and plain"),
+    "code": (lambda path: torch.save({"o": Malicious()}, path), "holds no optimizer"),
     "no optimizer": (lambda path: torch.save({"model": {}}, path), "holds no optimizer"),
     "a number": (lambda path: torch.save(3, path), "holds no optimizer"),
-    "text": (lambda path: path.write_text("not a checkpoint"), "no checkpoint|more than tensors"),
+    "text": (lambda path: path.write_text("not a checkpoint"), "is no checkpoint"),
     "empty": (lambda path: path.write_bytes(b""), "is no checkpoint"),
-    "cut short": (lambda path: path.write_bytes(b"\x80\x02."), "is no checkpoint|more than"),
+    "cut short": (lambda path: path.write_bytes(b"\x80\x02."), "is no checkpoint"),
     "no list": (lambda path: saved_as(path, {}, params=None), "params of group 0 is NoneType"),
     "no numbers": (lambda path: saved_as(path, {}, params=[[0]]), "a list for a parameter's"),
     "no names": (lambda path: saved_as(path, {}, params=[0], param_names=3), "param_names of"),
@@ -506,10 +452,10 @@ def test_what_cannot_be_read_safely_is_refused_with_status_2(
 
 
 def test_a_repaired_order_goes_on_to_the_right_bits(tmp_path: Path) -> None:
-    right = run("Adam", "a", "b", "c").step(3)
+    right = run("Adam", "abc").step(3)
     torch.save({"optimizer": right.saved(), "epoch": 3}, tmp_path / "run.pt")
     original = (tmp_path / "run.pt").read_bytes()
-    resumed = right.again(["c", "a", "b"])
+    resumed = right.again("cab")
     repaired = repair(tmp_path / "run.pt", tmp_path / "fixed.pt", resumed.optimizer)
     assert repaired.report.healthy, repaired
     fixed = torch.load(tmp_path / "fixed.pt", weights_only=True)
@@ -579,7 +525,7 @@ def test_a_repair_that_fails_leaves_no_file(
 
 
 def make_resumed() -> Optimizer:
-    optimizer: Optimizer = run("Adam", "b", "a", lr=0.01).optimizer
+    optimizer: Optimizer = run("Adam", "ba", lr=0.01).optimizer
     return optimizer
 
 
@@ -642,12 +588,6 @@ def test_options_that_make_no_sense_exit_with_status_2(
     monkeypatch.chdir(checkpoint.parent)
     assert main(["doctor", *words]) == 2
     assert complaint in capsys.readouterr().err
-
-
-def test_a_file_reads_as_it_was_saved() -> None:
-    saved = run("Adam").step(2).saved()
-    assert optimlab.doctor(save_and_load(saved), saved).healthy
-    assert optimlab.doctor(copy.deepcopy(saved)).findings == ()
 
 
 @pytest.mark.parametrize(

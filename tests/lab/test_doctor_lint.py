@@ -31,7 +31,7 @@ def network() -> nn.Sequential:
 Case = tuple[Any, nn.Module]
 
 
-def built_before_the_model_moved() -> Case:
+def built_too_early() -> Case:
     model = network()
     optimizer = torch.optim.Adam(model.parameters())
     for layer in model:  # as a move to a device does that makes new parameters
@@ -86,14 +86,6 @@ def hundreds_of_groups() -> Case:
     return torch.optim.Adam([{"params": [param]} for param in model.parameters()]), model
 
 
-def in_a_group(make: type[Optimizer] = torch.optim.Adam, **values: Any) -> Callable[[], Case]:
-    def build() -> Case:
-        model = network()
-        return make([{"params": model.parameters(), **values}]), model  # type: ignore[call-arg]
-
-    return build
-
-
 def state_of_a_parameter_that_left() -> Case:
     model = network()
     optimizer = torch.optim.Adam(model.parameters())
@@ -104,75 +96,60 @@ def state_of_a_parameter_that_left() -> Case:
 
 
 CASES: dict[str, tuple[Callable[[], Case], str, str, str]] = {
-    "built before the model moved": (
-        built_before_the_model_moved,
+    "moved": (
+        built_too_early,
         "error",
         "lost parameters",
-        "4 of the 4 parameters it holds are not the model's",
+        "4 of the 4 parameters it holds are not",
     ),
-    "its new parameters are left out": (
-        built_before_the_model_moved,
-        "warning",
-        "left out",
-        "0.weight, 0.bias, 2.weight, 2.bias",
-    ),
+    "new": (built_too_early, "warning", "left out", "0.weight, 0.bias, 2.weight, 2.bias"),
     "left out": (left_out, "warning", "left out", "2 parameters of the model are in no group"),
     "frozen": (frozen_with_a_gradient, "warning", "frozen", "there is still a gradient"),
     "twice": (given_twice, "error", "duplicate", "updated twice in every step"),
     "shared memory": (in_shared_memory, "error", "aliasing", "share memory"),
     "shared lr": (sharing_lr, "warning", "shared lr", "lr is one tensor for all of them"),
     "lr of two optimizers": (two_sharing_lr, "warning", "shared lr", "lr is one tensor"),
-    "two optimizers": (
-        two_sharing_parameters,
-        "warning",
-        "two optimizers",
-        "2 parameters are held",
-    ),
+    "two": (two_sharing_parameters, "warning", "two optimizers", "2 parameters are held"),
     "equal groups": (hundreds_of_groups, "warning", "equal groups", "200 of 200 groups"),
     "left behind": (state_of_a_parameter_that_left, "warning", "orphan state", "shape (2,)"),
-    "lr of nan": (in_a_group(lr=math.nan), "error", "hyperparameter", "lr = nan"),
-    "infinite lr": (in_a_group(lr=math.inf), "error", "hyperparameter", "lr = inf"),
-    "no lr": (in_a_group(lr=0.0), "warning", "hyperparameter", "no step moves anything"),
-    "tensor lr": (in_a_group(lr=torch.tensor(-1.0)), "error", "hyperparameter", "tensor(-1)"),
-    "swapped betas": (in_a_group(betas=(0.999, 0.9)), "warning", "hyperparameter", "swapped"),
-    "beta of 1": (in_a_group(betas=(0.9, 1.0)), "error", "hyperparameter", "divides by zero"),
-    "negative eps": (in_a_group(eps=-1e-8), "error", "hyperparameter", "eps = -1e-08"),
-    "no eps": (in_a_group(eps=0.0), "warning", "hyperparameter", "0/0"),
-    "large eps": (in_a_group(eps=1.0), "warning", "hyperparameter", "drowns"),
-    "growth": (in_a_group(weight_decay=-0.1), "error", "hyperparameter", "grow"),
-    "decay beyond zero": (
-        in_a_group(torch.optim.AdamW, lr=0.5, weight_decay=3.0),
-        "error",
-        "hyperparameter",
-        "turns the parameters' signs over",
-    ),
-    "momentum of 1": (
-        in_a_group(torch.optim.SGD, momentum=1.0),
-        "warning",
-        "hyperparameter",
-        "grows without bound",
-    ),
-    "momentum of nan": (
-        in_a_group(torch.optim.SGD, momentum=math.nan),
-        "error",
-        "hyperparameter",
-        "momentum = nan",
-    ),
-    "dampening of 1": (
-        in_a_group(torch.optim.SGD, momentum=0.9, dampening=1.0),
-        "warning",
-        "hyperparameter",
-        "no gradient after the first",
-    ),
-    "alpha of 2": (
-        in_a_group(torch.optim.RMSprop, alpha=2.0),
-        "error",
-        "hyperparameter",
-        "can turn negative",
-    ),
-    "misspelt": (in_a_group(weight_decy=0.1), "warning", "unknown key", "'weight_decay' may be"),
-    "a label": (in_a_group(layer="head"), "note", "unknown key", "'layer' is no hyperparameter"),
 }
+
+OF_TORCH = vars(torch.optim)
+ADAM, ADAMW, SGD, RMSPROP = (OF_TORCH[name] for name in ("Adam", "AdamW", "SGD", "RMSprop"))
+HYPERPARAMETERS: tuple[tuple[Any, dict[str, Any], str, str], ...] = (
+    (ADAM, {"lr": math.nan}, "error", "lr = nan"),
+    (ADAM, {"lr": math.inf}, "error", "lr = inf"),
+    (ADAM, {"lr": 0.0}, "warning", "no step moves anything"),
+    (ADAM, {"lr": torch.tensor(-1.0)}, "error", "tensor(-1)"),
+    (ADAM, {"betas": (0.999, 0.9)}, "warning", "swapped"),
+    (ADAM, {"betas": (0.9, 1.0)}, "error", "divides by zero"),
+    (ADAM, {"eps": -1e-8}, "error", "eps = -1e-08"),
+    (ADAM, {"eps": 0.0}, "warning", "0/0"),
+    (ADAM, {"eps": 1.0}, "warning", "drowns"),
+    (ADAM, {"weight_decay": -0.1}, "error", "grow"),
+    (ADAMW, {"lr": 0.5, "weight_decay": 3.0}, "error", "turns the parameters' signs over"),
+    (SGD, {"weight_decay": 3.0}, "warning", "weight_decay = 3: large"),
+    (SGD, {"momentum": 1.0}, "warning", "grows without bound"),
+    (SGD, {"momentum": math.nan}, "error", "momentum = nan"),
+    (SGD, {"momentum": 0.9, "dampening": 1.0}, "warning", "no gradient after the first"),
+    (RMSPROP, {"alpha": 2.0}, "error", "can turn negative"),
+    (RMSPROP, {"alpha": 1.0}, "warning", "stays zero"),
+    (ADAM, {"weight_decy": 0.1}, "warning", "'weight_decay' may be"),
+    (ADAM, {"layer": "head"}, "note", "'layer' is no hyperparameter"),
+)
+
+
+@pytest.mark.parametrize(("make", "values", "severity", "text"), HYPERPARAMETERS)
+def test_hyperparameters_that_make_no_sense_are_found(
+    make: Any, values: dict[str, Any], severity: str, text: str
+) -> None:
+    model = network()
+    report = optimlab.lint(make([{"params": model.parameters(), **values}]), model)
+    found = [finding for finding in report.findings if text in finding.what]
+    kind = "hyperparameter" if values.keys() <= make(model.parameters()).defaults.keys() else ""
+    assert [f.severity for f in found] == [severity], report
+    assert found[0].kind == (kind or "unknown key")
+    assert report.healthy is (severity == "note")
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,8 +1,7 @@
 """Whatever runs between two instructions of a step, it ends as with torch.
 
 A signal handler runs between any two bytecodes of Python's, and so may another thread. Each test
-here lets something happen at such boundaries of a step that is repeated from the cache, at one in
-each step.
+here lets something happen at such boundaries of a step that is replayed, at one in each step.
 """
 
 import gc
@@ -17,56 +16,19 @@ from typing import Any
 import pytest
 import torch
 from beside import one_thread  # noqa: F401 - applies to every test here
-from torch import Tensor
+from twins import Run, Twins, needs_kernel
 
-import optimlab
-from optimlab.lab.parity import compare_tensors
-from optimlab.native.self_check import capabilities
-
-pytestmark = pytest.mark.skipif(capabilities().kernel is None, reason=capabilities().reason)
+pytestmark = needs_kernel
 
 APART = int(os.environ.get("OPTIMLAB_BOUNDARIES_APART", "12"))
 """How far the boundaries are apart that are tried; 1 for all of them."""
 
-OPTIMIZERS: dict[str, dict[str, Any]] = {"SGD": {"momentum": 0.9}, "Adam": {"amsgrad": True}}
+Action = Callable[[Run], object]
 
 
-class Run:
-    """One library's optimizer over two groups and two dtypes."""
-
-    def __init__(self, library: Any, name: str) -> None:
-        generator = torch.Generator().manual_seed(4)
-        self.params = [
-            torch.randn(size, generator=generator, dtype=dtype).requires_grad_()
-            for dtype in (torch.float32, torch.float64)
-            for size in (40, 3)
-        ]
-        groups = [{"params": self.params[1:]}, {"params": self.params[:1], "lr": 0.5}]
-        self.optimizer: Any = getattr(library, name)(groups, lr=0.1, **OPTIMIZERS[name])
-        self.gradients = torch.Generator().manual_seed(6)
-        self.held: list[Tensor] = []
-
-    def take_gradients(self) -> None:
-        for param in self.params:
-            gradient = torch.randn(param.shape, generator=self.gradients, dtype=param.dtype)
-            param.grad = gradient
-
-    def hold_some_state(self) -> None:
-        state = self.optimizer.state
-        self.held = [value for p in self.params for value in state[p].values() if value.dim()]
-
-    def tensors(self) -> list[Tensor]:
-        state = self.optimizer.state
-        return [*self.params, *(value for p in self.params for value in state[p].values())]
-
-
-def compare(ours: Run, theirs: Run, boundary: int) -> None:
-    for mine, other in zip(ours.tensors(), theirs.tensors(), strict=True):
-        assert compare_tensors(mine, other) is None, boundary
-
-
-def nothing(run: Run) -> None:
-    """Let the step be."""
+def hold_some_state(run: Run) -> None:
+    held = [run.state(place) for place in range(len(run.params))]
+    run.held = [value for each in held for value in each.values() if value.dim()]
 
 
 def move_parameters(run: Run) -> None:
@@ -99,16 +61,10 @@ def renew_gradients(run: Run) -> None:
     gc.collect(0)
 
 
-ACTIONS = [
-    move_parameters,
-    move_state,
-    move_held_state_and_let_go,
-    share_memory,
-    renew_gradients,
-]
+ACTIONS = (move_parameters, move_state, move_held_state_and_let_go, share_memory, renew_gradients)
 
 
-def in_a_thread(action: Callable[[Run], None]) -> Callable[[Run], None]:
+def in_a_thread(action: Action) -> Action:
     """Have another thread do it."""
 
     def wrapped(run: Run) -> None:
@@ -119,7 +75,7 @@ def in_a_thread(action: Callable[[Run], None]) -> Callable[[Run], None]:
     return wrapped
 
 
-def step_with(run: Run, boundary: int, action: Callable[[Run], None]) -> int:
+def step_with(run: Run, boundary: int, action: Action) -> int:
     """Make a step in which something happens at a boundary; return how many were passed before."""
     passed = 0
 
@@ -143,35 +99,39 @@ def step_with(run: Run, boundary: int, action: Callable[[Run], None]) -> int:
     return passed
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
 @pytest.mark.parametrize("owned", [False, True], ids=["held", "owned"])
 @pytest.mark.parametrize("action", ACTIONS)
 def test_what_happens_at_a_boundary_of_a_step_is_noticed(
-    name: str, owned: bool, action: Callable[[Run], None]
+    name: str, owned: bool, action: Action
 ) -> None:
-    ours, theirs = Run(optimlab, name), Run(torch.optim, name)
+    kinds = [(size, dtype) for dtype in (torch.float32, torch.float64) for size in (40, 3)]
+    values = [torch.linspace(-1, 2, size, dtype=dtype) for size, dtype in kinds]
+    twins = Twins(name, values[1:], lr=0.1)
     choose = random.Random(f"{name} {action.__name__}")
 
-    def prepare() -> None:
-        for run in (ours, theirs):
-            for _ in range(4):
-                run.take_gradients()
-                run.optimizer.step()
-            if not owned:
-                run.hold_some_state()
-            run.take_gradients()
-        cached = ours.optimizer._cached_step
-        assert cached.ownership.holds or not owned
+    def add_a_group(run: Run) -> None:
+        run.params.append(values[0].clone().requires_grad_())
+        run.optimizer.add_param_group({"params": run.params[-1], "lr": 0.5})
 
-    prepare()
-    boundaries = step_with(ours, -1, nothing)
-    theirs.optimizer.step()
+    def prepare(run: Run) -> None:
+        run.step(4)
+        if not owned:
+            hold_some_state(run)
+        run.take_gradients()
+
+    twins.both(add_a_group)
+    twins.both(prepare)
+    assert twins.ours.is_owned or not owned
+    boundaries = step_with(twins.ours, -1, lambda run: None)
+    twins.theirs.optimizer.step()
     assert 150 < boundaries < 2000
     boundary = 0
     while boundary < boundaries:
-        prepare()
-        step_with(ours, boundary, choose.choice((action, in_a_thread(action))))
-        theirs.optimizer.step()
-        action(theirs)
-        compare(ours, theirs, boundary)
+        twins.both(prepare)
+        assert twins.ours.is_cached
+        step_with(twins.ours, boundary, choose.choice((action, in_a_thread(action))))
+        twins.theirs.optimizer.step()
+        action(twins.theirs)
+        twins.compare()
         boundary += choose.randrange(1, max(2 * APART, 2))

@@ -23,7 +23,7 @@ from random_programs import Diverged, Program
 from random_programs.statements import ALONE, CHANGES, DAMAGE, DETOURS, FAULTS
 from torch import Tensor
 
-import optimlab.optimizer
+import optimlab.rule
 from optimlab.core import checkpoint
 from optimlab.lab.compare.diff import NothingCompared
 
@@ -75,7 +75,7 @@ Sabotage: TypeAlias = Callable[[Any, Exception | None], None]
 
 def sabotaged(monkeypatch: pytest.MonkeyPatch, place: str, sabotage: Sabotage) -> None:
     """Let a part of our optimizers do something else too, after it has succeeded or failed."""
-    owner: Any = optimlab.optimizer if place == "carry_out" else optimlab.Optimizer
+    owner: Any = optimlab.rule if place == "execute" else optimlab.Rule
     function = getattr(owner, place)
 
     def then_sabotage(optimizer: Any, *args: Any) -> Any:
@@ -124,9 +124,9 @@ def change_the_message(optimizer: Any, error: Exception | None) -> None:
 
 
 SABOTAGE = (
-    pytest.param("carry_out", change_a_bit, id="one-ulp"),
-    pytest.param("carry_out", reorder_state, id="order-of-state"),
-    pytest.param("carry_out", write_gradients, id="a-written-gradient"),
+    pytest.param("execute", change_a_bit, id="one-ulp"),
+    pytest.param("execute", reorder_state, id="order-of-state"),
+    pytest.param("execute", write_gradients, id="a-written-gradient"),
     pytest.param("_checked_batch", leave_something_behind, id="a-half-applied-step"),
     pytest.param("load_state_dict", change_a_group, id="an-entry-of-a-group"),
     pytest.param("load_state_dict", leave_something_behind, id="a-half-applied-load"),

@@ -14,7 +14,7 @@ import optimlab
 PAGES = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop"}
 DIRECTORY = Path(__file__).resolve().parents[2] / "docs" / "optimizers"
 
-# How a step is carried out, and not what it computes.
+# How a step is executed, and not what it computes.
 FLAGS = {"params", "foreach", "maximize", "capturable", "differentiable", "fused"}
 
 

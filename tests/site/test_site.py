@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from browsing import watch
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -98,28 +99,15 @@ def test_a_browser_shows_each_page_without_an_error(
 ) -> None:
     wrong: list[str] = []
     tab = browser.new_page(viewport={"width": WIDTHS[width], "height": 800})
-    tab.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
-    tab.on("pageerror", lambda error: wrong.append(str(error)))
-    tab.on("requestfailed", lambda request: wrong.append(f"failed: {request.url}"))
-    tab.on(
-        "request",
-        lambda request: (
-            None
-            if request.url.startswith(("file:", "data:", "blob:"))
-            else wrong.append(request.url)
-        ),
-    )
+    watch(tab, wrong)
     query = "?q=momentum" if page == "search.html" else ""
     tab.goto((SITE / page).as_uri() + query)
     tab.wait_for_load_state("load")
     unset = "[...document.querySelectorAll('.math')].filter(e => !e.querySelector('mjx-container'))"
     tab.wait_for_function(f"{unset}.length === 0", timeout=15_000)
-    wrong += [
-        f"not set: {text}"
-        for text in tab.evaluate(
-            "[...document.querySelectorAll('mjx-merror')].map(e => e.textContent)"
-        )
-    ]
+    wrong += tab.evaluate(
+        "[...document.querySelectorAll('mjx-merror')].map(e => `not set: ${e.textContent}`)"
+    )
     # A macro that MathJax does not know it sets in red, without an error.
     wrong += tab.evaluate(
         "[...document.querySelectorAll('mjx-container [style*=\"color: red\"]')]"

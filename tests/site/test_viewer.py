@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import pytest
 import torch
+from beside import LIBRARIES
+from browsing import watch
 from numpy.typing import NDArray
 from torch import Tensor
 
 import optimlab
-from optimlab.demo.recipes import LIBRARIES, LibraryName
 from optimlab.lab.compare.bits import hexadecimal
 
 sys.path.append(str(Path(__file__).parents[2] / "docs" / "viewer"))
@@ -48,18 +49,24 @@ Bits: TypeAlias = NDArray[np.uint32]
 Plain: TypeAlias = dict[str, list[torch.Tensor]]
 
 
+def begun(
+    library: Any, choice: Choice, surface: Surface, start: int, values: tuple[float, float]
+) -> tuple[Tensor, Any]:
+    """Make a parameter of two elements, and its optimizer, as anybody would."""
+    param = torch.nn.Parameter(torch.tensor(surface.starts[start][1:]))
+    return param, getattr(library, choice.class_name)([param], **choice.hyperparameters(*values))
+
+
 def plain_run(
-    library: LibraryName,
+    library: Any,
     choice: Choice,
     surface: Surface,
     start: int,
-    hyperparameters: dict[str, Any],
+    values: tuple[float, float],
     steps: int,
 ) -> Plain:
-    """Run an optimizer as anybody would: one parameter of two elements, and no trace."""
-    _, *place = surface.starts[start]
-    param = torch.nn.Parameter(torch.tensor(place))
-    optimizer = getattr(LIBRARIES[library], choice.class_name)([param], **hyperparameters)
+    """Run an optimizer without a trace."""
+    param, optimizer = begun(library, choice, surface, start, values)
     seen: Plain = {"param": [param.detach().clone()], "loss": [surface.losses(param.detach())]}
     for step in range(1, steps + 1):
         param.grad = surface.gradients(param, step)
@@ -123,16 +130,13 @@ def exported_run(site: Path, key: str, surface: str, pair: int, start: int) -> d
 
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("key", CHOICES)
-def test_exported_runs_have_the_bits_of_plain_runs(
-    site: Path, library: LibraryName, key: str
-) -> None:
+def test_exported_runs_have_the_bits_of_plain_runs(site: Path, library: Any, key: str) -> None:
     compared = set()
     for surface, (pair, values), start in itertools.product(
         SURFACES, enumerate(SMALL.pairs(CHOICES[key])), range(3)
     ):
         exported = exported_run(site, key, surface, pair, start)
-        chosen = CHOICES[key].hyperparameters(*values)
-        plain = plain_run(library, CHOICES[key], SURFACES[surface], start, chosen, SMALL.steps)
+        plain = plain_run(library, CHOICES[key], SURFACES[surface], start, values, SMALL.steps)
         for name, expected in plain.items():
             stored = torch.tensor(exported[name].astype(np.int64)).to(torch.int32)
             assert as_bits(list(stored.view(torch.float32))) == as_bits(expected), (surface, name)
@@ -215,9 +219,12 @@ def test_the_formula_printed_for_a_surface_is_what_is_minimized(key: str) -> Non
 # What the page says of its situations is so.
 
 
-@pytest.mark.parametrize("situation", [OPENING, *PRESETS], ids=lambda each: each["title"])
-def test_situations_are_among_what_is_exported(situation: Situation) -> None:
-    grid = Grid()
+SITUATIONS = {each["title"]: each for each in [OPENING, *PRESETS]}
+
+
+@pytest.mark.parametrize("title", SITUATIONS)
+def test_situations_are_among_what_is_exported(title: str) -> None:
+    grid, situation = Grid(), SITUATIONS[title]
     assert situation["start"] < len(SURFACES[situation["surface"]].starts)
     assert situation["step"] <= grid.steps
     for side in (situation["a"], situation["b"]):
@@ -231,8 +238,8 @@ def paths(situation: Situation, steps: int = 50) -> tuple[Plain, Plain]:
 
     def run(side: Side) -> Plain:
         choice, surface = CHOICES[side["optimizer"]], SURFACES[situation["surface"]]
-        chosen = choice.hyperparameters(side["lr"], side["momentum"])
-        return plain_run("optimlab", choice, surface, situation["start"], chosen, steps)
+        chosen = (side["lr"], side["momentum"])
+        return plain_run(optimlab, choice, surface, situation["start"], chosen, steps)
 
     return run(situation["a"]), run(situation["b"])
 
@@ -242,8 +249,7 @@ def moves(run: Plain) -> torch.Tensor:
     return torch.stack(run["param"]).diff(dim=0)
 
 
-def says_opening(a: Plain, b: Plain) -> None:
-    """Check that Adam's path is straight, its first step lr in size, and the velocity swings."""
+def says_that_adams_path_is_straight_and_the_velocity_swings(a: Plain, b: Plain) -> None:
     assert moves(b)[0].tolist() == pytest.approx([0.2, -0.2])
     y = torch.stack(a["param"])[:15, 1]
     assert ((y[1:] < 0) != (y[:-1] < 0)).sum() == 3
@@ -251,8 +257,7 @@ def says_opening(a: Plain, b: Plain) -> None:
     assert detours[1] < 1.05 < 2 < detours[0]
 
 
-def says_first_step(a: Plain, b: Plain) -> None:
-    """Check the proportions of the gradient, and of both first steps."""
+def says_in_what_proportions_both_first_steps_are(a: Plain, b: Plain) -> None:
     gradient = a["grad"][0]
     assert (gradient[1] / gradient[0]).item() == pytest.approx(-9.6)
     assert (moves(a)[0][1] / moves(a)[0][0]).item() == pytest.approx(-9.6, rel=1e-5)
@@ -260,8 +265,7 @@ def says_first_step(a: Plain, b: Plain) -> None:
     assert (b["exp_avg"][0] / gradient).tolist() == pytest.approx([0.1, 0.1])
 
 
-def says_bias_correction(a: Plain, b: Plain) -> None:
-    """Check what the first averages hold, and that the steps are alike."""
+def says_what_the_first_averages_hold_and_that_the_steps_are_alike(a: Plain, b: Plain) -> None:
     shares = [(run["exp_avg"][0] / run["grad"][0]).tolist() for run in (a, b)]
     assert shares == [pytest.approx([0.5, 0.5]), pytest.approx([0.01, 0.01])]
     assert [0.1 / (1 - 0.5), 0.1 / (1 - 0.99)] == pytest.approx([0.2, 10])
@@ -269,28 +273,24 @@ def says_bias_correction(a: Plain, b: Plain) -> None:
         assert moves(run)[0].tolist() == pytest.approx([0.1, -0.1], rel=1e-5)
 
 
-def says_leap(a: Plain, b: Plain) -> None:
-    """Check that RMSprop's first step is ten times Adam's."""
+def says_that_rmsprops_first_step_is_ten_times_adams(a: Plain, b: Plain) -> None:
     assert (a["square_avg"][0] / a["grad"][0] ** 2).tolist() == pytest.approx([0.01, 0.01])
     assert (moves(a)[0] / moves(b)[0]).tolist() == pytest.approx([10, 10], rel=1e-5)
 
 
-def says_overshoots(a: Plain, b: Plain) -> None:
-    """Check that momentum crosses the floor where SGD does not, and is faster along x."""
+def says_that_momentum_crosses_the_floor_and_is_faster_along_x(a: Plain, b: Plain) -> None:
     assert all(place[1] > 0 for place in a["param"])
     assert min(place[1].item() for place in b["param"]) < -1
     assert abs(b["param"][14][0].item()) < 0.05
     assert a["param"][14][0].item() < -2.5 / 2
 
 
-def says_brakes(a: Plain, b: Plain) -> None:
-    """Check that the swing along y has ended with Nesterov and not without."""
+def says_that_nesterov_ends_the_swing_along_y(a: Plain, b: Plain) -> None:
     assert max(abs(place[1].item()) for place in b["param"][8:16]) < 0.01
     assert max(abs(place[1].item()) for place in a["param"][8:16]) > 0.5
 
 
-def says_too_large(a: Plain, b: Plain) -> None:
-    """Check the factors of y, and how it ends at lr 0.5."""
+def says_by_what_factors_y_changes_and_how_it_ends_at_lr_0_5(a: Plain, b: Plain) -> None:
     for run, factor in ((a, -0.6), (b, -2.2)):
         y = torch.stack(run["param"])[:, 1]
         assert (y[1:] / y[:-1]).tolist() == pytest.approx([factor] * 50, rel=1e-4)
@@ -301,23 +301,20 @@ def says_too_large(a: Plain, b: Plain) -> None:
     assert y[-1].isnan()
 
 
-def says_saddle(a: Plain, b: Plain) -> None:
-    """Check who leaves, and that nobody leaves the ridge itself."""
+def says_who_leaves_the_saddle_and_that_nobody_leaves_the_ridge(a: Plain, b: Plain) -> None:
     assert a["param"][10][1] < 0.2 < 0.9 < b["param"][10][1]
     for run in paths({**PRESETS[6], "start": 1}):
         assert all(place[1] == 0 for place in run["param"])
 
 
-def says_decay(a: Plain, b: Plain) -> None:
-    """Check that the state is the same, and the decay the only difference."""
+def says_that_the_decay_is_the_only_difference(a: Plain, b: Plain) -> None:
     assert a["exp_avg"][0].equal(b["exp_avg"][0])
     assert a["exp_avg_sq"][0].equal(b["exp_avg_sq"][0])
     difference = b["param"][1] - a["param"][1]
     assert difference.tolist() == pytest.approx((-0.05 * a["param"][0]).tolist(), rel=1e-5)
 
 
-def says_noise(a: Plain, b: Plain) -> None:
-    """Check how long the steps are, and how far from the minimum both stay."""
+def says_how_long_the_steps_are_and_how_far_both_stay(a: Plain, b: Plain) -> None:
     assert a["grad"][0].equal(b["grad"][0])
     lengths = [moves(run).norm(dim=1).mean().item() for run in (a, b)]
     assert lengths[1] / lengths[0] == pytest.approx(0.2, abs=0.03)
@@ -325,33 +322,12 @@ def says_noise(a: Plain, b: Plain) -> None:
     assert distances[1] / distances[0] == pytest.approx(1, abs=0.2)
 
 
-SAYS: list[tuple[Situation, Callable[[Plain, Plain], None]]] = [
-    (OPENING, says_opening),
-    *zip(
-        PRESETS,
-        (
-            says_first_step,
-            says_bias_correction,
-            says_leap,
-            says_overshoots,
-            says_brakes,
-            says_too_large,
-            says_saddle,
-            says_decay,
-            says_noise,
-        ),
-        strict=True,
-    ),
-]
+SAYS = [value for name, value in list(globals().items()) if name.startswith("says_")]
 
 
-@pytest.mark.parametrize(
-    ("situation", "says"), SAYS, ids=[situation["title"] for situation, _ in SAYS]
-)
-def test_what_to_watch_for_is_to_be_seen(
-    situation: Situation, says: Callable[[Plain, Plain], None]
-) -> None:
-    says(*paths(situation))
+@pytest.mark.parametrize(("title", "says"), [*zip(SITUATIONS, SAYS, strict=True)])
+def test_what_to_watch_for_is_to_be_seen(title: str, says: Callable[[Plain, Plain], None]) -> None:
+    says(*paths(SITUATIONS[title]))
 
 
 # The page, in a browser.
@@ -366,25 +342,12 @@ def opened(browser: Browser, site: Path) -> Iterator[Open]:
     complaints: list[str] = []
     contexts = []
 
-    def watch(page: Page) -> None:
-        page.on("console", lambda said: complaints.append(f"{said.type}: {said.text}"))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("requestfailed", lambda request: complaints.append(request.url))
-        page.on(
-            "request",
-            lambda request: (
-                None
-                if request.url.startswith(("file:", "data:"))
-                else complaints.append(request.url)
-            ),
-        )
-
     def open_page(hash_: str = "", path: str = "viewer.html", **options: Any) -> Page:
         context = browser.new_context(**options)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(10_000)
-        watch(page)
+        watch(page, complaints)
         page.goto(f"{(site / path).as_uri()}{hash_}")
         if path == "viewer.html":
             page.wait_for_selector("body[data-shown]")
@@ -427,20 +390,13 @@ def traced(
     choice: Choice, surface: Surface, start: int, values: tuple[float, float]
 ) -> list[dict[str, Any]]:
     """Trace a run by itself, and return its steps as the trace documents them."""
-    _, *place = surface.starts[start]
-    param = torch.nn.Parameter(torch.tensor(place))
-    optimizer = getattr(optimlab, choice.class_name)([param], **choice.hyperparameters(*values))
+    param, optimizer = begun(optimlab, choice, surface, start, values)
     with optimlab.trace(optimizer, {param: [0, 1]}) as seen:
         for step in range(1, SMALL.steps + 1):
             param.grad = surface.gradients(param, step)
             optimizer.step()
     steps: list[dict[str, Any]] = seen.as_json()["steps"]
     return steps
-
-
-def number_bits(value: float) -> str:
-    """Return the bits of a Python number as the page writes them."""
-    return f"0x{struct.unpack('<Q', struct.pack('<d', value))[0]:016x}"
 
 
 def expected_operation(operation: dict[str, Any], place: int, how: str) -> list[str]:
@@ -451,7 +407,9 @@ def expected_operation(operation: dict[str, Any], place: int, how: str) -> list[
     for scalar in operation["scalars"]:
         number = json.loads(scalar["value"]["decimal"])
         is_whole = isinstance(number, int)
-        scalars.append(str(number) if is_whole or how == "decimal" else number_bits(number))
+        scalars.append(
+            str(number) if is_whole or how == "decimal" else f"0x{struct.pack('>d', number).hex()}"
+        )
     if operation["operation"] in {"zeros_like", "clone"}:
         tensors = []
     return [*sorted(set(tensors + scalars)), result["values"][place][how]]
@@ -501,26 +459,19 @@ def test_the_arithmetic_shown_is_that_of_the_trace_digit_by_digit(opened: Open, 
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_the_places_and_states_shown_have_the_bits_of_plain_runs(
-    opened: Open, library: LibraryName
+    opened: Open, library: Any
 ) -> None:
-    page = opened()
-    for (key, choice), (lr, momentum) in itertools.product(
-        CHOICES.items(), ((0.05, 0.9), (0.5, 0.8))
-    ):
-        show(
-            page,
-            f"#surface=valley&start=1&a={key},{lr},{momentum}&b=sgd,0.05,0.9&step=3&"
-            "coordinates=both&numbers=bits",
-        )
-        chosen = choice.hyperparameters(lr, momentum)
-        run = plain_run(library, choice, SURFACES["valley"], 1, chosen, 3)
-        expected = [*run["param"][3].tolist(), run["loss"][3].item()]
-        shown = page.locator(".panel[data-side=a] .where .value").all_inner_texts()
-        assert shown == [hexadecimal(number, torch.float32) for number in expected]
+    page, every = opened(), itertools.product(CHOICES.items(), ((0.05, 0.9), (0.5, 0.8)))
+    for (key, choice), (lr, momentum) in every:
+        sides = f"a={key},{lr},{momentum}&b=sgd,0.05,0.9&step=3"
+        show(page, f"#surface=valley&start=1&{sides}&coordinates=both&numbers=bits")
+        run = plain_run(library, choice, SURFACES["valley"], 1, (lr, momentum), 3)
+        expected = {".where": [*run["param"][3].tolist(), run["loss"][3].item()]}
         for name in run.keys() - {"param", "grad", "loss"}:
-            plot = page.locator(f".panel[data-side=a] .plot[data-name={name}] .value")
-            values = [hexadecimal(number, torch.float32) for number in run[name][-1].tolist()]
-            assert plot.all_inner_texts() == values
+            expected[f".plot[data-name={name}]"] = run[name][-1].tolist()
+        for place, numbers in expected.items():
+            shown = page.locator(f".panel[data-side=a] {place} .value").all_inner_texts()
+            assert shown == [hexadecimal(number, torch.float32) for number in numbers]
 
 
 def test_six_digits_and_all_digits_are_spelt_as_python_spells_them(opened: Open) -> None:
@@ -546,9 +497,8 @@ def test_runs_that_diverge_are_shown_as_such(opened: Open) -> None:
 
 def test_every_surface_is_shown_with_every_optimizer_on_both_sides(opened: Open) -> None:
     page = opened()
-    keys = list(CHOICES)
-    for surface, (i, key) in itertools.product(SURFACES, enumerate(keys)):
-        other = keys[(i + 1) % len(keys)]
+    neighbours = zip(CHOICES, [*CHOICES][1:] + [*CHOICES][:1], strict=True)
+    for surface, (key, other) in itertools.product(SURFACES, neighbours):
         show(page, f"#surface={surface}&start=1&a={key},0.05,0.9&b={other},0.05,0.8&step=2&")
         assert page.locator("#formula").inner_text() == SURFACES[surface].formula
         assert page.locator("polyline.path").count() == 2
@@ -602,15 +552,11 @@ def test_it_plays_by_touch_on_a_phone(opened: Open) -> None:
 
 def test_nothing_must_be_scrolled_sideways_and_targets_are_large(opened: Open) -> None:
     page = opened()
-    for width, (numbers, key) in itertools.product(
-        (320, 360, 700, 1280), (("short", "momentum"), ("exact", "adamw"), ("bits", "amsgrad"))
-    ):
+    spellings = (("short", "momentum"), ("exact", "adamw"), ("bits", "amsgrad"))
+    for width, (numbers, key) in itertools.product((320, 360, 700, 1280), spellings):
         page.set_viewport_size({"width": width, "height": 740})
-        show(
-            page,
-            f"#surface=noisy&start=0&a={key},0.5,0.9&b=adamw,{1e15:.0f},0.8&step=4"
-            f"&coordinates=both&numbers={numbers}",
-        )
+        sides = f"a={key},0.5,0.9&b=adamw,{1e15:.0f},0.8&step=4"
+        show(page, f"#surface=noisy&start=0&{sides}&coordinates=both&numbers={numbers}")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
     sizes = page.evaluate("""() => [...document.querySelectorAll(
         "button, select, input[type=range], input[type=radio]")].map(each => {
@@ -655,19 +601,17 @@ def test_presets_set_the_controls_and_say_what_to_watch_for(opened: Open) -> Non
     assert page.locator("#watch").inner_text() == OPENING["watch"]
     for preset in PRESETS:
         page.click(f"#presets >> text={preset['title']}")
-        step = min(preset["step"], SMALL.steps)
         shown = f"#surface={preset['surface']}&start={preset['start']}&"
         page.wait_for_function(
             "([shown, step]) => document.body.dataset.shown.startsWith(shown)"
             " && document.body.dataset.shown.includes(step)",
-            arg=[shown, f"&step={step}&"],
+            arg=[shown, f"&step={min(preset['step'], SMALL.steps)}&"],
         )
         assert page.locator("#watch").inner_text() == preset["watch"]
         assert page.locator("[aria-pressed=true]").all_inner_texts() == [preset["title"]]
-        for key in ("a", "b"):
-            panel = page.locator(f".panel[data-side={key}]")
-            side = preset["a"] if key == "a" else preset["b"]
-            assert panel.locator("select").input_value() == side["optimizer"]
+        for key, side in (("a", preset["a"]), ("b", preset["b"])):
+            chosen = page.locator(f".panel[data-side={key}] select").input_value()
+            assert chosen == side["optimizer"]
 
 
 def test_what_to_watch_for_stays_while_the_reader_follows_it(opened: Open) -> None:
@@ -698,10 +642,8 @@ def test_a_link_brings_back_the_situation_that_was_set_by_hand(opened: Open) -> 
     page.check("#starts input[value='2']")
     page.select_option(".panel[data-side=a] select", "nesterov")
     page.select_option(".panel[data-side=b] select", "amsgrad")
-    page.focus(".panel[data-side=b] input.lr")
-    page.keyboard.press("Home")
-    page.focus(".panel[data-side=a] input.momentum")
-    page.keyboard.press("Home")
+    page.locator(".panel[data-side=b] input.lr").press("Home")
+    page.locator(".panel[data-side=a] input.momentum").press("Home")
     page.fill("#step", "3")
     page.check("#coordinates input[value='1']")
     page.check("#numbers input[value='exact']")

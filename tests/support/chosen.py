@@ -10,7 +10,7 @@ from beside import STATEFUL, Options
 from torch import Tensor
 from torch.optim import Optimizer
 
-from optimlab.demo.recipes import LIBRARIES, LibraryName
+from optimlab.demo.libraries import LIBRARIES, LibraryName
 
 
 @dataclass(frozen=True)

@@ -79,10 +79,41 @@ def mutants(function: Callable[..., Any], families: Sequence[Sequence[str]]) -> 
         if source not in seen:
             seen.add(source)
             times[change] += 1
-            namespace = dict(inspect.unwrap(function).__globals__)
-            exec(compile(source, f"<{change}>", "exec"), namespace)
             again = f", place {times[change]}" if times[change] > 1 else ""
-            yield Mutant(change + again, namespace[tree.name])
+            yield Mutant(change + again, _compiled(source, function, change))
+
+
+def edited(original: type, name: str, *edits: tuple[str, str]) -> type:
+    """Make a class that differs from another in a few words of its methods.
+
+    Args:
+        original: the other; no method that is edited may use ``super()``.
+        name: of the class that is made.
+        edits: text of one method, and what stands in its place.
+    """
+    classes = [each for each in original.__mro__ if each.__module__ == original.__module__]
+    found = {k: v for each in reversed(classes) for k, v in vars(each).items() if callable(v)}
+    methods: dict[str, Callable[..., Any]] = {}
+    for before, after in edits:
+        (name_of_method,) = [key for key, value in found.items() if before in _source(value)]
+        source = _source(found[name_of_method]).replace(before, after)
+        made = _compiled(source, found[name_of_method], name)
+        made.__edited__ = source  # type: ignore[attr-defined]
+        found[name_of_method] = methods[name_of_method] = made
+    return type(name, (original,), {**methods, "__module__": original.__module__})
+
+
+def _source(function: Callable[..., Any]) -> str:
+    kept = getattr(function, "__edited__", None)
+    return kept or textwrap.dedent(inspect.getsource(inspect.unwrap(function)))
+
+
+def _compiled(source: str, like: Callable[..., Any], change: str) -> Callable[..., Any]:
+    """Compile the source of a function in the module of another."""
+    namespace = dict(inspect.unwrap(like).__globals__)
+    exec(compile(source, f"<{change}>", "exec"), namespace)
+    made: Callable[..., Any] = namespace[like.__name__]
+    return made
 
 
 def _strip(tree: ast.FunctionDef) -> None:

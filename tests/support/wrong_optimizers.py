@@ -1,7 +1,7 @@
 """Ten optimizers with one mistake each, and the same code without it.
 
 :class:`PlainSGD`, :class:`PlainAdam` and :class:`PlainAdamW` are ordinary for-loops, as an author
-might write them, and give the bits of ``torch.optim``. Each wrong optimizer overrides one method.
+might write them, and give the bits of ``torch.optim``. Each mistake is an edit of a few words.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
+from mutation import edited
 from torch import Tensor
 from torch.optim import Optimizer
 
 Group: TypeAlias = dict[str, Any]
-State: TypeAlias = dict[str, Any]
 
 
 class PlainOptimizer(Optimizer):
@@ -29,9 +29,9 @@ class PlainOptimizer(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             for param in group["params"]:
-                if param.grad is not None:
-                    grad = -param.grad if group["maximize"] else param.grad
-                    self.update(param, grad, group)
+                grad = param.grad
+                if grad is not None:
+                    self.update(param, -grad if group["maximize"] else grad, group)
         return loss
 
     def update(self, param: Tensor, grad: Tensor, group: Group) -> None:
@@ -52,40 +52,26 @@ class PlainSGD(PlainOptimizer):
     ) -> None:
         if nesterov and (momentum <= 0 or dampening != 0):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "dampening": dampening,
-            "weight_decay": weight_decay,
-            "nesterov": nesterov,
-            "maximize": maximize,
-        }
-        super().__init__(params, defaults)
+        options = {"lr": lr, "momentum": momentum, "dampening": dampening}
+        flags = {"nesterov": nesterov, "maximize": maximize}
+        super().__init__(params, {**options, "weight_decay": weight_decay, **flags})
 
     def update(self, param: Tensor, grad: Tensor, group: Group) -> None:
-        momentum = group["momentum"]
+        momentum, dampening = group["momentum"], group["dampening"]
         if group["weight_decay"] != 0:
-            grad = self.decayed(grad, param, group["weight_decay"])
+            grad = grad.add(param, alpha=group["weight_decay"])
         if momentum != 0:
             state = self.state[param]
             if "momentum_buffer" not in state:
-                state["momentum_buffer"] = self.first_buffer(grad, group["dampening"])
+                state["momentum_buffer"] = grad.clone()
             else:
-                state["momentum_buffer"].mul_(momentum).add_(grad, alpha=1 - group["dampening"])
+                state["momentum_buffer"].mul_(momentum).add_(grad, alpha=1 - dampening)
             buffer = state["momentum_buffer"]
             grad = grad.add(buffer, alpha=momentum) if group["nesterov"] else buffer
         param.add_(grad, alpha=-group["lr"])
 
-    def decayed(self, grad: Tensor, param: Tensor, weight_decay: float) -> Tensor:
-        return grad.add(param, alpha=weight_decay)
-
-    def first_buffer(self, grad: Tensor, dampening: float) -> Tensor:
-        return grad.clone()
-
 
 class PlainAdam(PlainOptimizer):
-    decoupled = False
-
     def __init__(
         self,
         params: Any,
@@ -97,84 +83,36 @@ class PlainAdam(PlainOptimizer):
         *,
         maximize: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "amsgrad": amsgrad,
-            "maximize": maximize,
-        }
-        super().__init__(params, defaults)
+        options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        options |= {"amsgrad": amsgrad, "maximize": maximize}
+        PlainOptimizer.__init__(self, params, options)
 
-    def update(self, param: Tensor, grad: Tensor, group: Group) -> None:
-        state = self.state[param]
-        if not state:
-            state.update(self.first_state(param, group["amsgrad"]))
-        self.count(state)
-        if group["weight_decay"] != 0:
-            grad = self.decayed(param, grad, group)
-        held = {name: as_real(value) for name, value in state.items()}
-        self.accumulate(held, as_real(grad), *self.betas(group))
-        self.move(as_real(param), held, group)
-
-    def first_state(self, param: Tensor, amsgrad: bool) -> State:
+    def first_state(self, param: Tensor, amsgrad: bool) -> Group:
         names = ["exp_avg", "exp_avg_sq", *["max_exp_avg_sq"] * amsgrad]
         zeros = {name: torch.zeros_like(param) for name in names}
         return {"step": torch.zeros((), dtype=torch.float32), **zeros}
 
-    def count(self, state: State) -> None:
-        state["step"].add_(1)
-
-    def betas(self, group: Group) -> tuple[float, float]:
+    def update(self, param: Tensor, grad: Tensor, group: Group) -> None:
+        state, decay = self.state[param], group["weight_decay"]
         beta1, beta2 = group["betas"]
-        return beta1, beta2
-
-    def decayed(self, param: Tensor, grad: Tensor, group: Group) -> Tensor:
-        """Apply the weight decay, to the gradient or right away to the parameter."""
-        if not self.decoupled:
-            return grad.add(param, alpha=group["weight_decay"])
-        param.mul_(1 - group["lr"] * group["weight_decay"])
-        return grad
-
-    def accumulate(self, state: State, grad: Tensor, beta1: float, beta2: float) -> None:
-        state["exp_avg"].lerp_(grad, 1 - beta1)
-        state["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-
-    def move(self, param: Tensor, state: State, group: Group) -> None:
+        if not state:
+            state.update(self.first_state(param, group["amsgrad"]))
+        state["step"] += 1
+        if decay != 0:
+            grad = grad.add(param, alpha=decay)
+        tensors = {name: as_real(value) for name, value in state.items()}
+        param, grad = as_real(param), as_real(grad)
+        exp_avg, exp_avg_sq = tensors["exp_avg"], tensors["exp_avg_sq"]
+        exp_avg.lerp_(grad, 1 - beta1)
+        exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        largest = tensors.get("max_exp_avg_sq")
+        moment = exp_avg_sq
+        if largest is not None:
+            moment = torch.maximum(largest, exp_avg_sq, out=largest)
         step = int(state["step"])
-        beta1, beta2 = self.betas(group)
-        root = self.root(state, (1 - beta2**step) ** 0.5, group)
-        param.addcdiv_(state["exp_avg"], root, value=-(group["lr"] / (1 - beta1**step)))
-
-    def root(self, state: State, correction: float, group: Group) -> Tensor:
-        """Return the denominator of the step."""
-        return (self.second_moment(state, group).sqrt() / correction).add_(group["eps"])
-
-    def second_moment(self, state: State, group: Group) -> Tensor:
-        """Return the second moment, with AMSGrad the largest so far."""
-        exp_avg_sq: Tensor = state["exp_avg_sq"]
-        if group["amsgrad"]:
-            largest = state["max_exp_avg_sq"]
-            return torch.maximum(largest, exp_avg_sq, out=largest)
-        return exp_avg_sq
-
-
-class PlainAdamW(PlainAdam):
-    decoupled = True
-
-    def __init__(
-        self,
-        params: Any,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 1e-2,
-        amsgrad: bool = False,
-        *,
-        maximize: bool = False,
-    ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize)
+        size, correction = group["lr"] / (1 - beta1**step), (1 - beta2**step) ** 0.5
+        root = (moment.sqrt() / correction).add_(group["eps"])
+        param.addcdiv_(exp_avg, root, value=-size)
 
 
 def as_real(value: Any) -> Any:
@@ -182,96 +120,35 @@ def as_real(value: Any) -> Any:
     return torch.view_as_real(value) if torch.is_tensor(value) and value.is_complex() else value
 
 
-# The mistakes.
-
-
-class EpsInsideTheRoot(PlainAdam):
-    def root(self, state: State, correction: float, group: Group) -> Tensor:
-        inside = self.second_moment(state, group).add(group["eps"])
-        return inside.sqrt() / correction
-
-
-class SwappedBetas(PlainAdam):
-    def betas(self, group: Group) -> tuple[float, float]:
-        beta2, beta1 = group["betas"]
-        return beta1, beta2
-
-
-class LostBiasCorrection(PlainAdam):
-    def move(self, param: Tensor, state: State, group: Group) -> None:
-        root = self.second_moment(state, group).sqrt().add_(group["eps"])
-        param.addcdiv_(state["exp_avg"], root, value=-group["lr"])
-
-
-class CoupledDecay(PlainAdamW):
-    decoupled = False
-
-
-class DampenedFirstStep(PlainSGD):
-    def first_buffer(self, grad: Tensor, dampening: float) -> Tensor:
-        return grad.clone().mul_(1 - dampening)
-
-
-class MaximumAfterTheRoot(PlainAdam):
-    def root(self, state: State, correction: float, group: Group) -> Tensor:
-        root: Tensor = state["exp_avg_sq"].sqrt()
-        if group["amsgrad"]:
-            largest = state["max_exp_avg_sq"]
-            root = torch.maximum(largest, root, out=largest)
-        return (root / correction).add_(group["eps"])
-
-
-class IntegerStep(PlainAdam):
-    def first_state(self, param: Tensor, amsgrad: bool) -> State:
-        return {**super().first_state(param, amsgrad), "step": 0}
-
-    def count(self, state: State) -> None:
-        state["step"] += 1
-
-
-class ReducedPrecisionState(PlainAdam):
-    def first_state(self, param: Tensor, amsgrad: bool) -> State:
-        state = super().first_state(param, amsgrad)
-        return {**state, "exp_avg": torch.zeros_like(param, dtype=torch.bfloat16)}
-
-    def accumulate(self, state: State, grad: Tensor, beta1: float, beta2: float) -> None:
-        state["exp_avg"].lerp_(grad.to(state["exp_avg"].dtype), 1 - beta1)
-        state["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-
-
-class MutatedGradient(PlainSGD):
-    def decayed(self, grad: Tensor, param: Tensor, weight_decay: float) -> Tensor:
-        return grad.add_(param, alpha=weight_decay)
-
-
-class FusedOrder(PlainAdam):
-    def accumulate(self, state: State, grad: Tensor, beta1: float, beta2: float) -> None:
-        state["exp_avg"].mul_(beta1).add_(grad, alpha=1 - beta1)
-        state["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-
-
 @dataclass(frozen=True)
 class Wrong:
     """One wrong optimizer, and where it parts from the right one.
 
     Attributes:
+        cause: the mistake in a few words.
         wrong: the class with the mistake.
-        right: the class of ``torch.optim`` that it is meant to be.
-        correct: the same code without the mistake.
         operation: ATen's name, without an underscore at its end, of the first operation of the
             right optimizer whose result, or whose place in memory, the wrong one does not have.
-        step: the first step in which that happens, 1 for the first.
-        cause: the mistake in a few words.
         options: hyperparameters with which it shows, for both.
+        step: the first step in which that happens, 1 for the first.
     """
 
-    wrong: type[Optimizer]
-    right: type[Optimizer]
-    correct: type[Optimizer]
-    operation: str
-    step: int
     cause: str
+    wrong: type[Optimizer]
+    operation: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    step: int = 1
+
+    @property
+    def correct(self) -> type[Optimizer]:
+        """The same code without the mistake."""
+        return self.wrong.__mro__[1]
+
+    @property
+    def right(self) -> type[Optimizer]:
+        """The class of ``torch.optim`` that it is meant to be."""
+        right: type[Optimizer] = getattr(torch.optim, self.correct.__name__.removeprefix("Plain"))
+        return right
 
     @property
     def missing_options(self) -> tuple[str, ...]:
@@ -281,89 +158,107 @@ class Wrong:
         return tuple(name for name in right if name not in wrong)
 
 
+PlainAdamW = edited(
+    PlainAdam,
+    "PlainAdamW",
+    ("weight_decay: float = 0,", "weight_decay: float = 1e-2,"),
+    ("grad = grad.add(param, alpha=decay)", 'param.mul_(1 - group["lr"] * decay)'),
+)
+CoupledDecay = edited(
+    PlainAdamW,
+    "CoupledDecay",
+    ('param.mul_(1 - group["lr"] * decay)', "grad = grad.add(param, alpha=decay)"),
+)
+DampenedFirstStep = edited(
+    PlainSGD, "DampenedFirstStep", ("grad.clone()", "grad.clone().mul_(1 - dampening)")
+)
+MutatedGradient = edited(
+    PlainSGD, "MutatedGradient", ("grad = grad.add(param,", "grad = grad.add_(param,")
+)
+SwappedBetas = edited(PlainAdam, "SwappedBetas", ("beta1, beta2 = group", "beta2, beta1 = group"))
+MaximumAfterTheRoot = edited(
+    PlainAdam,
+    "MaximumAfterTheRoot",
+    ("moment = exp_avg_sq\n", "root = exp_avg_sq.sqrt()\n    moment = root\n"),
+    ("maximum(largest, exp_avg_sq,", "maximum(largest, root,"),
+    ("moment.sqrt() /", "moment /"),
+)
+IntegerStep = edited(PlainAdam, "IntegerStep", ("torch.zeros((), dtype=torch.float32)", "0"))
+FusedOrder = edited(
+    PlainAdam,
+    "FusedOrder",
+    ("exp_avg.lerp_(grad, 1 - beta1)", "exp_avg.mul_(beta1).add_(grad, alpha=1 - beta1)"),
+)
+
 WRONG: Mapping[str, Wrong] = {
     "eps inside the root": Wrong(
-        EpsInsideTheRoot,
-        torch.optim.Adam,
-        PlainAdam,
+        "eps is added before the root is taken",
+        edited(
+            PlainAdam,
+            "EpsInsideTheRoot",
+            (
+                'root = (moment.sqrt() / correction).add_(group["eps"])',
+                'inside = moment.add(group["eps"])\n    root = inside.sqrt() / correction',
+            ),
+        ),
         operation="sqrt",
-        step=1,
-        cause="eps is added before the root is taken",
     ),
     "swapped betas": Wrong(
-        SwappedBetas,
-        torch.optim.Adam,
-        PlainAdam,
-        operation="lerp",
-        step=1,
-        cause="the first moment decays by beta2, the second by beta1",
+        "the first moment decays by beta2, the second by beta1", SwappedBetas, operation="lerp"
     ),
     "lost bias correction": Wrong(
-        LostBiasCorrection,
-        torch.optim.Adam,
-        PlainAdam,
+        "the moments are used as they are, without their corrections",
+        edited(
+            PlainAdam,
+            "LostBiasCorrection",
+            ("(moment.sqrt() / correction)", "moment.sqrt()"),
+            ("value=-size", "value=-group['lr']"),
+        ),
         operation="div",
-        step=1,
-        cause="the moments are used as they are, without their corrections",
     ),
     "L2 for decoupled decay": Wrong(
+        "weight_decay * param is added to the gradient; param is not shrunk",
         CoupledDecay,
-        torch.optim.AdamW,
-        PlainAdamW,
         operation="mul",
-        step=1,
-        cause="weight_decay * param is added to the gradient; param is not shrunk",
         options={"weight_decay": 0.1},
     ),
     "dampening on the first step": Wrong(
+        "the first gradient enters the momentum buffer dampened",
         DampenedFirstStep,
-        torch.optim.SGD,
-        PlainSGD,
         operation="add",
-        step=1,
-        cause="the first gradient enters the momentum buffer dampened",
         options={"lr": 0.01, "momentum": 0.9, "dampening": 0.1},
     ),
     "amsgrad maximum after the root": Wrong(
+        "the largest root is kept, not the largest second moment",
         MaximumAfterTheRoot,
-        torch.optim.Adam,
-        PlainAdam,
         operation="maximum",
-        step=1,
-        cause="the largest root is kept, not the largest second moment",
         options={"amsgrad": True},
     ),
     "int step": Wrong(
+        "the step count is a Python int, and no tensor operation counts it",
         IntegerStep,
-        torch.optim.Adam,
-        PlainAdam,
         operation="add",
-        step=1,
-        cause="the step count is a Python int, and no tensor operation counts it",
     ),
     "state in reduced precision": Wrong(
-        ReducedPrecisionState,
-        torch.optim.Adam,
-        PlainAdam,
+        "exp_avg is kept in bfloat16",
+        edited(
+            PlainAdam,
+            "ReducedPrecisionState",
+            ("**zeros}", "**zeros, 'exp_avg': zeros['exp_avg'].bfloat16()}"),
+            ("exp_avg.lerp_(grad, ", "exp_avg.lerp_(grad.to(exp_avg.dtype), "),
+        ),
         operation="lerp",
-        step=1,
-        cause="exp_avg is kept in bfloat16",
     ),
     "p.grad mutated": Wrong(
+        "weight decay is added to p.grad in place",
         MutatedGradient,
-        torch.optim.SGD,
-        PlainSGD,
         operation="add",
-        step=1,
-        cause="weight decay is added to p.grad in place",
         options={"lr": 0.01, "weight_decay": 0.1},
     ),
     "fused order": Wrong(
+        "beta1 * exp_avg + (1 - beta1) * grad, which rounds differently from lerp",
         FusedOrder,
-        torch.optim.Adam,
-        PlainAdam,
         operation="lerp",
         step=2,
-        cause="beta1 * exp_avg + (1 - beta1) * grad, which rounds differently from lerp",
     ),
 }

@@ -9,6 +9,7 @@ payloads it returns; and -0.0 differs from 0.0, by one ulp, because a division t
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,6 +27,16 @@ _SPARSE_PARTS = {
     torch.sparse_csc: ("ccol_indices", "row_indices", "values"),
     torch.sparse_bsr: ("crow_indices", "col_indices", "values"),
     torch.sparse_bsc: ("ccol_indices", "row_indices", "values"),
+}
+# What has to be the same before elements can be compared, the first that differs is told.
+_PROPERTIES: Mapping[str, Callable[[Tensor], object]] = {
+    "dtype": lambda tensor: tensor.dtype,
+    "device": lambda tensor: tensor.device,
+    "layout": lambda tensor: tensor.layout,
+    "shape": lambda tensor: tuple(tensor.shape),
+    "stride": lambda tensor: tensor.stride() if tensor.layout is torch.strided else None,
+    "type": type,
+    "requires_grad": lambda tensor: tensor.requires_grad,
 }
 
 
@@ -102,6 +113,19 @@ class Mismatch:
     dtype: torch.dtype | None = None
     part: str = ""
 
+    def __str__(self) -> str:
+        if self.what != "bits":
+            part = f"{self.part} " if self.part else ""
+            return f"{part}{self.what}: ours {self.ours}, theirs {self.theirs}"
+        element = f"element {list(self.element)}: " if self.element is not None else ""
+        ulps = f", {self.ulps} ulp apart" if self.ulps is not None else ""
+        return f"{element}ours {self._spelt(self.ours)}, theirs {self._spelt(self.theirs)}{ulps}"
+
+    def _spelt(self, value: object) -> str:
+        if not isinstance(value, float) or self.dtype is None:
+            return repr(value)
+        return f"{value!r} ({hexadecimal(value, self.dtype)})"
+
 
 def compare_tensors(ours: Tensor, theirs: Tensor) -> Mismatch | None:
     """Compare two tensors: properties first, then every element as an integer.
@@ -134,26 +158,56 @@ def same_bits(ours: Tensor, theirs: Tensor) -> bool:
     return _is_number_like(ours) and not bool(_differing(ours, theirs).any())
 
 
-def tensor_distance(ours: Tensor, theirs: Tensor) -> Distance:
+def tensor_distance(ours: Tensor, theirs: Tensor, *, ulps: bool = True) -> Distance:
     """Measure how far apart two dense tensors of one dtype and shape are.
 
     Args:
         ours: a dense tensor.
         theirs: a dense tensor of the same dtype, shape and device.
+        ulps: whether the distances are wanted, or only how many elements differ. The distances of
+            a hundred million elements take minutes and gigabytes.
     """
     differing = _differing(ours, theirs)
     elements = differing.any(dim=-1) if ours.is_complex() else differing
     count = int(elements.sum())
-    if not count or not _is_number_like(ours):
+    if not (ulps and count and _is_number_like(ours)):
         return Distance(ours.numel(), count)
-    ulps, one_sided_nan = _ulps(ours, theirs, differing)
+    distances, one_sided_nan = _ulps(ours, theirs, differing)
     return Distance(
         elements=ours.numel(),
         differing=count,
-        max_ulps=max(ulps, default=None),
-        histogram=_histogram(ulps),
+        max_ulps=max(distances, default=None),
+        histogram=_histogram(distances),
         one_sided_nan=one_sided_nan,
     )
+
+
+def named_distances(
+    ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], *, ulps: bool = True
+) -> dict[str, Distance]:
+    """Measure how far apart two sets of named dense tensors are, each pair by itself.
+
+    A tensor that only one side has, or that is of another shape, dtype, device or stride there,
+    differs in every element.
+    """
+    return {
+        name: _pair_distance([side[name] for side in (ours, theirs) if name in side], ulps)
+        for name in {**ours, **theirs}
+    }
+
+
+def total_distance(
+    ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], *, ulps: bool = True
+) -> Distance:
+    """Measure how far apart two sets of named dense tensors are: :func:`named_distances` as one."""
+    return sum(named_distances(ours, theirs, ulps=ulps).values(), Distance(0, 0))
+
+
+def _pair_distance(present: list[Tensor], ulps: bool) -> Distance:
+    size = max(tensor.numel() for tensor in present)
+    if len(present) == 1 or _compare_properties(*present):
+        return Distance(size, size)
+    return Distance(size, 0) if same_bits(*present) else tensor_distance(*present, ulps=ulps)
 
 
 def compare_floats(ours: float, theirs: float) -> Mismatch | None:
@@ -168,14 +222,7 @@ def compare_floats(ours: float, theirs: float) -> Mismatch | None:
 
 
 def as_integers(tensor: Tensor) -> Tensor:
-    """View a dense tensor as the integers its bits spell.
-
-    Args:
-        tensor: any dtype. A complex tensor gains a last dimension of 2, real and imaginary part.
-
-    Returns:
-        A view with the same storage wherever one exists (not for lazily conjugated tensors).
-    """
+    """View a dense tensor as the integers its bits spell, a complex number as two of them."""
     real = _as_real(tensor)
     if not real.is_floating_point():
         return real
@@ -209,6 +256,15 @@ def percent(share: float) -> str:
     return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"
 
 
+def without_payloads(tensor: Tensor) -> Tensor:
+    """View a dense tensor as :func:`as_integers` does, with one integer for every NaN."""
+    integers = as_integers(tensor)
+    if not _is_number_like(tensor):
+        return integers
+    nan = _is_nan(_as_real(tensor))
+    return integers.masked_fill(nan, torch.iinfo(integers.dtype).max) if nan.any() else integers
+
+
 def _as_real(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
     if tensor.is_neg():
@@ -233,20 +289,11 @@ def _differing(ours: Tensor, theirs: Tensor) -> Tensor:
 
 
 def _compare_properties(ours: Tensor, theirs: Tensor) -> Mismatch | None:
-    if ours.dtype != theirs.dtype:
-        return Mismatch("dtype", ours.dtype, theirs.dtype)
-    if ours.device != theirs.device:
-        return Mismatch("device", ours.device, theirs.device)
-    if ours.layout != theirs.layout:
-        return Mismatch("layout", ours.layout, theirs.layout)
-    if ours.shape != theirs.shape:
-        return Mismatch("shape", tuple(ours.shape), tuple(theirs.shape))
-    if ours.layout is torch.strided and ours.stride() != theirs.stride():
-        return Mismatch("stride", ours.stride(), theirs.stride())
-    if type(ours) is not type(theirs):
-        return Mismatch("type", type(ours).__name__, type(theirs).__name__)
-    if ours.requires_grad != theirs.requires_grad:
-        return Mismatch("requires_grad", ours.requires_grad, theirs.requires_grad)
+    for what, value in _PROPERTIES.items():
+        pair = value(ours), value(theirs)
+        if pair[0] != pair[1]:
+            mine, other = (getattr(each, "__name__", each) for each in pair)  # of a type the name
+            return Mismatch(what, mine, other)
     return None
 
 

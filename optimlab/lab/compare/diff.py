@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any, TypeAlias
 
 import torch
@@ -23,6 +23,33 @@ class NothingCompared(ValueError):  # noqa: N818 - it reads as what happened
     """A comparison that could not have found a difference."""
 
 
+@dataclass(frozen=True)
+class Compared:
+    """How much was compared before an answer was given.
+
+    Attributes:
+        steps: calls of ``step()`` after which everything was compared.
+        tensors: pairs of tensors, counted anew after each step.
+        elements: pairs of their elements.
+        values: pairs of other values: numbers, flags, names, lists of keys.
+    """
+
+    steps: int = 0
+    tensors: int = 0
+    elements: int = 0
+    values: int = 0
+
+    def __add__(self, other: Compared) -> Compared:
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return Compared(*map(sum, pairs))
+
+    def __str__(self) -> str:
+        return (
+            f"{self.steps} steps, {self.tensors} tensors, {self.elements} elements, "
+            f"{self.values} other values compared"
+        )
+
+
 @dataclass
 class Diff:
     """Walks nested values side by side and counts what it has compared.
@@ -31,16 +58,23 @@ class Diff:
     everything else by type and ``==``.
 
     Attributes:
+        steps: how many steps of an optimizer were compared; counted by whoever takes them.
         tensors: pairs of tensors compared so far.
         elements: pairs of their elements compared.
         values: pairs of other values compared: numbers, flags, names, lists of keys.
     """
 
+    steps: int = 0
     tensors: int = 0
     elements: int = 0
     values: int = 0
     _found: Differences = field(default_factory=list, repr=False)
     _seen: set[tuple[int, int]] = field(default_factory=set, repr=False)
+
+    @property
+    def compared(self) -> Compared:
+        """How much was compared so far."""
+        return Compared(self.steps, self.tensors, self.elements, self.values)
 
     def differences(self, ours: object, theirs: object, path: Path = ()) -> Differences:
         """Compare two values.
@@ -121,12 +155,7 @@ def _described(value: object) -> str:
 
 
 def path_name(path: Path, names: Sequence[str] = ()) -> str:
-    """Put a path into a snapshot into words.
-
-    Args:
-        path: keys and indices from the outside in.
-        names: names of the parameters, if they have any.
-    """
+    """Put a path into a snapshot into words; parameters by their names, if they have any."""
 
     def parameter(number: Any) -> str:
         named = isinstance(number, int) and number < len(names)

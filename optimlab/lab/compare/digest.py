@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimlab.lab.compare.bits import as_integers
+from optimlab.lab.compare.bits import without_payloads
 
 
 def digest(value: Any) -> str:
@@ -49,10 +49,5 @@ def _feed_tensor(hasher: Any, tensor: Tensor) -> None:
     if tensor.layout is not torch.strided:
         tensor = tensor.to_dense()
     hasher.update(f"{tensor.dtype} {tuple(tensor.shape)};".encode())
-    integers = as_integers(tensor).cpu().contiguous()
-    if tensor.is_floating_point() or tensor.is_complex():
-        real = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
-        not_numbers = (real if real.element_size() > 1 else real.float()).isnan().cpu()
-        if not_numbers.any():
-            integers = integers.masked_fill(not_numbers, torch.iinfo(integers.dtype).max)
+    integers = without_payloads(tensor).cpu().contiguous()
     hasher.update(integers.view(-1).view(torch.uint8).numpy().tobytes())

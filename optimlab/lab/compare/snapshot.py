@@ -5,7 +5,7 @@ An optimizer is known here through :class:`torch.optim.Optimizer` alone.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -22,16 +22,7 @@ def snapshot(
     params: Sequence[Tensor] | None = None,
     ignored: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Lay out all that can be seen of an optimizer, parameters being their numbers.
-
-    Args:
-        optimizer: any optimizer.
-        params: its parameters, in an order that numbers them; by default that of its groups.
-        ignored: hyperparameters to leave out.
-
-    Returns:
-        A nested value of dicts, lists, tensors and numbers. Its tensors are the live ones.
-    """
+    """Lay out all that can be seen of an optimizer, parameters being their numbers."""
     params = parameters(optimizer) if params is None else params
     numbers = {id(param): number for number, param in enumerate(params)}
     state_dict = optimizer.state_dict()
@@ -56,6 +47,16 @@ def snapshot(
         "parameters": dict(enumerate(params)),
         "state_dict": {**state_dict, "param_groups": [*map(shown, state_dict["param_groups"])]},
     }
+
+
+def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield what a nested value holds, each with its keys and indices, joined by points."""
+    if isinstance(value, Mapping | list | tuple):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in items:
+            yield from leaves(item, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value
 
 
 def _shared_tensors(optimizer: Optimizer) -> list[dict[str, int]]:

@@ -5,9 +5,10 @@
 known here through :class:`torch.optim.Optimizer` and what they save.
 """
 
+from optimlab.lab.doctor.errors import CheckpointError
 from optimlab.lab.doctor.examination import Repaired, doctor, repair
-from optimlab.lab.doctor.findings import Finding, Report
 from optimlab.lab.doctor.linting import lint
-from optimlab.lab.doctor.subject import CheckpointError
+from optimlab.lab.doctor.report import Report
+from optimlab.lab.findings import Finding
 
 __all__ = ["CheckpointError", "Finding", "Repaired", "Report", "doctor", "lint", "repair"]

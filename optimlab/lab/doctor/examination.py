@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 from torch.optim import Optimizer
 
-from optimlab.lab.doctor.comparing import compare_subjects
-from optimlab.lab.doctor.findings import Finding, Report, report
-from optimlab.lab.doctor.inside import examine
+from optimlab.lab.doctor.checkpoint import Checkpoint
+from optimlab.lab.doctor.comparing import compare
+from optimlab.lab.doctor.errors import CheckpointError
 from optimlab.lab.doctor.loading import check_loading
-from optimlab.lab.doctor.repairing import put, repaired, write
-from optimlab.lab.doctor.subject import CheckpointError, Source, StateDict, Subject, subjects
+from optimlab.lab.doctor.repairing import plain, put, repaired, write
+from optimlab.lab.doctor.report import Report, report
+from optimlab.lab.doctor.search import Source, checkpoints
+from optimlab.lab.doctor.state_checks import examine, has_stepped
+
+Other = TypeVar("Other")
 
 
 @dataclass(frozen=True)
@@ -75,17 +79,14 @@ def doctor(
         >>> print(optimlab.doctor(saved, torch.optim.SGD([("weight", weight)], lr=0.1)).verdict)
         state dict against the live SGD: 1 warning (1 optimizer, 1 parameter, 0 state tensors)
     """
-    ours, _ = subjects(checkpoint, model)
-    if against is None:
-        findings = [finding for subject in ours for finding in examine(subject)]
-        return report(_name(ours), findings, _looked_at(ours))
-    theirs, _ = subjects(against, model)
-    found, elements = _compared(ours, theirs)
-    live = any(subject.live is not None for subject in (*ours, *theirs))
+    one, other = _names(checkpoint, against)
+    ours = checkpoints(checkpoint, model, one)[0]
+    theirs = None if against is None else checkpoints(against, model, other)[0]
+    found, elements = _examined(ours, theirs)
+    live = any(one.live is not None for one in (*ours, *(theirs or ())))
     if elements == 0 and found.healthy and not live:
-        raise CheckpointError(
-            f"nothing was compared: {found.subject}: neither has an element of state"
-        )
+        what = f"nothing was compared: {found.subject}: neither has an element of state"
+        raise CheckpointError(what)
     return found
 
 
@@ -118,71 +119,69 @@ def repair(
     """
     if isinstance(checkpoint, Optimizer):
         raise CheckpointError("a live optimizer is not repaired: save its state_dict() first")
-    ours, content = subjects(checkpoint)
-    theirs = [None] * len(ours) if against is None else subjects(against, model)[0]
+    ours, content = checkpoints(checkpoint)
+    theirs = None if against is None else checkpoints(against, model)[0]
     done: list[str] = []
-    for saved, reference in _pairs(ours, theirs):
+    for saved, reference in _pairs(ours, theirs or (None,) * len(ours)):
         part, changes = repaired(saved, reference, keep)
         content = put(content, saved.path, part)
         done += [f"{saved.name}: {change}" for change in changes]
+    content = plain(content, ours[0].name.partition("[")[0], done)
     if out is not None:
         files = [Path(item) for item in (checkpoint, against) if isinstance(item, str | PathLike)]
         write(Path(out), content, files)
-    copies = subjects(_opened(content))[0]
-    if against is None:
-        findings = [finding for subject in copies for finding in examine(subject)]
-        after = report(_name(copies), findings, _looked_at(copies))
-    else:
-        after, _ = _compared(copies, subjects(against, model)[0])
-    return Repaired(content, tuple(done), after)
+    copies = checkpoints(content if isinstance(content, dict) else {"parts": content})[0]
+    return Repaired(content, tuple(done), _examined(copies, theirs)[0])
 
 
-def _opened(content: Any) -> StateDict:
-    return content if isinstance(content, dict) else {"parts": content}
+def _names(*sources: Any) -> tuple[str, str]:
+    """Call two files by as many folders as it takes to tell them apart."""
+    if not all(isinstance(source, str | PathLike) for source in sources):
+        return "", ""
+    one, other = (Path(source).absolute().parts for source in sources)
+    deepest = min(len(one), len(other))
+    count = next((n for n in range(1, deepest) if one[-n] != other[-n]), 1)
+    return "/".join(one[-count:]), "/".join(other[-count:])
 
 
-def _compared(ours: list[Subject], theirs: list[Subject]) -> tuple[Report, int | None]:
+def _examined(ours: list[Checkpoint], theirs: list[Checkpoint] | None) -> tuple[Report, int | None]:
     """Return what was found, and how many elements were compared, if bits were to be compared."""
-    findings: list[Finding] = []
-    words = [f"{_name(ours)} against {_name(theirs)}"]
-    elements = None
-    for one, other in _pairs(ours, theirs):
-        assert other is not None
-        findings += [*examine(one), *examine(other)]
-        if other.live is not None and one.live is None:
-            findings += check_loading(one, other)
-        if other.live is None or one.live is not None or other.state:
-            found, compared = compare_subjects(one, other)
-            elements = (elements or 0) + compared.elements
-            # Loading has already told about everything but bits.
-            known = other.live is not None and one.live is None
-            findings += [f for f in found if f.kind in ("bits", "groups") or not known]
     looked_at = _looked_at(ours)
+    if theirs is None:
+        findings = [finding for one in ours for finding in examine(one)]
+        return report(_name(ours), findings, looked_at), None
+    findings, elements = [], None
+    for one, other in _pairs(ours, theirs):
+        findings += [*examine(one), *examine(other)]
+        loads = other.live is not None and one.live is None
+        findings += check_loading(one, other) if loads else ()
+        if not loads or has_stepped(other):
+            found, compared = compare(one, other)
+            elements = (elements or 0) + compared
+            # Loading has already told about everything but bits.
+            findings += [f for f in found if f.kind in ("bits", "groups") or not loads]
     if elements is not None:
         looked_at += f", {elements} elements compared"
-    return report(" ".join(words), findings, looked_at), elements
+    return report(f"{_name(ours)} against {_name(theirs)}", findings, looked_at), elements
 
 
-def _pairs(
-    ours: list[Subject], theirs: list[Subject] | list[None]
-) -> list[tuple[Subject, Subject | None]]:
+def _pairs(ours: list[Checkpoint], theirs: Sequence[Other]) -> list[tuple[Checkpoint, Other]]:
     if len(ours) != len(theirs):
-        names = ", ".join(subject.name for subject in ours)
         raise CheckpointError(
-            f"there are {len(ours)} optimizers on one side ({names}) and {len(theirs)} on the "
-            "other: give the doctor the parts that belong together"
+            f"there are {len(ours)} optimizers on one side ({_name(ours)}) and {len(theirs)} on "
+            "the other: give the doctor the parts that belong together"
         )
     return list(zip(ours, theirs, strict=True))
 
 
-def _name(found: list[Subject]) -> str:
-    return ", ".join(subject.name for subject in found)
+def _name(found: list[Checkpoint]) -> str:
+    return ", ".join(one.name for one in found)
 
 
-def _looked_at(found: list[Subject]) -> str:
+def _looked_at(found: list[Checkpoint]) -> str:
     counts = {
         "optimizer": len(found),
-        "parameter": sum(len(subject.numbers) for subject in found),
-        "state tensor": sum(1 for subject in found for _ in subject.tensors()),
+        "parameter": sum(len(one.numbers) for one in found),
+        "state tensor": sum(1 for one in found for _ in one.tensors()),
     }
     return ", ".join(f"{count} {what}{'s' * (count != 1)}" for what, count in counts.items())

@@ -9,32 +9,37 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from optimlab.lab.compare.bits import same_bits
-from optimlab.lab.doctor.findings import Finding
+from optimlab.lab.compare.digest import digest
+from optimlab.lab.findings import Finding, error, note, warning
 
 Group: TypeAlias = Mapping[str, Any]
-Number: TypeAlias = float
 
 #: What schedulers and torch itself write into a group beside the optimizer's hyperparameters.
-BOOKKEEPING = frozenset(
-    {
-        "params",
-        "param_names",
-        "initial_lr",
-        "max_lr",
-        "min_lr",
-        "base_momentum",
-        "max_momentum",
-        "swa_lr",
-        "name",
-    }
-)
+SCHEDULE = ("initial_lr", "max_lr", "min_lr")
+BOOKKEEPING = {
+    "params",
+    "param_names",
+    "name",
+    "swa_lr",
+    "base_momentum",
+    "max_momentum",
+    *SCHEDULE,
+}
 IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")
 
-Check: TypeAlias = tuple[str, Callable[[Number, Group], bool], str]
+Check: TypeAlias = tuple[str, Callable[[float, Group], bool], str]
 
-# Name, when it is an error, and what is the matter. A constructor checks some of them, but not
-# what is set in a group later, or loaded.
+
+def _of(group: Group, key: str) -> float:
+    return number(group[key]) if is_number(group.get(key)) else 0.0
+
+
+def _turns_signs(x: float, group: Group) -> bool:
+    return bool(group.get("decoupled_weight_decay")) and x * _of(group, "lr") > 1
+
+
+# Name, when it is wrong, and what is the matter. A constructor checks some of them, but not what is
+# set in a group later, or loaded.
 _ERRORS: tuple[Check, ...] = (
     ("lr", lambda x, _: not math.isfinite(x) or x < 0, "no step size"),
     ("momentum", lambda x, _: not 0 <= x, "not in [0, 1)"),
@@ -43,7 +48,7 @@ _ERRORS: tuple[Check, ...] = (
     ("weight_decay", lambda x, _: not x >= 0, "the parameters grow instead of shrinking"),
     (
         "weight_decay",
-        lambda x, group: bool(group.get("decoupled_weight_decay")) and x * number(group["lr"]) > 1,
+        _turns_signs,
         "times lr it is more than 1: every step turns the parameters' signs over",
     ),
 )
@@ -55,7 +60,7 @@ _WARNINGS: tuple[Check, ...] = (
     ("eps", lambda x, _: x >= 0.1, "it drowns the root of the second moment"),
     (
         "dampening",
-        lambda x, group: x >= 1 and number(group.get("momentum", 0)) > 0,
+        lambda x, group: x >= 1 and _of(group, "momentum") > 0,
         "the buffer takes in no gradient after the first",
     ),
     ("weight_decay", lambda x, group: x > 1 and "decoupled_weight_decay" not in group, "large"),
@@ -63,26 +68,21 @@ _WARNINGS: tuple[Check, ...] = (
 
 
 def check_group(group: Group, where: str, known: Collection[str] = ()) -> Iterator[Finding]:
-    """Find what makes no sense in a group.
-
-    Args:
-        group: its hyperparameters.
-        where: what to call it.
-        known: the hyperparameters that its optimizer has; empty if they are unknown.
-    """
-    for severity, checks in (("error", _ERRORS), ("warning", _WARNINGS)):
+    """Find what makes no sense in a group, whose optimizer has the known keys, if any are known."""
+    for say, checks in ((error, _ERRORS), (warning, _WARNINGS)):
         for name, fails, why in checks:
             value = group.get(name)
             if is_number(value) and fails(number(value), group):
-                yield Finding(
-                    "error" if severity == "error" else "warning",
-                    "hyperparameter",
-                    where,
-                    f"{name} = {shown(value)}: {why}",
-                    f"set {name} in this group of param_groups.",
-                )
+                what = f"{name} = {shown(value)}: {why}"
+                advice = f"set {name} in this group of param_groups."
+                yield say("hyperparameter", where, what, advice)
     yield from _check_betas(group, where)
     yield from _check_keys(group, where, known)
+    missing = [key for key in known if key not in group and key not in IMPLEMENTATION]
+    if missing:
+        what = f"has no {', '.join(missing)}: the next step raises KeyError"
+        advice = "set them in this group of param_groups: a load of another's groups dropped them."
+        yield error("missing key", where, what, advice)
 
 
 def _check_betas(group: Group, where: str) -> Iterator[Finding]:
@@ -94,64 +94,58 @@ def _check_betas(group: Group, where: str) -> Iterator[Finding]:
     advice = "set betas in this group of param_groups; (0.9, 0.999) is the default."
     if not (0 <= beta1 < 1 and 0 <= beta2 < 1):
         what = f"{written}: not in [0, 1), so that bias correction divides by zero or less"
-        yield Finding("error", "hyperparameter", where, what, advice)
+        yield error("hyperparameter", where, what, advice)
     elif beta1 > beta2:
         what = f"{written}: the first is the larger one, as if they were swapped"
-        yield Finding("warning", "hyperparameter", where, what, advice)
+        yield warning("hyperparameter", where, what, advice)
 
 
 def _check_keys(group: Group, where: str, known: Collection[str]) -> Iterator[Finding]:
     """A misspelt key is taken without a word, and the default stays in force."""
-    if not known:
-        return
-    for key in group.keys() - BOOKKEEPING - set(known):
+    for key in group.keys() - BOOKKEEPING - set(known) if known else ():
         meant = difflib.get_close_matches(str(key), known, n=1, cutoff=0.7)
         if meant:
-            yield Finding(
-                "warning",
-                "unknown key",
-                where,
-                f"{key!r} is no hyperparameter and is never read; {meant[0]!r} may be meant, "
-                f"which is {shown(group.get(meant[0]))}",
-                f"write {meant[0]!r}.",
-            )
+            what = f"{key!r} is no hyperparameter and is never read; {meant[0]!r} may be meant, "
+            what += f"which is {shown(group.get(meant[0]))}"
+            yield warning("unknown key", where, what, f"write {meant[0]!r}.")
         else:
             what = f"{key!r} is no hyperparameter of this optimizer; it is kept and never read"
-            yield Finding("note", "unknown key", where, what, "fine, if it is a label of yours.")
+            yield note("unknown key", where, what, "fine, if it is a label of yours.")
 
 
 def is_number(value: Any) -> bool:
     """Tell whether a hyperparameter is a number, or a tensor with one element."""
     if isinstance(value, Tensor):
-        return value.numel() == 1 and not value.is_complex()
+        return value.numel() == 1 and not value.is_complex() and value.device.type != "meta"
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def number(value: Any) -> float:
-    """Return a hyperparameter's value."""
-    return float(value.detach()) if isinstance(value, Tensor) else float(value)
+    """Return a hyperparameter's value; an integer beyond all floats is infinite."""
+    try:
+        return float(value.detach()) if isinstance(value, Tensor) else float(value)
+    except OverflowError:
+        return math.inf
 
 
 def shown(value: Any) -> str:
     """Print a hyperparameter in a few characters."""
-    if isinstance(value, Tensor) and value.numel() == 1:
+    if isinstance(value, Tensor) and is_number(value):
         return f"tensor({number(value):g})"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float) or (isinstance(value, int) and abs(value) > 10**18):
+        return f"{number(value):g}"
+    return str(value)
 
 
 def same(one: Any, other: Any) -> bool:
     """Tell whether two hyperparameters are the same, a list being as good as a tuple."""
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        pairs = list(zip(one, other, strict=False))
-        return len(one) == len(other) and all(same(a, b) for a, b in pairs)
+        return len(one) == len(other) and all(map(same, one, other))
     if is_number(one) and is_number(other):
         left, right = number(one), number(other)
         return left == right or (math.isnan(left) and math.isnan(right))
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        alike = (one.dtype, one.shape) == (other.dtype, other.shape)
-        return alike and same_bits(one.detach(), other.detach().to(one.device))
     if isinstance(one, Tensor) or isinstance(other, Tensor):
-        return False
+        return digest(one) == digest(other)
     return bool(one == other)
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from optimlab.lab.doctor.findings import Finding, Report, listed, report
-from optimlab.lab.doctor.hyperparameters import shown
-from optimlab.lab.doctor.inside import examine
-from optimlab.lab.doctor.subject import Subject, of_optimizer
+from optimlab.lab.doctor.checkpoint import Checkpoint, of_optimizer
+from optimlab.lab.doctor.hyperparameters import is_number, number, shown
+from optimlab.lab.doctor.report import Report, report
+from optimlab.lab.doctor.state_checks import examine
+from optimlab.lab.findings import Finding, error, listed, note, warning
 
 MANY_GROUPS = 50
 
@@ -46,120 +46,104 @@ def lint(optimizer: Optimizer | Sequence[Optimizer], model: nn.Module | None = N
     optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
     if not optimizers or not all(isinstance(each, Optimizer) for each in optimizers):
         raise TypeError("lint takes a torch.optim.Optimizer, or several")
-    found = [of_optimizer(each, model) for each in optimizers]
-    findings = [finding for subject in found for finding in _alone(subject)]
-    findings += _together(found)
+    all_of_them = [of_optimizer(each, model) for each in optimizers]
+    findings: list[Finding] = []
+    for one in all_of_them:
+        findings += [*examine(one), *_frozen(one), *_equal_groups(one)]
+    findings += _shared(all_of_them)
     if model is not None:
-        for subject in found:
-            findings += _foreign(subject, model)
-        findings += _left_out(found, model)
-    count = sum(len(subject.params) for subject in found)
-    looked_at = f"parameters: {count}, groups: {sum(len(subject.groups) for subject in found)}"
-    return report(", ".join(subject.name for subject in found), findings, looked_at)
+        findings += [finding for one in all_of_them for finding in _foreign(one, model)]
+        findings += _left_out(all_of_them, model)
+    count = sum(len(one.params) for one in all_of_them)
+    looked_at = f"parameters: {count}, groups: {sum(len(one.groups) for one in all_of_them)}"
+    return report(", ".join(one.name for one in all_of_them), findings, looked_at)
 
 
-def _alone(subject: Subject) -> Iterator[Finding]:
-    yield from examine(subject)
-    yield from _frozen(subject)
-    yield from _equal_groups(subject)
-
-
-def _frozen(subject: Subject) -> Iterator[Finding]:
-    frozen = [p for p, param in enumerate(subject.params) if not param.requires_grad]
-    stale = [p for p in frozen if subject.params[p].grad is not None]
+def _frozen(one: Checkpoint) -> Iterator[Finding]:
+    frozen = [p for p, param in enumerate(one.params) if not param.requires_grad]
+    stale = [p for p in frozen if one.params[p].grad is not None]
+    quiet = [p for p in frozen if p not in stale]
     if stale:
-        yield Finding(
-            "warning",
-            "frozen",
-            f"{subject.name}: {listed([subject.parameter(p) for p in stale])}",
-            "requires_grad is False, but there is still a gradient: every step moves it on",
-            "set grad to None: zero_grad() does.",
-        )
-    quiet = [subject.parameter(p) for p in frozen if p not in stale]
+        what = "requires_grad is False, but there is still a gradient: every step moves it on"
+        where = f"{one.name}: {one.parameters(stale)}"
+        yield warning("frozen", where, what, "set grad to None: zero_grad() does.")
+    trained = [p for p in quiet if _has_trained(one, p)]
+    if one.params and len(quiet) == len(one.params):
+        what = "all parameters are frozen, requires_grad is False: nothing can move"
+        yield error("frozen", one.name, what, "call requires_grad_() on what is to be trained.")
+    elif trained:
+        what = f"{one.parameters(trained)}: trained until now, and frozen: requires_grad is False"
+        advice = "call requires_grad_() on them, if they are to go on; drop their state, if not."
+        yield warning("frozen", one.name, what, advice)
     if quiet:
-        what = f"{len(quiet)} parameters are frozen: {listed(quiet)}"
+        what = f"{len(quiet)} parameters are frozen: {one.parameters(quiet)}"
         advice = "they stay as they are, as long as they have no gradient."
-        yield Finding("note", "frozen", subject.name, what, advice)
+        yield note("frozen", one.name, what, advice)
 
 
-def _equal_groups(subject: Subject) -> Iterator[Finding]:
-    settings = [
-        tuple(sorted((str(key), shown(value)) for key, value in group.items() if _counts(key)))
-        for group in subject.groups
-    ]
-    if not settings:
-        return
-    (_, count), *_ = Counter(settings).most_common(1)
+def _has_trained(one: Checkpoint, place: int) -> bool:
+    step = one.held(place).get("step")
+    return bool(number(step)) if is_number(step) else bool(one.held(place))
+
+
+def _equal_groups(one: Checkpoint) -> Iterator[Finding]:
+    own = ("params", "param_names", "name")
+    settings = Counter(
+        tuple(sorted((str(key), shown(value)) for key, value in group.items() if key not in own))
+        for group in one.groups
+    )
+    count = max(settings.values(), default=0)
     if count >= MANY_GROUPS:
-        yield Finding(
-            "warning",
-            "equal groups",
-            subject.name,
-            f"{count} of {len(settings)} groups have the same settings: torch steps each by itself",
-            "put their parameters into one group: the same bits, in less time.",
-        )
+        what = f"{count} of {len(one.groups)} groups have the same settings: torch steps each by "
+        advice = "put their parameters into one group: the same bits, in less time."
+        yield warning("equal groups", one.name, f"{what}itself", advice)
 
 
-def _counts(key: Any) -> bool:
-    return key not in ("params", "param_names", "name")
-
-
-def _together(found: list[Subject]) -> Iterator[Finding]:
+def _shared(several: list[Checkpoint]) -> Iterator[Finding]:
     """What several groups, or several optimizers, have in common and should not."""
-    shared: defaultdict[tuple[int, str], list[str]] = defaultdict(list)
+    tensors: defaultdict[tuple[int, str], list[str]] = defaultdict(list)
     owners: defaultdict[int, list[str]] = defaultdict(list)
-    for number, subject in enumerate(found):
-        which = f"{subject.name} {number}" if len(found) > 1 else subject.name
-        for index, group in enumerate(subject.groups):
+    for index, one in enumerate(several):
+        label = one.name if len(several) == 1 else f"{one.name} {index}"
+        for place, group in enumerate(one.groups):
             for key, value in group.items():
                 if isinstance(value, Tensor):
-                    shared[id(value), key].append(f"{which}, group {index}")
-        for param in {id(param) for param in subject.params}:
-            owners[param].append(which)
-    for (_, key), places in shared.items():
+                    tensors[id(value), key].append(f"{label}, group {place}")
+        for param in {id(param) for param in one.params}:
+            owners[param].append(label)
+    for (_, key), places in tensors.items():
         if len(places) > 1:
-            yield Finding(
-                "warning",
-                "shared lr" if key == "lr" else "shared tensor",
-                listed(places),
-                f"{key} is one tensor for all of them: a scheduler that fills it in place changes "
-                "it for all, and once for each",
-                f"give each group a {key} of its own: {key}.clone().",
-            )
-    several = [places for places in owners.values() if len(places) > 1]
-    if several:
-        what = f"{len(several)} parameters are held by both, and updated by both"
-        yield Finding("warning", "two optimizers", listed(several[0]), what, "give each to one.")
+            kind = "shared lr" if key == "lr" else "shared tensor"
+            what = f"{key} is one tensor for all of them: a scheduler that fills it in place "
+            advice = f"give each group a {key} of its own: {key}.clone()."
+            what += "changes it for all, and once for each"
+            yield warning(kind, listed(places), what, advice)
+    shared = [labels for labels in owners.values() if len(labels) > 1]
+    if shared:
+        what = f"{len(shared)} parameters are held by both, and updated by both"
+        yield warning("two optimizers", listed(shared[0]), what, "give each to one.")
 
 
-def _foreign(subject: Subject, model: nn.Module) -> Iterator[Finding]:
+def _foreign(one: Checkpoint, model: nn.Module) -> Iterator[Finding]:
     known = {id(param) for param in model.parameters()}
-    foreign = [place for place, param in enumerate(subject.params) if id(param) not in known]
-    if not foreign:
-        return
-    yield Finding(
-        "error",
-        "lost parameters",
-        f"{subject.name}: {listed([_described(subject, place) for place in foreign])}",
-        f"{len(foreign)} of the {len(subject.params)} parameters it holds are not the model's "
-        "(any more): it updates what nobody uses",
-        "build the optimizer after the model was moved, cast, wrapped or had parameters replaced.",
-    )
-
-
-def _described(subject: Subject, place: int) -> str:
-    param = subject.params[place]
-    return f"{subject.parameter(place)}, {tuple(param.shape)} {param.dtype} on {param.device}"
-
-
-def _left_out(found: list[Subject], model: nn.Module) -> Iterator[Finding]:
-    held = {id(param) for subject in found for param in subject.params}
-    left_out = [
-        name
-        for name, param in model.named_parameters()
-        if id(param) not in held and param.requires_grad
+    foreign = [
+        f"{one.parameter(place)}, {tuple(param.shape)} {param.dtype} on {param.device}"
+        for place, param in enumerate(one.params)
+        if id(param) not in known
     ]
+    if foreign:
+        what = f"{len(foreign)} of the {len(one.params)} parameters it holds are not the model's "
+        what += "(any more): it updates what nobody uses"
+        advice = "build the optimizer after the model was moved, cast, wrapped or had parameters "
+        where = f"{one.name}: {listed(foreign)}"
+        yield error("lost parameters", where, what, f"{advice}replaced.")
+
+
+def _left_out(several: list[Checkpoint], model: nn.Module) -> Iterator[Finding]:
+    held = {id(param) for one in several for param in one.params}
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    left_out = [name for name, param in named if id(param) not in held]
     if left_out:
         what = f"{len(left_out)} parameters of the model are in no group: {listed(left_out)}"
         advice = "add them, or set requires_grad to False: they cost a gradient and never move."
-        yield Finding("warning", "left out", ", ".join(s.name for s in found), what, advice)
+        yield warning("left out", ", ".join(one.name for one in several), what, advice)

@@ -6,6 +6,7 @@ import copy
 import os
 import tempfile
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +14,18 @@ import torch
 from torch import Tensor
 
 from optimlab.lab.compare.bits import same_bits
-from optimlab.lab.doctor.findings import listed
-from optimlab.lab.doctor.subject import CheckpointError, Keys, StateDict, Subject, entries
-
-_HALF = (torch.float16, torch.bfloat16)
+from optimlab.lab.doctor.checkpoint import Checkpoint, Keys, StateDict
+from optimlab.lab.doctor.errors import CheckpointError
+from optimlab.lab.doctor.formats import Placeholder
+from optimlab.lab.doctor.hyperparameters import SCHEDULE, is_number, number
+from optimlab.lab.doctor.state_checks import HALF
+from optimlab.lab.findings import listed
 
 
 def repaired(
-    saved: Subject, reference: Subject | None, keep: Collection[str] = ()
+    saved: Checkpoint, reference: Checkpoint | None, keep: Collection[str] = ()
 ) -> tuple[StateDict, list[str]]:
-    """Repair a copy of an optimizer's state dict.
-
-    Args:
-        saved: from a checkpoint; it stays as it is.
-        reference: whose order of parameters, kept hyperparameters and float32 moments to take.
-        keep: names of the hyperparameters to take from the reference.
-
-    Returns:
-        The repaired state dict, and what was done, in words.
+    """Repair a copy of an optimizer's state dict; return it, and what was done, in words.
 
     Raises:
         CheckpointError: if the reference has none of the hyperparameters to keep, or there is none.
@@ -38,13 +33,14 @@ def repaired(
     groups = [{**copy.deepcopy(group), "params": list(group["params"])} for group in saved.groups]
     # Each tensor by itself: what shared memory does so no longer.
     state = {number: _separate(held) for number, held in saved.state.items()}
-    done: list[str] = []
+    made, done = replace(saved, groups=groups, state=state), list[str]()
     if reference is not None and reference.sizes == saved.sizes:
         # In the reference's order first, so that the same place is the same parameter from here on.
-        groups, state = _reorder(saved, reference, groups, state, done)
-    _keep(groups, reference, keep, done)
-    _widen(groups, state, reference, done)
-    return {"state": state, "param_groups": groups}, done
+        made = _reordered(made, reference, done)
+    for name in keep:
+        done.append(_keep(name, made, reference))
+    done += _widen(made, reference)
+    return {"state": made.state, "param_groups": made.groups}, done
 
 
 def _separate(value: Any) -> Any:
@@ -55,80 +51,71 @@ def _separate(value: Any) -> Any:
     return copy.deepcopy(value)
 
 
-def _reorder(
-    saved: Subject,
-    reference: Subject,
-    groups: list[dict[str, Any]],
-    state: dict[Any, Any],
-    done: list[str],
-) -> tuple[list[dict[str, Any]], dict[Any, Any]]:
+def _reordered(made: Checkpoint, reference: Checkpoint, done: list[str]) -> Checkpoint:
     """Give each parameter the place that its name has in the reference."""
-    same = saved.names == reference.names
-    one_to_one = len(set(saved.names)) == len(saved.names) == len(set(saved.numbers))
-    if same or not one_to_one or sorted(saved.names) != sorted(reference.names):
-        return groups, state
-    number_of = dict(zip(saved.names, saved.numbers, strict=True))
+    same = made.names == reference.names
+    one_to_one = len(set(made.names)) == len(made.names) == len(set(made.numbers))
+    if same or not one_to_one or sorted(made.names) != sorted(reference.names):
+        return made
+    number_of = dict(zip(made.names, made.numbers, strict=True))
     order = [number_of[name] for name in reference.names]
-    placed = {place: state[number] for place, number in enumerate(order) if number in state}
-    start = 0
-    for group, size in zip(groups, reference.sizes, strict=True):
-        group["params"] = list(range(start, start + size))
+    state = {
+        place: made.state[number] for place, number in enumerate(order) if number in made.state
+    }
+    for group, here in zip(made.groups, reference.ranges, strict=True):
+        group["params"] = list(here)
         if "param_names" in group:
-            group["param_names"] = list(reference.names[start : start + size])
-        start += size
-    moved = sum(a != b for a, b in zip(saved.names, reference.names, strict=True))
+            group["param_names"] = list(reference.names[here.start : here.stop])
+    moved = sum(a != b for a, b in zip(made.names, reference.names, strict=True))
     done.append(f"brought {moved} parameters into the order of {reference.name}")
-    return groups, placed
+    return replace(made, state=state, names=reference.names)
 
 
-def _keep(
-    groups: list[dict[str, Any]],
-    reference: Subject | None,
-    keep: Collection[str],
-    done: list[str],
-) -> None:
-    for name in keep:
-        if reference is None or len(reference.groups) != len(groups):
-            raise CheckpointError(f"there is nothing with the same groups to keep {name} from")
-        if not all(name in group for group in reference.groups):
-            raise CheckpointError(f"{reference.name} has no hyperparameter {name}")
-        for group, other in zip(groups, reference.groups, strict=True):
-            group[name] = _separate(other[name])
-        done.append(f"kept {name} of {reference.name}")
+def _keep(name: str, made: Checkpoint, reference: Checkpoint | None) -> str:
+    if reference is None or len(reference.groups) != len(made.groups):
+        raise CheckpointError(f"there is nothing with the same groups to keep {name} from")
+    if not all(name in group for group in reference.groups):
+        raise CheckpointError(f"{reference.name} has no hyperparameter {name}")
+    for group, other in zip(made.groups, reference.groups, strict=True):
+        ratio = _ratio(other[name], group.get(name)) if name == "lr" else None
+        group[name] = _separate(other[name])
+        for key in SCHEDULE if name == "lr" else ():
+            if key in group and (key in other or key == "initial_lr"):
+                group[key] = _separate(other.get(key, other["lr"]))
+            elif key in group and ratio is not None:
+                group[key] = number(group[key]) * ratio
+    scheduled = [key for key in SCHEDULE if name == "lr" and any(key in g for g in made.groups)]
+    return f"kept {listed([name, *scheduled])} of {reference.name}"
 
 
-def _widen(
-    groups: list[dict[str, Any]],
-    state: dict[Any, Any],
-    reference: Subject | None,
-    done: list[str],
-) -> None:
+def _ratio(new: Any, old: Any) -> float | None:
+    return number(new) / number(old) if is_number(new) and is_number(old) and old else None
+
+
+def _widen(made: Checkpoint, reference: Checkpoint | None) -> list[str]:
     """Make moments and step counts in half precision float32, with the reference's bits if known.
 
     The bits are known where the reference's float32 tensor, rounded, is the tensor in question.
     """
-    numbers = [number for group in groups for number in group["params"]]
-    restored: list[str] = []
-    widened: list[str] = []
-    for place, number in enumerate(numbers):
-        held = state.get(number, {})
+    done: dict[str, list[str]] = {
+        "restored float32 bits from the reference": [],
+        "made float32, without the bits lost before": [],
+    }
+    restored, widened = done.values()
+    for place, key_of_state in enumerate(made.numbers):
+        known = (
+            {} if reference is None or place >= len(reference.numbers) else reference.held(place)
+        )
+        held = made.state.get(key_of_state, {})
         for key, value in held.items():
-            if not isinstance(value, Tensor) or value.dtype not in _HALF:
-                continue
-            other = _original(reference, place, key, value)
-            (widened if other is None else restored).append(f"{key} of {place}")
-            held[key] = value.float() if other is None else other.clone()
-    if restored:
-        done.append(f"restored float32 bits from the reference: {listed(restored)}")
-    if widened:
-        done.append(f"made float32, without the bits lost before: {listed(widened)}")
+            if isinstance(value, Tensor) and value.dtype in HALF:
+                other = _original(known.get(key), value)
+                (widened if other is None else restored).append(f"{key} of {place}")
+                held[key] = value.float() if other is None else other.clone()
+    return [f"{did}: {listed(places)}" for did, places in done.items() if places]
 
 
-def _original(reference: Subject | None, place: int, key: str, value: Tensor) -> Tensor | None:
-    if reference is None or place >= len(reference.numbers):
-        return None
-    held = reference.state.get(reference.numbers[place], {})
-    other = dict(entries(held)).get(key)
+def _original(other: Any, value: Tensor) -> Tensor | None:
     if not isinstance(other, Tensor) or other.dtype is not torch.float32:
         return None
     other = other.detach().cpu()
@@ -136,8 +123,32 @@ def _original(reference: Subject | None, place: int, key: str, value: Tensor) ->
     return other if fits else None
 
 
+def plain(content: Any, where: str, left_out: list[str]) -> Any:
+    """Return a checkpoint without the objects that were not made; the given one stays as it is."""
+    if isinstance(content, dict):
+        items = {}
+        for key, value in content.items():
+            if isinstance(value, Placeholder):
+                left_out.append(f"left out {where}[{key!r}], a {value.kind}")
+            else:
+                items[key] = plain(value, f"{where}[{key!r}]", left_out)
+        changed = copy.copy(content)
+        changed.clear()
+        changed.update(items)
+        return changed
+    if type(content) in (list, tuple):
+        kept = [value for value in content if not isinstance(value, Placeholder)]
+        if len(kept) < len(content):
+            left_out.append(f"left out {len(content) - len(kept)} objects of {where}")
+        return type(content)(plain(value, f"{where}[...]", left_out) for value in kept)
+    return content
+
+
 def put(content: Any, path: Keys, part: StateDict) -> Any:
     """Return a checkpoint with one part replaced; the given one stays as it is."""
+    if isinstance(content, Placeholder):
+        what = f"is inside an object, a {content.kind}, which is not made here"
+        raise CheckpointError(f"the optimizer {what}: save its state_dict() with the program")
     if not path:
         return {**content, **part}
     if isinstance(content, list | tuple):
@@ -163,6 +174,9 @@ def write(path: Path, content: Any, sources: Sequence[Path] = ()) -> None:
     part = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
+            mask = os.umask(0)
+            os.umask(mask)
+            os.fchmod(file.fileno(), 0o666 & ~mask)  # as any new file, which mkstemp's is not
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())

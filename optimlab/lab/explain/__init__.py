@@ -1,4 +1,5 @@
-"""Where two optimizers part, in which operation, and why.
+"""Where two optimizers diverge, in which operation, and why.
 
-Read ``explaining.py``, ``parting.py``, ``formulas.py`` and ``causes.py``.
+Read ``explaining.py``, ``divergence.py``, ``diagnosis.py`` and ``experiments.py``; what these try,
+``expressions.py``, ``variants.py`` and ``evaluation.py``.
 """

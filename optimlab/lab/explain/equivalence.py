@@ -11,15 +11,14 @@ is compared by the parameters that such processes end with.
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import io
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,11 +27,14 @@ from torch.optim import Optimizer
 
 from optimlab import optimizers
 from optimlab.lab.compare.bits import percent, tensor_distance
+from optimlab.lab.compare.snapshot import parameters
 from optimlab.lab.explain.explaining import explain
 from optimlab.lab.explain.explanation import Explanation
 from optimlab.lab.lockstep.clone import give_gradients
 from optimlab.lab.lockstep.scenario import Scenario, TensorSpec
 from optimlab.lab.parity.table import EXCLUSIONS
+from optimlab.lab.record.writing import short
+from optimlab.lab.report import table
 
 OPTIMIZERS: Mapping[str, Mapping[str, Any]] = {
     "SGD": {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.1},
@@ -67,40 +69,49 @@ class Start:
     title: str
     library: str = "torch.optim"
     threads: int = 1
-    environment: tuple[tuple[str, str], ...] = ()
-    against: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    against: str = "torch.optim, one thread"
 
-    def parameters(self) -> dict[str, Tensor]:
+    def parameters(self, steps: int = STEPS) -> dict[str, Tensor]:
         """Run all optimizers in a process that is started so, and return what they end with."""
-        command = [sys.executable, "-m", __spec__.name]
-        command += ["--run", self.library, "--threads", str(self.threads)]
-        surroundings = {**os.environ, **dict(self.environment)}
-        ended = subprocess.run(command, env=surroundings, capture_output=True, check=True)
+        code = (
+            f"import sys, torch; from {__spec__.name} import run;"
+            f"torch.save(run({self.library!r}, {self.threads}, {steps}), sys.stdout.buffer)"
+        )
+        ended = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, **self.environment},
+            capture_output=True,
+            check=True,
+        )
         loaded: dict[str, Tensor] = torch.load(io.BytesIO(ended.stdout), weights_only=True)
         return loaded
 
 
-_PLAIN = (("ATEN_CPU_CAPABILITY", "default"),)
+def _capability(name: str) -> Mapping[str, str]:
+    return {"ATEN_CPU_CAPABILITY": name}
+
+
 STARTS = (
     Start("torch.optim, one thread"),
-    Start("`ATEN_CPU_CAPABILITY=avx512`", environment=(("ATEN_CPU_CAPABILITY", "avx512"),)),
-    Start("`ATEN_CPU_CAPABILITY=avx2`", environment=(("ATEN_CPU_CAPABILITY", "avx2"),)),
-    Start("`ATEN_CPU_CAPABILITY=default`", environment=_PLAIN),
+    Start("`ATEN_CPU_CAPABILITY=avx512`", environment=_capability("avx512")),
+    Start("`ATEN_CPU_CAPABILITY=avx2`", environment=_capability("avx2")),
+    Start("`ATEN_CPU_CAPABILITY=default`", environment=_capability("default")),
     Start("two threads", threads=2),
     Start("optimlab", "optimlab"),
-    Start("optimlab, two threads", "optimlab", threads=2, against="two threads"),
-    Start("optimlab, `OPTIMLAB_NATIVE=0`", "optimlab", environment=(("OPTIMLAB_NATIVE", "0"),)),
+    Start("optimlab, two threads", "optimlab", 2, against="two threads"),
+    Start("optimlab, `OPTIMLAB_NATIVE=0`", "optimlab", environment={"OPTIMLAB_NATIVE": "0"}),
     Start(
         "optimlab, `ATEN_CPU_CAPABILITY=default`",
         "optimlab",
-        environment=_PLAIN,
+        environment=_capability("default"),
         against="`ATEN_CPU_CAPABILITY=default`",
     ),
 )
 
 
 def document() -> Iterator[str]:
-    """Measure everything and go through the document's lines."""
+    """Measure everything and go through the document's parts."""
     yield INTRODUCTION.format(
         torch=torch.__version__,
         machine=_machine(),
@@ -113,43 +124,37 @@ def document() -> Iterator[str]:
         ),
         sizes=", ".join(" × ".join(map(str, size)) for size in SIZES),
     )
-    yield from way_table()
+    torch.set_num_threads(1)
+    yield _table(["optimizer", "instead of the for-loop", *map(short, DTYPES)], way_rows())
     for exclusion in EXCLUSIONS:
         if exclusion.applies:
             yield f"\n{exclusion}."
     yield STARTED_DIFFERENTLY
-    yield from start_table()
+    yield _table(["started with", "compared with", "dtype", *OPTIMIZERS], start_rows())
     yield REST
 
 
-def way_table() -> Iterator[str]:
+def way_rows() -> Iterator[list[str]]:
     """Compare the ways to carry out a step with the for-loop, in one process."""
-    torch.set_num_threads(1)
-    columns = [_short(dtype) for dtype in DTYPES]
-    yield from _header(["optimizer", "instead of the for-loop", *columns])
     for name, options in OPTIMIZERS.items():
         for way, change in WAYS.items():
-            cells = [way_cell(name, options, change, dtype) for dtype in DTYPES]
-            yield _row([name, way, *cells])
+            yield [name, way, *(way_cell(name, options, change, dtype) for dtype in DTYPES)]
 
 
 def way_cell(
     name: str, options: Mapping[str, Any], change: Mapping[str, Any], dtype: torch.dtype
 ) -> str:
-    """Compare one way with the for-loop: where they part, and why."""
-    scenario = Scenario(tensors=tuple(TensorSpec(size, dtype) for size in SIZES))
+    """Compare one way with the for-loop: where they diverge, and why."""
+    scenario = _scenario(dtype)
     loop = {"foreach": False, **options}
     changed = {**loop, **change}
     if {"fused", "differentiable"} & change.keys():
         del changed["foreach"]
     try:
-        pair = [_optimizer(torch.optim, name, each, scenario) for each in (loop, changed)]
+        a, b = (_optimizer(torch.optim, name, each, scenario) for each in (loop, changed))
     except (TypeError, RuntimeError, ValueError):
         return "–"
-    found = explain(
-        pair[0], pair[1], steps=STEPS, gradients=lambda step: list(scenario.gradients(step))
-    )
-    return cell(found)
+    return cell(explain(a, b, steps=STEPS, gradients=lambda step: list(scenario.gradients(step))))
 
 
 def cell(found: Explanation) -> str:
@@ -164,27 +169,17 @@ def cell(found: Explanation) -> str:
     return f"{where}: {kind}{ending}{share}"
 
 
-def start_table() -> Iterator[str]:
-    """Compare what differently started processes end with."""
-    yield from _header(["started with", "compared with", "dtype", *OPTIMIZERS])
-    ended: dict[str, dict[str, Tensor]] = {}
-    for start in STARTS:
-        against = start.against or STARTS[0].title
-        ended[start.title] = start.parameters()
-        if start is not STARTS[0]:
-            yield from _start_rows(start.title, against, ended[against], ended[start.title])
-
-
-def _start_rows(
-    title: str, against: str, base: Mapping[str, Tensor], other: Mapping[str, Tensor]
-) -> Iterator[str]:
-    """Write a row for each dtype, or one for all of them if they agree."""
-    rows: dict[tuple[str, ...], list[str]] = {}
-    for dtype in map(_short, DTYPES):
-        keys = [f"{name} {dtype}" for name in OPTIMIZERS]
-        rows.setdefault(tuple(_apart(base[k], other[k]) for k in keys), []).append(dtype)
-    for cells, dtypes in rows.items():
-        yield _row([title, against, ", ".join(dtypes), *cells])
+def start_rows() -> Iterator[list[str]]:
+    """Compare what differently started processes end with, dtypes that agree in one row."""
+    ended = {start.title: start.parameters() for start in STARTS}
+    for start in STARTS[1:]:
+        base, other = ended[start.against], ended[start.title]
+        rows: dict[tuple[str, ...], list[str]] = {}
+        for dtype in map(short, DTYPES):
+            keys = [f"{name} {dtype}" for name in OPTIMIZERS]
+            rows.setdefault(tuple(_apart(base[k], other[k]) for k in keys), []).append(dtype)
+        for cells, dtypes in rows.items():
+            yield [start.title, start.against, ", ".join(dtypes), *cells]
 
 
 def _apart(base: Tensor, other: Tensor) -> str:
@@ -194,21 +189,25 @@ def _apart(base: Tensor, other: Tensor) -> str:
     return f"{percent(distance.share)}, ≤ {float(distance.max_ulps or 0):.2g} ulp"
 
 
-def run(library: str, threads: int) -> dict[str, Tensor]:
+def run(library: str, threads: int, steps: int = STEPS) -> dict[str, Tensor]:
     """Step every optimizer of a library in every dtype; return the parameters, end to end."""
     torch.set_num_threads(threads)
     module: Any = optimizers if library == "optimlab" else torch.optim
     ended = {}
     for dtype in DTYPES:
-        scenario = Scenario(tensors=tuple(TensorSpec(size, dtype) for size in SIZES))
+        scenario = _scenario(dtype)
         for name, options in OPTIMIZERS.items():
             optimizer = _optimizer(module, name, {"foreach": False, **options}, scenario)
-            params = optimizer.param_groups[0]["params"]
-            for step in range(1, STEPS + 1):
+            params = parameters(optimizer)
+            for step in range(1, steps + 1):
                 give_gradients(params, list(scenario.gradients(step)))
                 optimizer.step()
-            ended[f"{name} {_short(dtype)}"] = torch.cat([param.flatten() for param in params])
+            ended[f"{name} {short(dtype)}"] = torch.cat([param.flatten() for param in params])
     return ended
+
+
+def _scenario(dtype: torch.dtype) -> Scenario:
+    return Scenario(tensors=tuple(TensorSpec(size, dtype) for size in SIZES))
 
 
 def _optimizer(module: Any, name: str, options: Mapping[str, Any], scenario: Scenario) -> Optimizer:
@@ -225,17 +224,8 @@ def _machine() -> str:
     return models[0] if models else platform.processor() or platform.machine()
 
 
-def _header(titles: Sequence[str]) -> Iterator[str]:
-    yield _row(titles)
-    yield _row(["---"] * len(titles))
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return table(titles, rows, markdown=True, left=len(titles))
 
 
 INTRODUCTION = """\
@@ -252,7 +242,7 @@ prints this page for your machine. Measured here: torch {torch}, CPU capability 
 
 ## Within one process
 
-Each way to carry out a step, compared with `foreach=False` by `optimlab.explain`. A cell that is
+Each implementation of a step, compared with `foreach=False` by `optimlab.explain`. A cell that is
 not "same" says after which step bits differ, in which tensor first, what makes the difference as
 far as experiments tell, and in which share of that tensor's elements. "–": torch refuses it.
 `capturable=True` is for CUDA graphs, torch refuses it on CPU. What is the same here need not be so
@@ -276,20 +266,6 @@ releases do.
 at length: both sequences of operations, the numbers and bits at the first element that differs, and
 the experiment that names the cause."""
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the document, or run one process of it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", choices=("torch.optim", "optimlab"), help=argparse.SUPPRESS)
-    parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
-    args = parser.parse_args(arguments)
-    if args.run:
-        torch.save(run(args.run, args.threads), sys.stdout.buffer)
-    else:
-        for line in document():
-            print(line, flush=True)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    for part in document():
+        print(part, flush=True)

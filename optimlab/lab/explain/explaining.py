@@ -1,33 +1,33 @@
-"""Stepping two optimizers side by side until their bits part, and then once more, watched."""
+"""Stepping two optimizers side by side until their bits differ, and then once more, recorded."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from optimlab.lab.compare.bits import Distance, Mismatch, compare_tensors, tensor_distance
+from optimlab.lab.compare.bits import Mismatch, compare_tensors, tensor_distance
 from optimlab.lab.compare.diff import NothingCompared
 from optimlab.lab.compare.snapshot import parameters
-from optimlab.lab.explain.cases import Case
-from optimlab.lab.explain.causes import cause_of
-from optimlab.lab.explain.explanation import Explanation, side_by_side, values_at
-from optimlab.lab.explain.parting import Parting, Steps, parting
+from optimlab.lab.explain.diagnosis import diagnosed
+from optimlab.lab.explain.divergence import Divergence, RecordedStep, divergence
+from optimlab.lab.explain.explanation import Explanation
+from optimlab.lab.explain.side_by_side import lines_of, values_at
 from optimlab.lab.lockstep.clone import clone_optimizer, give_gradients
 from optimlab.lab.lockstep.replica import Make
 from optimlab.lab.lockstep.scenario import Scenario
-from optimlab.lab.record.pairs import (
+from optimlab.lab.record.pair import (
     GivenGradients,
     Gradients,
-    Live,
-    Made,
     Pair,
+    live,
+    made,
     mismatch_of,
     outputs,
-    words_of,
 )
 from optimlab.lab.record.recording import Recording
 from optimlab.lab.record.writing import Operation
@@ -94,14 +94,14 @@ def explain(
     makes = [not isinstance(each, Optimizer) for each in (a, b)]
     if makes[0] is not makes[1]:
         raise TypeError("give two optimizers, or two classes or functions that make one")
-    pair: Pair
     if isinstance(a, Optimizer) and isinstance(b, Optimizer):
         if scenario is not None:
             raise ValueError("a scenario is for classes; give optimizers `steps` and `gradients`")
-        pair = Live(clone_optimizer(a), clone_optimizer(b), gradients)
+        pair = live(clone_optimizer(a), clone_optimizer(b), gradients)
     else:
-        pair = Made(a, b, scenario or Scenario())  # type: ignore[arg-type]
-        steps = steps or pair.scenario.steps
+        scenario = scenario or Scenario()
+        pair = made(a, b, scenario)  # type: ignore[arg-type]
+        steps = steps or scenario.steps
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return _Search(pair).run(steps or Scenario.steps)
@@ -120,12 +120,10 @@ class _Search:
     def run(self, steps: int) -> Explanation:
         found = next(self._different([None] * len(parameters(self.pair.optimizers[0]))), None)
         if found is not None:
-            return self._unexplained(
-                0, *found, "explain needs two sides that start from equal bits"
-            )
+            note = "explain needs two sides that start from equal bits"
+            return self._unexplained(0, *found, note)
         for step in range(1, steps + 1):
-            self.pair.begin(step)
-            gradients = self.pair.gradients(step)
+            gradients = self.pair.begin(step)
             if not gradients:
                 steps = step - 1
                 break
@@ -137,6 +135,9 @@ class _Search:
             found = next(self._different(gradients), None)
             if found is not None:
                 return self._explained(step, *found, before, gradients)
+        return self._equal(steps)
+
+    def _equal(self, steps: int) -> Explanation:
         if not (steps and self.elements):
             raise NothingCompared("no element was compared")
         if not self.moved:
@@ -172,24 +173,27 @@ class _Search:
             if mismatches:
                 yield number, mismatches
 
-    def _unexplained(
-        self, step: int, number: int, found: dict[str, Mismatch], note: str
-    ) -> Explanation:
-        (name, first), *_ = found.items()
-        if first.what != "bits":
-            note += f"; {name}: {words_of(first)}"
+    def _differing(self, step: int, number: int, found: dict[str, Mismatch]) -> Explanation:
+        """Say where the two differ, and not yet why."""
         return Explanation(
             self.names,
-            max(step, 0),
+            step,
             self.elements,
             step=step,
             parameter=number,
             shape=tuple(parameters(self.pair.optimizers[0])[number].shape),
             tensors=tuple(found),
-            element=first.element,
-            distances=_distances(found),
-            note=note,
+            element=next(iter(found.values())).element,
+            distances={n: each.distance for n, each in found.items() if each.distance is not None},
         )
+
+    def _unexplained(
+        self, step: int, number: int, found: dict[str, Mismatch], note: str
+    ) -> Explanation:
+        (name, first), *_ = found.items()
+        if first.what != "bits":
+            note += f"; {name}: {_words(first)}"
+        return replace(self._differing(step, number, found), note=note)
 
     def _explained(
         self,
@@ -201,38 +205,33 @@ class _Search:
     ) -> Explanation:
         start = parameters(before[1])[number].detach().clone()
         recorded = [_recorded(each, number, gradients) for each in before]
-        ends = [outputs(each, parameters(each)[number]) for each in before]
-        again = {
-            name: mismatch_of(ends[0][name], gradients[number] if name == "grad" else ends[1][name])
-            for name in found
-        }
-        if not any(again.values()):
+        ours, theirs = (outputs(each, parameters(each)[number]) for each in before)
+        if not any(mismatch_of(ours[n], {**theirs, "grad": gradients[number]}[n]) for n in found):
             note = "watched as ATen operations, the step has the same bits on both sides: the "
             note += "difference is made by code that does not go through them"
             return self._unexplained(step, number, found, note)
-        steps = [Steps(operations, number, found) for operations in recorded]
-        found = {name: found[name] for name in sorted(found, key=steps[0].place_of)}
-        parted = parting(*steps)
-        element = _element(parted) or next(iter(found.values())).element
-        words = [words_of(each) for each in found.values() if each.what != "bits"]
-        return Explanation(
-            self.names,
-            step,
-            self.elements,
-            step=step,
-            parameter=number,
-            shape=tuple(start.shape),
-            tensors=tuple(found),
+        a, b = (RecordedStep(operations, number, found) for operations in recorded)
+        found = {name: found[name] for name in sorted(found, key=a.end_place)}
+        parted = divergence(self.names, a, b)
+        leaves = parted.operations
+        differing = self._differing(step, number, found)
+        element = _element(parted) or differing.element
+        words = [_words(each) for each in found.values() if each.what != "bits"]
+        return replace(
+            differing,
             element=element,
-            operations=(_spelt(parted.ours), _spelt(parted.theirs)),
-            operation_names=(_name(parted.ours), _name(parted.theirs)),
+            operations=(str(leaves[0] or ""), str(leaves[1] or "")),
+            operation_names=(_name(leaves[0]), _name(leaves[1])),
             values=() if element is None else values_at(parted, element),
-            cause=cause_of(Case(parted, steps[0], steps[1], self.names)),
-            lines=side_by_side(steps[0], steps[1], parted),
-            distances=_distances(found),
-            relative_error=_relative_error(ends[0]["param"], ends[1]["param"], start),
+            cause=diagnosed(parted),
+            lines=lines_of(parted),
+            relative_error=_relative_error(ours["param"], theirs["param"], start),
             note="; ".join([*words, *filter(None, [self._alone_text()])]),
         )
+
+
+def _words(mismatch: Mismatch) -> str:
+    return f"{mismatch.what} {mismatch.ours} and {mismatch.theirs}"
 
 
 def _has_moved(before: Optimizer, after: Optimizer) -> bool:
@@ -256,38 +255,26 @@ def _recorded(optimizer: Optimizer, number: int, gradients: Gradients) -> list[O
     return recorded
 
 
-def _element(parted: Parting) -> tuple[int, ...] | None:
+def _element(found: Divergence) -> tuple[int, ...] | None:
     """Find the first element in which the results of the two operations differ."""
-    if _name(parted.ours) != _name(parted.theirs):
+    ours, theirs = found.operations
+    if ours is None or theirs is None or _name(ours) != _name(theirs):
         return None  # their results are two steps of two ways
-    targets = [None if o is None else o.target for o in (parted.ours, parted.theirs)]
-    left, right = (None if target is None else target.kept for target in targets)
-    if not (isinstance(left, Tensor) and isinstance(right, Tensor)):
+    if ours.target is None or theirs.target is None:
         return None
-    found = compare_tensors(left.contiguous(), right.contiguous())
-    return None if found is None else found.element
+    mismatch = compare_tensors(ours.target.kept.contiguous(), theirs.target.kept.contiguous())
+    return None if mismatch is None else mismatch.element
 
 
 def _relative_error(ours: Tensor, theirs: Tensor, start: Tensor) -> float | None:
     if ours.shape != theirs.shape or not ours.is_floating_point():
         return None
-    if ours.dtype == theirs.dtype and not _distance(ours, theirs).differing:
+    ours, theirs = ours.detach(), theirs.detach()
+    if ours.dtype == theirs.dtype and not tensor_distance(ours, theirs).differing:
         return None
-    error = (ours.detach().double() - theirs.detach().double()).abs().max()
-    update = (theirs.detach().double() - start.double()).abs().max()
+    error = (ours.double() - theirs.double()).abs().max()
+    update = (theirs.double() - start.double()).abs().max()
     return (error / update).item()
-
-
-def _distance(ours: Tensor, theirs: Tensor) -> Distance:
-    return tensor_distance(ours.detach(), theirs.detach())
-
-
-def _distances(found: dict[str, Mismatch]) -> dict[str, Distance]:
-    return {name: each.distance for name, each in found.items() if each.distance is not None}
-
-
-def _spelt(operation: Operation | None) -> str:
-    return "" if operation is None else str(operation)
 
 
 def _name(operation: Operation | None) -> str:

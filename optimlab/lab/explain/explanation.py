@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-import difflib
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import torch
+from optimlab.lab.compare.bits import Distance
+from optimlab.lab.report import WIDTH
 
-from optimlab.lab.compare.bits import Distance, hexadecimal
-from optimlab.lab.explain.cases import Cause
-from optimlab.lab.explain.parting import Parting, Steps, digest
-from optimlab.lab.record.writing import Operation, Value
-
-WIDTH = 100
 _COLUMN = 47
-# ATen calls one argument differently in operations on lists.
-_NUMBERS = dict.fromkeys(("other", "scalar", "scalars", "self"), "number") | {"weights": "weight"}
+
+
+@dataclass(frozen=True)
+class Cause:
+    """What makes the difference.
+
+    Attributes:
+        kind: the class of cause, such as ``"FMA"``; ``"unknown"`` where no experiment told it.
+        text: what differs, in a sentence.
+        evidence: which experiment shows it.
+    """
+
+    kind: str
+    text: str
+    evidence: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.text}\n  shown by: {self.evidence}"
 
 
 @dataclass(frozen=True)
@@ -173,63 +183,3 @@ def _wrapped(head: str, text: str) -> list[str]:
         return []
     indent = " " * max(4, len(head) - len(head.lstrip()) + 2)
     return textwrap.wrap(head + text, WIDTH, subsequent_indent=indent, break_on_hyphens=False)
-
-
-def side_by_side(ours: Steps, theirs: Steps, parting: Parting) -> tuple[Line, ...]:
-    """Lay two sequences of operations side by side; results that both have stand on one line."""
-    left, right = ours.computing(), theirs.computing()
-    keys = [[_key(operation) for operation in each] for each in (left, right)]
-    lines: list[Line] = []
-    matcher = difflib.SequenceMatcher(None, keys[0], keys[1], autojunk=False)
-    for tag, i, j, k, end in matcher.get_opcodes():
-        rows = max(j - i, end - k)
-        for row in range(rows):
-            one = left[i + row] if i + row < j else None
-            other = right[k + row] if k + row < end else None
-            parts = {one, other} & {parting.ours, parting.theirs} - {None}
-            mark = "=" if tag == "equal" else "≠" if parts else ""
-            lines.append(Line(mark, _short(one), _short(other)))
-    return tuple(lines)
-
-
-def _key(operation: Operation) -> Any:
-    return tuple(digest(value.kept) for value in operation.results)
-
-
-def _short(operation: Operation | None) -> str:
-    if operation is None:
-        return ""
-    long = [number for number in operation.scalars.values() if len(repr(number)) > 10]
-    return operation.spelt({number: f"{number:.6g}" for number in long})
-
-
-def values_at(parting: Parting, element: tuple[int, ...]) -> tuple[Shown, ...]:
-    """Show operands and results of the two operations at an element."""
-    sides = [_values(operation, element) for operation in (parting.ours, parting.theirs)]
-    names = list(dict.fromkeys(name for side in sides for name in side))
-    return tuple(Shown(name, sides[0].get(name, ""), sides[1].get(name, "")) for name in names)
-
-
-def _values(operation: Operation | None, element: tuple[int, ...]) -> dict[str, str]:
-    if operation is None:
-        return {}
-    shown = {value.name: _spelt(value, element) for value in operation.operands}
-    for name, number in operation.scalars.items():
-        shown[_NUMBERS.get(name, name)] = repr(number)
-    for value in operation.results:
-        name = "result" if len(operation.results) == 1 else f"{value.name}, result"
-        shown[name] = _spelt(value, element)
-    return shown
-
-
-def _spelt(value: Value, element: Sequence[int]) -> str:
-    tensor: torch.Tensor = value.kept
-    if tensor.dim() and len(element) != tensor.dim():
-        return ""
-    number = tensor[tuple(element)] if tensor.dim() else tensor
-    if not number.is_floating_point():
-        return repr(number.item())
-    return f"{number.item():.9g} ({hexadecimal(number.item(), number.dtype)})"
-
-
-__all__ = ["Explanation", "Line", "Shown", "side_by_side", "values_at"]

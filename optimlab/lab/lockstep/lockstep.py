@@ -15,7 +15,7 @@ from torch import Tensor
 from optimlab.lab.compare.bits import Distance, Mismatch, tensor_distance
 from optimlab.lab.compare.diff import Diff, Differences, NothingCompared
 from optimlab.lab.lockstep.clone import clone, save_and_load
-from optimlab.lab.lockstep.outcome import Compared, Difference, Equal, EqualError, Outcome
+from optimlab.lab.lockstep.outcome import Difference, Equal, EqualError, Outcome
 from optimlab.lab.lockstep.replica import Make, Replica
 from optimlab.lab.lockstep.scenario import Scenario
 
@@ -67,12 +67,7 @@ def compare(
 
 
 def drive(make_sides: Callable[[], tuple[Replica, Replica]], scenario: Scenario) -> Outcome:
-    """Put two sides through a scenario, in the surroundings that it asks for.
-
-    Args:
-        make_sides: builds ours and theirs.
-        scenario: what they go through.
-    """
+    """Put two sides through a scenario, in the surroundings that it asks for."""
     with _surroundings(scenario):
         ours, theirs = make_sides()
         return _Lockstep(ours, theirs, scenario).run()
@@ -83,8 +78,7 @@ class _Lockstep:
         self.ours = ours
         self.theirs = theirs
         self.scenario = scenario
-        self.comparison = Diff()
-        self.steps_compared = 0
+        self.diff = Diff()
         self.difference: Difference | None = None
 
     def run(self) -> Outcome:
@@ -125,14 +119,14 @@ class _Lockstep:
         if ours is None and theirs is None:
             return None
         if ours == theirs:
-            return EqualError(self._compared(), step, during, str(ours))
+            return EqualError(self.diff.compared, step, during, str(ours))
         return self._differs(step, during, [(("error",), Mismatch("raised", ours, theirs))])
 
     def _compare(self, step: int, during: str) -> None:
-        found = self.comparison.differences(self.ours.seen, self.theirs.seen)
+        found = self.diff.differences(self.ours.seen, self.theirs.seen)
         if during == "step()":
             found += self._changed_gradients()
-            self.steps_compared += 1
+            self.diff.steps += 1
         if found:
             self.difference = self._differs(step, during, found)
 
@@ -147,19 +141,10 @@ class _Lockstep:
         )
 
     def _differs(self, step: int, during: str, found: Differences) -> Difference:
-        (path, mismatch), *others = found
-        return Difference(
-            compared=self._compared(),
-            step=step,
-            during=during,
-            path=path,
-            mismatch=mismatch,
-            names=self.scenario.names,
-            also=tuple(path for path, _ in others),
-        )
+        return Difference.first_of(found, self.diff.compared, step, during, self.scenario.names)
 
     def _equal(self) -> Equal:
-        compared = self._compared()
+        compared = self.diff.compared
         if not (compared.steps and compared.elements):
             raise NothingCompared(f"the scenario leaves nothing to compare: {compared}")
         moved = _total(self.scenario.start(), self.ours.params)
@@ -171,10 +156,6 @@ class _Lockstep:
         if any(ours.dtype != theirs.dtype or ours.shape != theirs.shape for ours, theirs in pairs):
             return difference
         return replace(difference, final=_total(self.ours.params, self.theirs.params))
-
-    def _compared(self) -> Compared:
-        done = self.comparison
-        return Compared(self.steps_compared, done.tensors, done.elements, done.values)
 
 
 @dataclass(frozen=True)

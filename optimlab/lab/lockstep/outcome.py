@@ -3,41 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import ClassVar, TypeAlias
 
-from optimlab.lab.compare.bits import Distance, Mismatch, hexadecimal
-from optimlab.lab.compare.diff import Path, path_name
-
-
-@dataclass(frozen=True)
-class Compared:
-    """How much was compared before an answer was given.
-
-    Attributes:
-        steps: calls of ``step()`` after which everything was compared.
-        tensors: pairs of tensors, counted anew after each step.
-        elements: pairs of their elements.
-        values: pairs of other values: numbers, flags, names, lists of keys.
-    """
-
-    steps: int = 0
-    tensors: int = 0
-    elements: int = 0
-    values: int = 0
-
-    def __add__(self, other: Compared) -> Compared:
-        return Compared(
-            self.steps + other.steps,
-            self.tensors + other.tensors,
-            self.elements + other.elements,
-            self.values + other.values,
-        )
-
-    def __str__(self) -> str:
-        return (
-            f"{self.steps} steps, {self.tensors} tensors, {self.elements} elements, "
-            f"{self.values} other values compared"
-        )
+from optimlab import renamed
+from optimlab.lab.compare.bits import Distance, Mismatch
+from optimlab.lab.compare.diff import Compared, Differences, Path, path_name
 
 
 @dataclass(frozen=True)
@@ -50,14 +20,11 @@ class Equal:
         finite: the share of parameter elements that are finite at the end.
     """
 
+    equal: ClassVar[bool] = True
+
     compared: Compared
     changed: float
     finite: float
-
-    @property
-    def equal(self) -> bool:
-        """``True``."""
-        return True
 
     def __str__(self) -> str:
         return f"equal: {self.compared}"
@@ -74,15 +41,12 @@ class EqualError:
         error: type and message.
     """
 
+    equal: ClassVar[bool] = True
+
     compared: Compared
     step: int
     during: str
     error: str
-
-    @property
-    def equal(self) -> bool:
-        """``True``: both sides agree."""
-        return True
 
     def __str__(self) -> str:
         return f"equal error in {self.during}, step {self.step}: {self.error}"
@@ -103,6 +67,8 @@ class Difference:
         final: how far apart all parameters are after the last step, if it was reached.
     """
 
+    equal: ClassVar[bool] = False
+
     compared: Compared
     step: int
     during: str
@@ -112,10 +78,20 @@ class Difference:
     also: tuple[Path, ...] = ()
     final: Distance | None = None
 
-    @property
-    def equal(self) -> bool:
-        """``False``."""
-        return False
+    place = renamed.attribute("place", "path")
+
+    @classmethod
+    def first_of(
+        cls,
+        found: Differences,
+        compared: Compared,
+        step: int,
+        during: str,
+        names: tuple[str, ...] = (),
+    ) -> Difference:
+        """Make one of all places that differ at the same time, the first of which is told."""
+        (path, mismatch), *others = found
+        return cls(compared, step, during, path, mismatch, names, tuple(p for p, _ in others))
 
     @property
     def where(self) -> str:
@@ -123,7 +99,7 @@ class Difference:
         return path_name(self.path, self.names)
 
     def __str__(self) -> str:
-        lines = [f"step {self.step}, after {self.during}: {self.where}: {self._described()}"]
+        lines = [f"step {self.step}, after {self.during}: {self.where}: {self.mismatch}"]
         if self.mismatch.distance is not None:
             lines.append(f"there, {self.mismatch.distance}")
         if self.also:
@@ -133,21 +109,6 @@ class Difference:
         if self.final is not None:
             lines.append(f"after the last step, of all parameters {self.final}")
         return "\n  ".join(lines)
-
-    def _described(self) -> str:
-        found = self.mismatch
-        if found.what != "bits":
-            part = f"{found.part} " if found.part else ""
-            return f"{part}{found.what}: ours {found.ours}, theirs {found.theirs}"
-        element = f"element {list(found.element)}: " if found.element is not None else ""
-        ulps = f", {found.ulps} ulp apart" if found.ulps is not None else ""
-        return f"{element}ours {self._spelt(found.ours)}, theirs {self._spelt(found.theirs)}{ulps}"
-
-    def _spelt(self, value: Any) -> str:
-        dtype = self.mismatch.dtype
-        if not isinstance(value, float) or dtype is None:
-            return repr(value)
-        return f"{value!r} ({hexadecimal(value, dtype)})"
 
 
 Outcome: TypeAlias = Equal | EqualError | Difference

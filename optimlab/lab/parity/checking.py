@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias
@@ -12,14 +12,15 @@ from typing import Any, TypeAlias
 from torch.optim import Optimizer
 
 from optimlab.lab.compare.diff import NothingCompared
-from optimlab.lab.lockstep.clone import clone
 from optimlab.lab.lockstep.outcome import Difference, Equal
-from optimlab.lab.parity.cases import excluded
-from optimlab.lab.parity.configurations import CROSSED, PLAIN, Configuration, Extent, configurations
-from optimlab.lab.parity.signatures import Factory, Shared, made, shared, unnamed
-from optimlab.lab.parity.table import IMPLEMENTATIONS, TABLE, Options
-from optimlab.lab.parity.verdict import Excepted, Tried, Verdict
-from optimlab.lab.parity.views import ABSENT, Key, View, Viewed, compare_views
+from optimlab.lab.parity.case_result import CaseResult, ExpectedFailure
+from optimlab.lab.parity.cases import Case
+from optimlab.lab.parity.configurations import Configuration, Coverage, Factory, configurations
+from optimlab.lab.parity.events import CROSSED, PLAIN
+from optimlab.lab.parity.mask import ABSENT, Key, Mask, Masked, compare_masked
+from optimlab.lab.parity.result import ParityResult, TableResult
+from optimlab.lab.parity.signatures import Shared, made, shared, unnamed
+from optimlab.lab.parity.table import IMPLEMENTATIONS, TABLE, Options, excluded
 
 #: Told of progress: how many configurations are done, how many there are, and which is next.
 Progress: TypeAlias = Callable[[int, int, str], None]
@@ -33,7 +34,7 @@ def check(
     values: Mapping[str, Sequence[Any]] | None = None,
     implementations: Collection[str] = (),
     dtypes: Collection[str] = (),
-    exceptions: Sequence[Excepted] = (),
+    exceptions: Sequence[ExpectedFailure] = (),
     ignore_state: Collection[str] = (),
     ignore_options: Collection[str] = (),
     state_names: Mapping[str, str] | None = None,
@@ -42,7 +43,7 @@ def check(
     device: str = "cpu",
     seed: int = 0,
     progress: Progress | None = None,
-) -> Verdict:
+) -> ParityResult:
     """Compare an optimizer with another, bit for bit, in every configuration that both accept.
 
     Both are put through the same steps in lock step, from the same starting bits and with the same
@@ -50,12 +51,12 @@ def check(
     after each step. Tried are the implementations whose options both signatures have (for-loop,
     ``foreach``, ``fused``, ``capturable``, ``differentiable``); every dtype; for each option that
     both take its default and other values, alone, in pairs and as many at once as go together; and
-    circumstances: gradients that are ``None``, zero, not finite or not contiguous, empty and large
+    events: gradients that are ``None``, zero, not finite or not contiguous, empty and large
     parameters, several groups, a group added, ``lr`` changed, a closure, and a state dict loaded in
     mid-run. A configuration that one or both refuse, in the constructor or in the first step, is
     not compared, but counted; but where the reference makes the step and mine raises an error, it
-    is a difference if the circumstance is to blame: if mine makes plain steps with the same
-    options, implementation and dtype.
+    is a difference if the event is to blame: if mine makes plain steps with the same options,
+    implementation and dtype.
 
     What the two *keep* is told apart from the bits of their steps: state and hyperparameters that
     only one has, or of which the types are not the same, and defaults that are not the same, are
@@ -96,177 +97,151 @@ def check(
     Example:
         >>> import torch, optimlab
         >>> from optimlab.lab.parity import check
-        >>> verdict = check(optimlab.SGD, torch.optim.SGD, quick=True, dtypes=["float32"])
-        >>> verdict.equal, len(verdict.same) > 20
+        >>> result = check(optimlab.SGD, torch.optim.SGD, quick=True, dtypes=["float32"])
+        >>> result.equal, len(result.same) > 20
         (True, True)
     """
-    extent = Extent(tuple(implementations), tuple(dtypes), quick, device, seed)
+    coverage = Coverage(
+        tuple(implementations), tuple(dtypes), "quick" if quick else "full", device, seed
+    )
     require_optimizers(mine, reference, options or {})
     asked = shared(mine, reference, options or {}, {k: tuple(v) for k, v in (values or {}).items()})
-    checker = _Checker(
-        mine=mine,
-        reference=reference,
-        asked=asked,
-        ignored=_keys(ignore_state, ignore_options),
-        names=dict(state_names or {}),
-    )
-    _require_implementations(mine, reference, asked, extent)
-    todo = list(configurations(mine, reference, asked, extent))
+    _require_implementations(asked, coverage)
+    ignored = frozenset[Key](("state", name) for name in ignore_state)
+    ignored |= frozenset[Key](("option", name) for name in ignore_options)
+    checker = _Checker(asked, ignored, {n: theirs for theirs, n in (state_names or {}).items()})
+    todo = list(configurations(asked, coverage))
     for done, configuration in enumerate(todo):
         if progress is not None:
             progress(done, len(todo), str(configuration))
         checker.run(configuration)
-    verdict = Verdict(
+    result = ParityResult(
         mine=_name(mine),
         reference=_name(reference),
-        tried=tuple(checker.tried),
+        results=tuple(checker.results),
         forms=checker.forms,
         defaults=asked.defaults,
-        ignored=checker.occurring(),
+        ignored={key: key in checker.needed for key in sorted(ignored)},
         exceptions=tuple(exceptions),
-        narrowed=extent.narrowed,
+        narrowed=coverage.narrowed,
         strict=strict,
         device=device,
     )
-    _require_something(verdict)
-    return verdict
+    _require_something(result)
+    return result
+
+
+def check_table(
+    cases: Sequence[Case], device: str = "cpu", progress: Progress | None = None
+) -> TableResult:
+    """Compare in some cases of the table; progress is told, too, how many differ so far."""
+    results: list[CaseResult] = []
+    differ = 0
+    for done, case in enumerate(cases):
+        if progress is not None:
+            doing = f"{case.row.name} {case.implementation} {case.dtype}"
+            progress(done, len(cases), f"{differ} differ  {doing}")
+        results.append(CaseResult(case, case.run()))
+        differ += isinstance(results[-1].outcome, Difference)
+    return TableResult(device, tuple(results))
 
 
 @dataclass
 class _Checker:
-    """Runs configurations one after the other, learning on the way what to leave out.
+    """Runs configurations one after the other, learning on the way what to leave out."""
 
-    Attributes:
-        mine: the optimizer under test.
-        reference: the one it is compared with.
-        asked: what is asked of both.
-        ignored: keys that are left out as the caller asked.
-        names: my name of a state for each of the reference's that is another.
-        tried: what came of each configuration.
-        forms: keys that are not of one form on both sides, with both forms, each with all
-            configurations in which that is so.
-        needed: ignored keys without which something would differ.
-        hidden: keys that had to be left out in the last configuration.
-    """
-
-    mine: Factory
-    reference: Factory
     asked: Shared
     ignored: frozenset[Key]
-    names: Mapping[str, str]
-    tried: list[Tried] = field(default_factory=list)
+    names: Mapping[str, str]  # the reference's of state that is called otherwise in mine
+    results: list[CaseResult] = field(default_factory=list)
+    # Keys that are not of one form on both sides, and where.
     forms: dict[tuple[Key, str, str], list[Configuration]] = field(default_factory=dict)
-    needed: set[Key] = field(default_factory=set)
-    hidden: frozenset[Key] = frozenset()
+    needed: set[Key] = field(default_factory=set)  # ignored, and something would differ if not
+    hidden: frozenset[Key] = frozenset()  # what had to be left out last
 
     def run(self, configuration: Configuration) -> None:
         """Compare in one configuration, unless it is one in which torch gives random bits."""
         if self._excluded(configuration):
-            self.tried.append(Tried(configuration, None))
+            self.results.append(CaseResult(configuration, None))
             return
-        viewed = self._settled(configuration)
-        tried = Tried(configuration, viewed.outcome, self._crashed(configuration, viewed))
-        one_sided = any(ABSENT in form for key in viewed.parted for form in viewed.forms[key])
-        if configuration.circumstance == CROSSED and (one_sided or self.names):
+        masked = self._settled(configuration)
+        crashed = self._crashed(configuration, masked)
+        result = CaseResult(configuration, masked.outcome, crashed)
+        one_sided = any(ABSENT in form for key in masked.differing for form in masked.forms[key])
+        if configuration.event == CROSSED and (one_sided or self.names):
             return  # neither can read the other's checkpoints
-        self.tried.append(tried)
-        if not (tried.refused or tried.crashed):
-            self._note(configuration, viewed)
+        self.results.append(result)
+        if not (result.refused or crashed):
+            self._note(configuration, masked)
 
-    def occurring(self) -> Mapping[Key, bool]:
-        """Say of each ignored key whether it has to be ignored."""
-        return {key: key in self.needed for key in sorted(self.ignored)}
-
-    def _crashed(self, configuration: Configuration, viewed: Viewed) -> bool:
-        """Tell whether mine alone raised in the first step, and the circumstance is to blame."""
-        found = viewed.outcome
+    def _crashed(self, configuration: Configuration, masked: Masked) -> bool:
+        """Tell whether mine alone raised in the first step, and the event is to blame."""
+        found = masked.outcome
         if not isinstance(found, Difference) or found.mismatch.what != "raised":
             return False
         one_sided = found.mismatch.ours is not None and found.mismatch.theirs is None
         if found.during == "construction" or found.step > 1 or not one_sided:
             return False
-        plain = replace(configuration, circumstance=PLAIN).facts
+        plain = replace(configuration, event=PLAIN).facts
         return any(
-            tried.configuration.facts == plain and tried.compared and tried.error is None
-            for tried in self.tried
+            each.configuration.facts == plain and each.compared and each.error is None
+            for each in self.results
         )
 
-    def _settled(self, configuration: Configuration) -> Viewed:
+    def _settled(self, configuration: Configuration) -> Masked:
         """Compare until exactly those keys are hidden that have to be."""
-        viewed = self._compared(configuration, self.hidden)
-        while not Tried(configuration, viewed.outcome).refused and viewed.parted != self.hidden:
-            self.hidden = viewed.parted
-            viewed = self._compared(configuration, self.hidden)
-        return viewed
+        masked = self._compared(configuration)
+        while masked.differing != self.hidden:
+            if CaseResult(configuration, masked.outcome).refused:
+                break
+            self.hidden = masked.differing
+            masked = self._compared(configuration)
+        return masked
 
-    def _compared(self, configuration: Configuration, hidden: frozenset[Key]) -> Viewed:
-        viewed = self._views(configuration, hidden | self.ignored)
-        outcome = viewed.outcome
+    def _compared(self, configuration: Configuration) -> Masked:
+        masked = self._masked(configuration, self.hidden | self.ignored)
+        outcome = masked.outcome
         if isinstance(outcome, Difference) and outcome.path[0] == "gradients":
             # Mine writes to the gradients. It may, if it leaves what the reference leaves there.
-            again = self._views(configuration, hidden | self.ignored, gradients=True)
-            return again if isinstance(again.outcome, Equal) else viewed
-        return viewed
+            again = self._masked(configuration, self.hidden | self.ignored, gradients=True)
+            return again if isinstance(again.outcome, Equal) else masked
+        return masked
 
-    def _views(
+    def _masked(
         self, configuration: Configuration, hidden: frozenset[Key], gradients: bool = False
-    ) -> Viewed:
-        given = {
-            **IMPLEMENTATIONS[configuration.implementation],
-            **self.asked.always,
-            **configuration.options,
-        }
-        return compare_views(
-            partial(_make, self.mine, given),
-            partial(_make, self.reference, given),
+    ) -> Masked:
+        asked = self.asked
+        return compare_masked(
+            partial(configuration.make, asked.mine, asked.always),
+            partial(configuration.make, asked.reference, asked.always),
             configuration.scenario,
-            View(hidden, {name: theirs for theirs, name in self.names.items()}, gradients),
-            View(hidden, {}, gradients),
+            Mask(hidden, self.names, gradients),
+            Mask(hidden, {}, gradients),
         )
 
-    def _note(self, configuration: Configuration, viewed: Viewed) -> None:
-        for key in sorted(viewed.parted):
+    def _note(self, configuration: Configuration, masked: Masked) -> None:
+        for key in sorted(masked.differing):
             if key in self.ignored:
                 self.needed.add(key)
-            elif key[0] != "saved" or ("state", key[1]) not in viewed.parted:
-                place = (key, *viewed.forms[key])
+            elif key[0] != "saved" or ("state", key[1]) not in masked.differing:
+                place = (key, *masked.forms[key])
                 self.forms.setdefault(place, []).append(configuration)
-        doubtful = viewed.present(self.ignored - self.needed)
-        if doubtful and isinstance(viewed.outcome, Equal):
-            self.needed |= self._told_apart(configuration, doubtful)
-
-    def _told_apart(self, configuration: Configuration, keys: set[Key]) -> set[Key]:
-        """Return those of some ignored keys that would be a difference, were they not ignored."""
-        everything = self.hidden | self.ignored
-        return {
-            key for key in keys if not self._views(configuration, everything - {key}).outcome.equal
-        }
+        if isinstance(masked.outcome, Equal):
+            # Those that would be a difference, were they not ignored.
+            everything = self.hidden | self.ignored
+            for key in (self.ignored - self.needed) & masked.forms.keys():
+                if not self._masked(configuration, everything - {key}).outcome.equal:
+                    self.needed.add(key)
 
     def _excluded(self, configuration: Configuration) -> bool:
         where = (configuration.implementation, configuration.dtype, configuration.scenario.device)
-        classes: list[Any] = [
-            make.func if isinstance(make, partial) else make for make in (self.mine, self.reference)
-        ]
+        factories: list[Any] = [self.asked.mine, self.asked.reference]
+        classes = [make.func if isinstance(make, partial) else make for make in factories]
         return any(
-            excluded(row.name, *where) is not None
+            excluded(row.name, *where)
             for row in TABLE
             if row.ours in classes or row.theirs in classes
         )
-
-
-def _make(make: Factory, options: Options, groups: list[dict[str, Any]]) -> Optimizer:
-    """Make an optimizer of one group as most programs do, and of several as torch documents."""
-    filled = [group for group in groups if group["params"]]
-    params: Iterable[Any] = filled
-    if len(filled) == 1 and filled[0].keys() == {"params"}:
-        params = filled[0]["params"]
-    return make(params, **{name: clone(value) for name, value in options.items()})
-
-
-def _keys(state: Collection[str], options: Collection[str]) -> frozenset[Key]:
-    in_state: set[Key] = {("state", name) for name in state}
-    in_options: set[Key] = {("option", name) for name in options}
-    return frozenset(in_state | in_options)
 
 
 def require_optimizers(mine: Factory, reference: Factory, options: Options) -> None:
@@ -284,17 +259,15 @@ def require_optimizers(mine: Factory, reference: Factory, options: Options) -> N
             raise TypeError(f"{_name(make)} makes a {made_instead}, no torch.optim.Optimizer")
 
 
-def _require_implementations(
-    mine: Factory, reference: Factory, asked: Shared, extent: Extent
-) -> None:
+def _require_implementations(asked: Shared, coverage: Coverage) -> None:
     """Check that an implementation was asked for that both take, if any was asked for."""
-    wanted = extent.implementations
+    wanted = coverage.implementations
     if not wanted or {*wanted} & {*asked.implementations}:
         return
     names = list(dict.fromkeys(name for way in wanted for name in IMPLEMENTATIONS[way]))
     lacking = [
         f"\n  {_name(make)} does not name {', '.join(absent)} in its signature{advice}"
-        for make in (mine, reference)
+        for make in (asked.mine, asked.reference)
         for absent, advice in [unnamed(make, names)]
         if absent
     ]
@@ -304,15 +277,15 @@ def _require_implementations(
     )
 
 
-def _require_something(verdict: Verdict) -> None:
-    stepped = [tried for tried in verdict.tried if tried.compared]
+def _require_something(result: ParityResult) -> None:
+    stepped = [each for each in result.results if each.compared]
     if not stepped:
-        refusals = "".join(f"\n  {text}" for text, _ in verdict.refusals()[:5])
+        refusals = "".join(f"\n  {text}" for text, _ in result.refusals()[:5])
         raise NothingCompared(
-            f"there is no configuration in which both {verdict.mine} and {verdict.reference} "
+            f"there is no configuration in which both {result.mine} and {result.reference} "
             f"make a step{refusals}"
         )
-    if not any(tried.moved for tried in stepped):
+    if not any(each.moved for each in stepped):
         raise NothingCompared("no step changed a parameter, in any configuration")
 
 

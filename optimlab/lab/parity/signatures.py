@@ -1,23 +1,23 @@
-"""What two optimizers have in common: the options that both take, and values worth trying."""
+"""What two optimizers have in common: the options that both take, and what is worth trying."""
 
 from __future__ import annotations
 
 import inspect
 import itertools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
 
 from optimlab.lab.lockstep.clone import clone
+from optimlab.lab.parity.configurations import Configuration, Coverage, Factory, typed
+from optimlab.lab.parity.events import EVENTS, FEW_EVENTS, PLAIN, QUICK_EVENTS, SMALL
 from optimlab.lab.parity.table import IMPLEMENTATIONS, Options
-
-#: Makes an optimizer: a class of optimizers, or any function of ``params`` and keyword options.
-Factory: TypeAlias = Callable[..., Optimizer]
 
 #: What is tried of an option, by its name, unless it is the default. Pairs take the first value.
 VALUES: Mapping[str, tuple[Any, ...]] = MappingProxyType(
@@ -42,63 +42,118 @@ VALUES: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     }
 )
 
+_OVERRIDES: tuple[Options, Options] = (
+    {"lr": 0.03, "weight_decay": 0.01},
+    {"lr": 0.002, "momentum": 0.7, "betas": (0.8, 0.95), "alpha": 0.6, "eps": 1e-5},
+)
 _WAYS = frozenset(itertools.chain.from_iterable(IMPLEMENTATIONS.values()))
 _MISSING = inspect.Parameter.empty
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What is asked of both optimizers.
+    """What is asked of both optimizers, and the configurations that are worth trying."""
 
-    Attributes:
-        always: options that every configuration has: those the caller gave, those without a
-            default, and those whose defaults are not the same.
-        values: for each other option the values to try beside the default.
-        implementations: names of :data:`~optimlab.lab.parity.table.IMPLEMENTATIONS` whose options
-            both take.
-        defaults: options with two different defaults: mine, the reference's.
-        group_keys: hyperparameters that the parameter groups of both have, and that may differ from
-            group to group: those the caller gave stay as they are, but for ``lr``.
-    """
-
+    mine: Factory
+    reference: Factory
+    # Options of every configuration: given, without a default, or of two different defaults.
     always: Options
-    values: Mapping[str, tuple[Any, ...]]
+    values: Mapping[str, tuple[Any, ...]]  # to try beside the default
     implementations: tuple[str, ...]
-    defaults: Mapping[str, tuple[Any, Any]]
-    group_keys: frozenset[str]
+    defaults: Mapping[str, tuple[Any, Any]]  # that differ: mine, the reference's
+    group_keys: frozenset[str]  # hyperparameters that may differ from group to group
+
+    @cached_property
+    def combinations(self) -> list[Options]:
+        """The values combined: none, each alone, all pairs, and as many at once as go together."""
+        alone = [{name: value} for name, values in self.values.items() for value in values]
+        pairs = [{**left, **right} for left, right in itertools.combinations(self._first, 2)]
+        found: list[Options] = [{}, *alone, *pairs]
+        return found + [many for many in self.fullest if not any(_same(many, o) for o in found)]
+
+    @cached_property
+    def fullest(self) -> list[Options]:
+        """The largest sets of options that both accept: for each option one that has it."""
+        found: list[Options] = []
+        for option in self._first:
+            starts = [option, *({**option, **each} for each in self._first if each is not option)]
+            grown = next((start for start in starts if self._accepts(start)), None)
+            if grown is None or any(option.keys() <= each.keys() for each in found):
+                continue
+            for other in self._first:
+                if self._accepts({**grown, **other}):
+                    grown = {**grown, **other}
+            found.append(grown)
+        return found
+
+    def settings(self, way: str, dtype: str, coverage: Coverage) -> Iterator[tuple[Options, str]]:
+        """Yield options and events: all combinations in float32, and few in other dtypes.
+
+        Few are the defaults, each option alone and the largest sets. Every event is tried with the
+        defaults and the largest sets.
+        """
+        few: list[Options] = [{}, *self.fullest]
+        plain = self.combinations
+        if dtype != "float32" or coverage.quick:
+            plain = [each for each in plain if len(each) <= 1 or each in few]
+        events: Sequence[str] = QUICK_EVENTS if coverage.quick else tuple(EVENTS)
+        for name in events if dtype == "float32" else FEW_EVENTS:
+            # Loaded state is a leaf, which cannot be changed in place while autograd records.
+            if way != "differentiable" or "resume" not in EVENTS[name].changes:
+                yield from ((options, name) for options in (plain if name == PLAIN else few))
+
+    def configuration(
+        self, way: str, dtype: str, options: Options, event: str, coverage: Coverage
+    ) -> Configuration:
+        """Make a configuration of small tensors, to which the event happens."""
+        changes = {"tensors": SMALL, "lr_changed_at": 0, **EVENTS[event].changes}
+        if "lr" not in self.group_keys:
+            changes["lr_changed_at"] = 0
+        changes["tensors"] = typed(changes["tensors"], way, dtype)
+        second, third = (
+            {name: value for name, value in options.items() if name in self.group_keys}
+            for options in _OVERRIDES
+        )
+        scenario = EVENTS[event].kind(
+            **changes,
+            overrides=(second, third),
+            seed=coverage.seed,
+            differentiable=way == "differentiable",
+            backward_after=(1,),
+            device=coverage.device,
+        )
+        return Configuration(way, dtype, options, event, scenario)
+
+    @property
+    def _first(self) -> list[dict[str, Any]]:
+        return [{name: values[0]} for name, values in self.values.items()]
+
+    def _accepts(self, options: Options) -> bool:
+        together = {**self.always, **options}
+        return all(made(each, together) is not None for each in (self.mine, self.reference))
 
 
 def shared(
     mine: Factory, reference: Factory, options: Options, values: Mapping[str, tuple[Any, ...]]
 ) -> Shared:
-    """Read from both signatures, and by trying, what can be asked of both.
-
-    Args:
-        mine: the optimizer under test.
-        reference: the one it is compared with.
-        options: given to both in every configuration.
-        values: values of options to try, in place of :data:`VALUES`.
-    """
+    """Read from both signatures, and by trying, what can be asked of both."""
     ours, theirs = _defaults(mine), _defaults(reference)
-    names = [name for name in theirs if name in ours]
+    names = [name for name in theirs if name in ours and name not in options]
+    varied = [name for name in names if name not in _WAYS]
     always, different = dict(options), {}
-    for name in names:
+    for name in varied:
         pair = (ours[name], theirs[name])
-        if name not in options and name not in _WAYS and not _alike(*pair):
+        if not _alike(*pair):
             always[name] = _chosen(name, *pair)
             if _MISSING not in pair and pair[0] != pair[1]:
                 different[name] = pair
+    tried = {name: _tried(name, always.get(name, theirs[name]), values) for name in varied}
     return Shared(
+        mine=mine,
+        reference=reference,
         always=always,
-        values={
-            name: tried
-            for name in names
-            if name not in options and name not in _WAYS
-            if (tried := _tried(name, always.get(name, theirs[name]), values))
-        },
-        implementations=tuple(
-            way for way, needed in IMPLEMENTATIONS.items() if {*needed} <= {*names} - {*options}
-        ),
+        values={name: found for name, found in tried.items() if found},
+        implementations=tuple(w for w, needed in IMPLEMENTATIONS.items() if {*needed} <= {*names}),
         defaults=different,
         group_keys=(_group_keys(mine, always) & _group_keys(reference, always))
         - ({*options} - {"lr"}),
@@ -110,54 +165,9 @@ def made(make: Factory, options: Options) -> Optimizer | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return make(
-                [torch.zeros(2).requires_grad_()], **{k: clone(v) for k, v in options.items()}
-            )
+            return make([torch.zeros(2).requires_grad_()], **clone({**options}))
         except Exception:  # noqa: BLE001 - any refusal is one
             return None
-
-
-def combinations(mine: Factory, reference: Factory, shared: Shared) -> list[Options]:
-    """Combine the values: none, each alone, all pairs, and as many at once as go together."""
-    alone = [{name: value} for name, values in shared.values.items() for value in values]
-    first = [{name: values[0]} for name, values in shared.values.items()]
-    pairs = [{**left, **right} for left, right in itertools.combinations(first, 2)]
-    found: list[Options] = [{}, *alone, *pairs]
-    for many in fullest(mine, reference, shared):
-        if not any(_same(many, each) for each in found):
-            found.append(many)
-    return found
-
-
-def fullest(mine: Factory, reference: Factory, shared: Shared) -> list[Options]:
-    """Make the largest sets of options that both accept: for each option one that has it."""
-
-    def accepted(options: Options) -> bool:
-        together = {**shared.always, **options}
-        return made(mine, together) is not None and made(reference, together) is not None
-
-    first = [{name: values[0]} for name, values in shared.values.items()]
-    found: list[Options] = []
-    for option in first:
-        starts = [option, *({**option, **other} for other in first if other is not option)]
-        grown = next((start for start in starts if accepted(start)), None)
-        if grown is None or any(option.keys() <= each.keys() for each in found):
-            continue
-        for other in first:
-            if accepted({**grown, **other}):
-                grown = {**grown, **other}
-        found.append(grown)
-    return found
-
-
-def _defaults(make: Factory) -> dict[str, Any]:
-    """Return the defaults of all options that can be given by name."""
-    try:
-        parameters = list(inspect.signature(make).parameters.values())
-    except ValueError:  # nothing in Python says what it takes
-        return {}
-    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {each.name: each.default for each in parameters[1:] if each.kind in by_name}
 
 
 def unnamed(make: Factory, names: Sequence[str]) -> tuple[list[str], str]:
@@ -167,15 +177,24 @@ def unnamed(make: Factory, names: Sequence[str]) -> tuple[list[str], str]:
         These, and what to do about it where the signature takes any option unnamed.
     """
     absent = [name for name in names if name not in _defaults(make)]
-    try:
-        parameters = inspect.signature(make).parameters.values()
-    except ValueError:
-        return absent, ""
-    swallowing = [each for each in parameters if each.kind is inspect.Parameter.VAR_KEYWORD]
+    swallowing = [e for e in _signature(make) if e.kind is inspect.Parameter.VAR_KEYWORD]
     if not (absent and swallowing):
         return absent, ""
     advice = f": **{swallowing[0].name} may take it, but does not say so; compare a function of "
     return absent, f"{advice}params that names it"
+
+
+def _signature(make: Factory) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(make).parameters.values())
+    except ValueError:  # nothing in Python says what it takes
+        return []
+
+
+def _defaults(make: Factory) -> dict[str, Any]:
+    """Return the defaults of all options that can be given by name."""
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {each.name: each.default for each in _signature(make)[1:] if each.kind in by_name}
 
 
 def _alike(left: Any, right: Any) -> bool:

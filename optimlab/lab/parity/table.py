@@ -121,6 +121,16 @@ EXCLUSIONS = (
     ),
 )
 
+
+def excluded(optimizer: str, implementation: str, dtype: str, device: str) -> bool:
+    """Tell whether a cell of the table is left out."""
+    return any(
+        (each.optimizer, each.implementation, each.device) == (optimizer, implementation, device)
+        for each in EXCLUSIONS
+        if each.applies and dtype in each.dtypes
+    )
+
+
 _TENSOR_LR: tuple[Options, ...] = (
     {"lr": torch.tensor(0.01)},
     {"lr": torch.tensor([0.01])},

@@ -13,8 +13,8 @@ which evaluates the model again, are not a part of the rule and are left out.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,12 +22,17 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from optimlab import native
-from optimlab.lab.record.extent import Extent
+from optimlab.core.program import unique_name
 from optimlab.lab.record.registers import Register, Registers
-from optimlab.lab.record.writing import Operation, Value, is_listed, split, written_arguments
-
-if TYPE_CHECKING:
-    from collections import OrderedDict
+from optimlab.lab.record.step_scope import Closure, StepScope
+from optimlab.lab.record.writing import (
+    Operation,
+    Value,
+    is_listed,
+    leaves,
+    split,
+    written_arguments,
+)
 
 Look: TypeAlias = Callable[[Tensor, "int | None"], Any]
 """What to keep of a tensor at a moment, given the number of the parameter that it belongs to."""
@@ -39,11 +44,8 @@ class Recording(TorchDispatchMode):
     Use it as a context; a step hook tells it where each step begins and ends, so that whatever else
     runs inside the context, such as the model, is carried out and not recorded.
 
-    Args:
-        optimizer: any optimizer. Two hooks are attached to it for as long as the context lasts.
-        look: makes what is kept of each tensor, such as a copy; ``None`` keeps nothing of it.
-        finished: called with the operations of each step as it ends.
-        started: called with the optimizer as each step begins.
+    ``look`` makes what is kept of each tensor, such as a copy; ``finished`` is called with the
+    operations of each step as it ends, ``started`` with the optimizer as each begins.
     """
 
     def __init__(
@@ -58,66 +60,46 @@ class Recording(TorchDispatchMode):
         self._look = look
         self._finished = finished
         self._started = started
-        self._extent = Extent()
         self._registers: Registers | None = None  # of the step that is being recorded
         self._operations: list[Operation] = []
         self._suspended = 0
-        self._hooks: list[Any] = []
 
     def __enter__(self) -> Recording:
-        native.runner()  # which is made at first use, by comparing many operations
-        self._hooks = [
-            self.optimizer.register_step_pre_hook(self._begin),
-            self.optimizer.register_step_post_hook(self._end),
-        ]
-        # What other hooks compute after the step is no part of it.
-        post_hooks = cast("OrderedDict[int, Any]", self.optimizer._optimizer_step_post_hooks)
-        post_hooks.move_to_end(self._hooks[1].id, last=False)
+        native.usable()  # which is found out at first use, by comparing many operations
+        self._scope = StepScope(self.optimizer, self._begin, self._end, self._outside)
+        self._scope.end_first()
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *exception: Any) -> None:
         super().__exit__(*exception)  # type: ignore[no-untyped-call]
         self._registers = None
-        for hook in self._hooks:
-            hook.remove()
+        self._scope.remove()
 
     # Where steps begin and end.
 
-    def _begin(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-        if not self._extent.begins():
-            return None
+    def _begin(self, optimizer: Optimizer, has_closure: bool) -> None:
         self._registers = None  # of a step that raised
         if self._started is not None:
             self._started(optimizer)
         self._registers, self._operations = Registers(optimizer), []
-        args = tuple(self._outside(value) for value in args)
-        return args, {name: self._outside(value) for name, value in kwargs.items()}
 
-    def _end(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if not self._extent.ends() or self._registers is None:
-            return
-        self._registers.name_locals(sys._getframe(1))
-        self._registers.name_optimizers_tensors()
-        self._registers.settle(self._operations)
-        self._registers = None
-        self._finished(self._operations)
+    def _end(self, optimizer: Optimizer) -> None:
+        if self._registers is not None:
+            self._registers.name_optimizers_tensors()
+            settle(self._operations)
+            self._registers = None
+            self._finished(self._operations)
 
-    def _outside(self, value: Any) -> Any:
-        """Wrap a closure, whose operations are not those of the optimizer."""
-        if isinstance(value, Optimizer) or not callable(value):
-            return value
-
-        def closure(*args: Any, **kwargs: Any) -> Any:
-            self._suspended += 1
-            try:
-                return value(*args, **kwargs)
-            finally:
-                self._suspended -= 1
-                if self._registers is not None:
-                    self._registers.name_optimizers_tensors()  # it made the gradients
-
-        return closure
+    def _outside(self, closure: Closure, *args: Any, **kwargs: Any) -> Any:
+        """Call a closure, whose operations are not those of the optimizer."""
+        self._suspended += 1
+        try:
+            return closure(*args, **kwargs)
+        finally:
+            self._suspended -= 1
+            if self._registers is not None:
+                self._registers.name_optimizers_tensors()  # it made the gradients
 
     # One operation.
 
@@ -129,66 +111,54 @@ class Recording(TorchDispatchMode):
         if registers is None or self._suspended:
             return func(*args, **kwargs)
         registers.name_locals(sys._getframe(1))
-        given = [*args, *kwargs.values()]
-        before = {id(t): self._seen(registers, t) for t in tensors_in(given)}
+        given = leaves(Tensor, [*args, *kwargs.values()])
+        before = {id(tensor): self._seen(registers, tensor) for tensor in given}
         returned = func(*args, **kwargs)
-        self._write(registers, func, (args, kwargs), before, returned)
+        for place, (arguments, made) in enumerate(split(func, args, kwargs, returned)):
+            operation = self._written(registers, func, arguments, made, before)
+            operation.listed = place if is_listed(func) else None
+            operation.returned = None if made else returned
+            self._operations.append(operation)
         return returned
 
-    def _write(
+    def _written(
         self,
         registers: Registers,
         func: Any,
-        called: tuple[tuple[Any, ...], dict[str, Any]],
+        arguments: dict[str, Any],
+        made: list[Tensor],
         before: dict[int, Value],
-        returned: Any,
-    ) -> None:
-        args, kwargs = called
-        for position, part in enumerate(split(func, args, kwargs, returned)):
-            number = len(self._operations)
-            operands = [before[id(tensor)] for tensor in tensors_in(part.arguments.values())]
-            read = [value.register for value in operands]
-            parameter = _first(value.register.parameter for value in operands)
-            written = written_arguments(func, part.arguments)
-            results = []
-            for tensor in [*written, *(t for t in part.returned if not _is_in(t, written))]:
-                register = registers.of(tensor, made_by=func, parameter=parameter)
-                if _is_in(tensor, written) or register not in read:  # a view is not written
-                    registers.write(register, number)
-                results.append(self._seen(registers, tensor))
-            self._operations.append(
-                Operation(
-                    number=number,
-                    function=func,
-                    arguments={
-                        name: _with_values(value, before) for name, value in part.arguments.items()
-                    },
-                    results=tuple(results),
-                    in_place=bool(written),
-                    listed=position if is_listed(func) else None,
-                    returned=None if part.returned else returned,
-                    parameter=parameter,
-                )
-            )
+    ) -> Operation:
+        """Write an operation on single tensors down, and what it results in."""
+        number = len(self._operations)
+        operands = [before[id(tensor)].register for tensor in leaves(Tensor, arguments.values())]
+        parameter = next((r.parameter for r in operands if r.parameter is not None), None)
+        written = written_arguments(func, arguments)
+        results = {id(tensor): tensor for tensor in (*written, *made)}.values()
+        values = []
+        for place, tensor in enumerate(results):
+            register = registers.of(tensor, made_by=func, parameter=parameter)
+            if place < len(written) or register not in operands:  # a view is not written
+                registers.write(register, number)
+            values.append(self._seen(registers, tensor))
+        return Operation(
+            number=number,
+            function=func,
+            arguments={name: _with_values(value, before) for name, value in arguments.items()},
+            results=tuple(values),
+            in_place=bool(written),
+            parameter=parameter,
+        )
 
     def _seen(self, registers: Registers, tensor: Tensor) -> Value:
         register = registers.of(tensor)
-        key = (tensor.shape, tensor.dtype, tensor.data_ptr() if _has_memory(tensor) else 0)
         source = registers.writer(register)
-        if (source, key) not in register.looks:
+        address = tensor.data_ptr() if tensor.layout is torch.strided else 0
+        key = (source, tensor.shape, tensor.dtype, address)
+        if key not in register.looks:
             register.looks = {k: v for k, v in register.looks.items() if k[0] == source}
-            register.looks[source, key] = self._look(tensor, register.parameter)
-        shown = register.looks[source, key]
-        return Value(register, shown, tuple(tensor.shape), tensor.dtype, source)
-
-
-def tensors_in(values: Any) -> Iterator[Tensor]:
-    """Go through the tensors of nested lists and tuples."""
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from tensors_in(value)
+            register.looks[key] = self._look(tensor, register.parameter)
+        return Value(register, register.looks[key], tuple(tensor.shape), tensor.dtype, source)
 
 
 def _with_values(argument: Any, seen: dict[int, Value]) -> Any:
@@ -199,16 +169,19 @@ def _with_values(argument: Any, seen: dict[int, Value]) -> Any:
     return argument
 
 
-def _first(numbers: Iterator[int | None]) -> int | None:
-    return next((number for number in numbers if number is not None), None)
-
-
-def _is_in(tensor: Tensor, tensors: Sequence[Tensor]) -> bool:
-    return any(tensor is other for other in tensors)
-
-
-def _has_memory(tensor: Tensor) -> bool:
-    return tensor.layout is torch.strided
-
-
-__all__ = ["Look", "Operation", "Recording", "Register", "Value", "tensors_in"]
+def settle(operations: Sequence[Operation]) -> None:
+    """Attribute all registers to parameters, and give those of each parameter unique names."""
+    everything: dict[Register, None] = {}  # in order
+    for operation in operations:
+        registers = [value.register for value in (*operation.operands, *operation.results)]
+        everything.update(dict.fromkeys(registers))
+        numbers = [r.parameter for r in registers if r.parameter is not None]
+        operation.parameter = numbers[0] if numbers else None
+        for value in operation.results:
+            if value.register.parameter is None:
+                value.register.parameter = operation.parameter
+    taken: dict[int | None, set[str]] = {}
+    for register in sorted(everything, key=lambda register: -register.rank):
+        names = taken.setdefault(register.parameter, set())
+        register.name = unique_name(register.name or "tensor", names)
+        register.looks = {}

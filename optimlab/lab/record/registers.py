@@ -7,21 +7,19 @@ it. That is read from the frames of the running functions, as they keep their lo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-if TYPE_CHECKING:
-    from optimlab.lab.record.writing import Operation
-
 # Functions between the optimizer's code and ATen, whose local variables are not the optimizer's.
 _BETWEEN = (
-    "optimlab.instruments.",
+    "optimlab.lab.",
+    "optimlab.core.tensor_list",
     "optimlab.core.values",
     "torch._",
     "torch.utils.",
@@ -34,101 +32,77 @@ _LOCAL, _OPTIMIZERS = 1, 2
 
 @dataclass(eq=False)
 class Register:
-    """A piece of memory under one name.
+    """A piece of memory under one name."""
 
-    Attributes:
-        start: its first address, or the tensor's id where there is no plain memory.
-        end: the address behind its last.
-        tensor: one that lies there. Held, so that no other takes its place during the step.
-        name: how it is called, unique among those of one parameter.
-        parameter: number of the parameter that it belongs to, counted through all groups.
-        label: how the optimizer calls it, ``""`` for what is no tensor of the optimizer's.
-        rank: where the name is from: an operation, a local variable, or the optimizer itself.
-        looks: what was kept of it since it was last written.
-    """
+    start: int  # its first address, or the tensor's id where there is no plain memory
+    end: int  # the address behind its last
+    tensor: Tensor  # one that lies there, held, so that no other takes its place during the step
+    others: list[Register] = field(repr=False)  # all in the same storage
+    name: str = ""  # unique among those of one parameter
+    parameter: int | None = None  # its number, counted through all groups
+    label: str = ""  # how the optimizer calls it
+    rank: int = 0  # where the name is from: an operation, a local variable, the optimizer itself
+    writer: int = -1  # number of the operation that wrote it last
+    looks: dict[Any, Any] = field(default_factory=dict, repr=False)  # kept since then
 
-    start: int
-    end: int
-    tensor: Tensor
-    name: str = ""
-    parameter: int | None = None
-    label: str = ""
-    rank: int = 0
-    looks: dict[Any, Any] = field(default_factory=dict, repr=False)
+    def overlapping(self) -> Iterator[Register]:
+        """Go through the registers that share memory with this one, itself among them."""
+        for other in self.others:
+            if other is self or (other.start < self.end and self.start < other.end):
+                yield other
 
 
 class Registers:
-    """The registers of one step.
-
-    Args:
-        optimizer: whose step it is.
-    """
+    """The registers of one step of an optimizer."""
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
         self._by_storage: dict[int, list[Register]] = {}
-        self._by_id: dict[int, Register] = {}
-        self._held: list[Tensor] = []
-        self._writers: dict[int, int] = {}
+        self._by_id: dict[int, tuple[Register, Tensor]] = {}  # held, so that no id is used again
         self._unnamed = 0
         self.name_optimizers_tensors()
 
     def of(self, tensor: Tensor, *, made_by: Any = None, parameter: int | None = None) -> Register:
         """Find the register that a tensor lies in, or make one."""
-        known = self._by_id.get(id(tensor))
-        if known is not None and known.tensor is tensor:
-            found = known
-        else:
-            start, end, storage = _extent(tensor)
-            others = self._by_storage.setdefault(storage, [])
-            inside = [r for r in others if r.start <= start and end <= r.end]
-            if inside:
-                found = inside[0]
-            else:
-                found = Register(start, end, tensor)
-                others.append(found)
-                self._unnamed += 1
-            self._by_id[id(tensor)] = found
-            self._held.append(tensor)
+        if id(tensor) not in self._by_id:
+            self._by_id[id(tensor)] = self._around(tensor), tensor
+        found, _ = self._by_id[id(tensor)]
         if made_by is not None and not found.name:
             found.name = operation_name(made_by).strip("_")
         if found.parameter is None:
             found.parameter = parameter
         return found
 
+    def _around(self, tensor: Tensor) -> Register:
+        start, end, storage = _memory(tensor)
+        others = self._by_storage.setdefault(storage, [])
+        found = next((r for r in others if r.start <= start and end <= r.end), None)
+        if found is None:
+            found = Register(start, end, tensor, others)
+            others.append(found)
+            self._unnamed += 1
+        return found
+
     def write(self, register: Register, number: int) -> None:
         """Note that an operation wrote to a register, and so to all that overlap it."""
-        for other in self._overlapping(register):
-            self._writers[id(other)] = number
+        for other in register.overlapping():
+            other.writer = number
 
     def writer(self, register: Register) -> int | None:
         """Return the number of the operation that wrote a register last, ``None`` if none did."""
-        numbers = [self._writers.get(id(other), -1) for other in self._overlapping(register)]
-        return max(numbers) if max(numbers) >= 0 else None
-
-    def _overlapping(self, register: Register) -> list[Register]:
-        # An empty tensor overlaps nothing but itself.
-        others = self._by_storage[_extent(register.tensor)[2]]
-        return [
-            other
-            for other in others
-            if other is register or (other.start < register.end and register.start < other.end)
-        ]
+        last = max(other.writer for other in register.overlapping())
+        return None if last < 0 else last
 
     def name_optimizers_tensors(self) -> None:
         """Name parameters, gradients, state and tensor hyperparameters, as they are now."""
         number = 0
         for group in self._optimizer.param_groups:
             for param in group["params"]:
-                self._name(param, "param", number)
-                if param.grad is not None:
-                    self._name(param.grad, "grad", number)
                 held = self._optimizer.state.get(param, {})
-                for name, tensor in named_tensors(held, ""):
+                for name, tensor in named_tensors({"param": param, "grad": param.grad, **held}):
                     self._name(tensor, name, number)
                 number += 1
-            settings = {key: value for key, value in group.items() if key != "params"}
-            for name, tensor in named_tensors(settings, ""):
+            for name, tensor in named_tensors({k: v for k, v in group.items() if k != "params"}):
                 self._name(tensor, name, None)
 
     def _name(self, tensor: Tensor, name: str, parameter: int | None) -> None:
@@ -146,35 +120,15 @@ class Registers:
                 return
             if not module.startswith(_BETWEEN):
                 for name, value in frame.f_locals.items():
-                    for tensor in _tensors_of(value):
-                        self._name_local(tensor, name)
+                    self._name_local(name, getattr(value, "tensors", value))
             frame = frame.f_back
 
-    def _name_local(self, tensor: Tensor, name: str) -> None:
-        register = self._by_id.get(id(tensor))
-        if register is not None and not register.rank and register.tensor is tensor:
-            register.name, register.rank = name, _LOCAL
-            self._unnamed -= 1
-
-    def settle(self, operations: Sequence[Operation]) -> None:
-        """Attribute all registers to parameters, and give those of each parameter unique names."""
-        for operation in operations:
-            values = [*operation.operands, *operation.results]
-            numbers = [value.register.parameter for value in values]
-            operation.parameter = next((n for n in numbers if n is not None), None)
-            for value in operation.results:
-                if value.register.parameter is None:
-                    value.register.parameter = operation.parameter
-        taken: dict[int | None, set[str]] = {}
-        seen: set[int] = set()
-        everything = [v.register for o in operations for v in (*o.operands, *o.results)]
-        for register in sorted(everything, key=lambda register: -register.rank):
-            if id(register) not in seen:
-                seen.add(id(register))
-                names = taken.setdefault(register.parameter, set())
-                register.name = _unused(register.name or "tensor", names)
-        for register in everything:
-            register.looks = {}
+    def _name_local(self, name: str, value: Any) -> None:
+        for tensor in value if isinstance(value, list | tuple) else [value]:
+            register, _ = self._by_id.get(id(tensor), (None, None))
+            if register is not None and register.tensor is tensor and not register.rank:
+                register.name, register.rank = name, _LOCAL
+                self._unnamed -= 1
 
 
 def operation_name(function: Any) -> str:
@@ -182,16 +136,7 @@ def operation_name(function: Any) -> str:
     return str(function.overloadpacket.__name__).removeprefix("_foreach_")
 
 
-def _extent(tensor: Tensor) -> tuple[int, int, int]:
-    """Return where a tensor's memory begins and ends, and its storage's address."""
-    if tensor.layout is not torch.strided or not tensor.numel():
-        return id(tensor), id(tensor) + 1, -id(tensor)
-    reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) + 1
-    start = tensor.data_ptr()
-    return start, start + reach * tensor.element_size(), tensor.untyped_storage().data_ptr()
-
-
-def named_tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+def named_tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     """Go through the tensors of nested dicts and lists: ``key``, ``key['inner']``, ``key1``."""
     if isinstance(value, Tensor):
         yield name, value
@@ -204,20 +149,10 @@ def named_tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
             yield from named_tensors(item, f"{stem}{number}")
 
 
-def _tensors_of(value: Any) -> Iterator[Tensor]:
-    value = getattr(value, "tensors", value) if not isinstance(value, Tensor) else value
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            if isinstance(item, Tensor):
-                yield item
-
-
-def _unused(name: str, taken: set[str]) -> str:
-    number, candidate = 1, name
-    while candidate in taken:
-        number += 1
-        candidate = f"{name}_{number}"
-    taken.add(candidate)
-    return candidate
+def _memory(tensor: Tensor) -> tuple[int, int, int]:
+    """Return where a tensor's memory begins and ends, and its storage's address."""
+    if tensor.layout is not torch.strided or not tensor.numel():
+        return id(tensor), id(tensor) + 1, -id(tensor)
+    reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) + 1
+    start = tensor.data_ptr()
+    return start, start + reach * tensor.element_size(), tensor.untyped_storage().data_ptr()

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from optimlab.lab.compare import digest as digests
 from optimlab.lab.record.registers import Register, operation_name
+
+T = TypeVar("T")
+
+_BY_NAME = {"alpha", "value", "dtype", "out", "memory_format", "beta", "lr", "eps"}
+_PLACEMENT = {"layout", "device", "pin_memory", "memory_format", "non_blocking"}
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,11 @@ class Value:
         """How the optimizer calls its memory, ``""`` if it is not the optimizer's."""
         return self.register.label
 
+    @cached_property
+    def digest(self) -> str:
+        """Stands for dtype and bits of what was kept, if that is a tensor."""
+        return digest(self.kept)
+
 
 @dataclass(eq=False)
 class Operation:
@@ -51,9 +63,9 @@ class Operation:
         arguments: by their names in ATen's schema; a tensor is a :class:`Value`.
         results: the tensors that it wrote or made.
         in_place: whether it wrote to one of its arguments.
+        parameter: number of the parameter, ``None`` if the operation is on none.
         listed: its place in the list, if the operation was one on lists of tensors.
         returned: what it returned instead of tensors, such as the number read from one.
-        parameter: number of the parameter, ``None`` if the operation is on none.
     """
 
     number: int
@@ -61,9 +73,9 @@ class Operation:
     arguments: Mapping[str, Any]
     results: tuple[Value, ...]
     in_place: bool
-    listed: int | None
-    returned: Any
     parameter: int | None
+    listed: int | None = None
+    returned: Any = None
 
     @property
     def name(self) -> str:
@@ -73,7 +85,7 @@ class Operation:
     @property
     def operands(self) -> list[Value]:
         """The tensors among the arguments."""
-        return list(_values_in(self.arguments.values()))
+        return list(leaves(Value, self.arguments.values()))
 
     @property
     def scalars(self) -> dict[str, float]:
@@ -99,19 +111,16 @@ class Operation:
         return self.spelt()
 
     def spelt(self, numbers: Mapping[float, str] | None = None) -> str:
-        """Spell the operation as Python code.
-
-        Args:
-            numbers: what to write for a number instead of its value.
-        """
+        """Spell the operation as Python code, some numbers by a text in place of their value."""
+        texts = numbers or {}
         first, *rest = [*self.shown_arguments()] or [("", None)]
-        shown = [f"{_shown(value, numbers)}" for name, value in rest if not _by_name(name)]
-        shown += [f"{name}={_shown(v, numbers)}" for name, v in rest if _by_name(name)]
-        if not isinstance(first[1], Value) or self.name.startswith("_fused_"):
-            positional = [] if first[0] == "" else [_shown(first[1], numbers)]
-            code = f"{self.name}({', '.join([*positional, *shown])})"
+        given = [_shown(value, texts) for name, value in rest if name not in _BY_NAME]
+        given += [f"{name}={_shown(value, texts)}" for name, value in rest if name in _BY_NAME]
+        if isinstance(first[1], Value) and not self.name.startswith("_fused_"):
+            code = f"{first[1].name}.{self.name}({', '.join(given)})"
         else:
-            code = f"{first[1].name}.{self.name}({', '.join(shown)})"
+            given[:0] = [_shown(first[1], texts)] if first[0] else []
+            code = f"{self.name}({', '.join(given)})"
         target = self.target
         return code if self.in_place or target is None else f"{target.name} = {code}"
 
@@ -119,48 +128,23 @@ class Operation:
         """Go through the arguments that say what is computed, with their names."""
         defaults = {each.name: each.default_value for each in self.function._schema.arguments}
         for name, value in self.arguments.items():
-            placement = name in {"layout", "device", "pin_memory", "memory_format", "non_blocking"}
             is_default = not isinstance(value, Value | list) and value == defaults.get(name)
-            if not placement and not (is_default and _by_name(name)):
+            if name not in _PLACEMENT and not (is_default and name in _BY_NAME):
                 yield name, value
 
     def repeat(self, changed: Mapping[str, Any] | None = None) -> Tensor:
-        """Carry the operation out once more, on copies of what was kept.
-
-        Args:
-            changed: arguments to take in place of its own; tensors, or numbers.
-
-        Returns:
-            The first result.
-        """
+        """Return the first result, carried out once more on copies, with some other arguments."""
         given = {name: _own(value) for name, value in self.arguments.items()} | dict(changed or {})
-        positional, keywords = [], {}
-        for each in self.function._schema.arguments:
-            if each.name not in given and not (self.listed is not None and _is_list(each)):
-                continue
-            value = _as_list(given.get(each.name)) if self._is_divided(each) else given[each.name]
-            if each.kwarg_only:
-                keywords[each.name] = value
-            else:
-                positional.append((each.name, value))
+        schema = self.function._schema.arguments
+        if self.listed is not None:
+            lists = [each.name for each in schema if isinstance(each.type, torch.ListType)]
+            given |= {name: [given[name]] if name in given else [] for name in lists}
         # A tensor in place of a number is another overload of the same operation.
         function = self.function.overloadpacket if changed else self.function
-        returned = function(*[value for _, value in positional], **keywords)
+        returned = function(**given)
         if self.in_place:
-            written = [a.name for a in self.function._schema.arguments if _is_written(a)]
-            returned = next(dict(positional).get(name, keywords.get(name)) for name in written)
-        return next(_tensors_in([returned]))
-
-    def _is_divided(self, argument: Any) -> bool:
-        return self.listed is not None and _is_list(argument)
-
-
-@dataclass(frozen=True)
-class Part:
-    """What an operation does to one tensor of its lists, or all of it if it has none."""
-
-    arguments: Mapping[str, Any]
-    returned: Sequence[Tensor]
+            returned = next(given[each.name] for each in schema if _is_written(each))
+        return next(leaves(Tensor, [returned]))
 
 
 def is_listed(function: Any) -> bool:
@@ -170,19 +154,20 @@ def is_listed(function: Any) -> bool:
 
 
 def split(
-    function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], returned: Any
-) -> Iterator[Part]:
-    """Divide an operation on lists by their places; any other is one part."""
-    schema = function._schema.arguments
-    arguments = {schema[i].name: value for i, value in enumerate(args)} | dict(kwargs)
-    made = list(_tensors_in([returned]))
+    function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], returned: Any
+) -> Iterator[tuple[dict[str, Any], list[Tensor]]]:
+    """Divide an operation on lists by their places: arguments by name, and tensors returned."""
+    names = [each.name for each in function._schema.arguments]
+    arguments = dict(zip(names, args, strict=False)) | dict(kwargs)
+    made = list(leaves(Tensor, [returned]))
     if not is_listed(function):
-        yield Part(arguments, made)
+        yield arguments, made
         return
-    length = max(len(value) for value in arguments.values() if _is_list_of_tensors(value))
+    lists = [value for value in arguments.values() if isinstance(value, list | tuple)]
+    length = max(len(value) for value in lists if value and isinstance(value[0], Tensor))
     for place in range(length):
         taken = {name: _at(value, place, length) for name, value in arguments.items()}
-        yield Part(
+        yield (
             {name: value for name, value in taken.items() if value is not None},
             made[place : place + 1] if len(made) == length else [],
         )
@@ -191,64 +176,50 @@ def split(
 def written_arguments(function: Any, arguments: Mapping[str, Any]) -> list[Tensor]:
     """Return the tensors that an operation writes to, by ATen's schema."""
     written = [each.name for each in function._schema.arguments if _is_written(each)]
-    return list(_tensors_in(arguments[name] for name in written if name in arguments))
+    return list(leaves(Tensor, (arguments[name] for name in written if name in arguments)))
+
+
+def leaves(kind: type[T], values: Iterable[Any]) -> Iterator[T]:
+    """Go through what is of a kind in nested lists and tuples."""
+    for value in values:
+        if isinstance(value, kind):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from leaves(kind, value)
+
+
+def digest(tensor: Tensor) -> str:
+    """Summarise dtype and bits of a tensor, elements in order of their indices, all NaN alike."""
+    real = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+    return digests.digest(real.reshape(-1))
+
+
+def short(dtype: torch.dtype) -> str:
+    """Return the name of a dtype without ``torch.``."""
+    return str(dtype).removeprefix("torch.")
 
 
 def _is_written(argument: Any) -> bool:
     return argument.alias_info is not None and bool(argument.alias_info.is_write)
 
 
-def _is_list(argument: Any) -> bool:
-    return isinstance(argument.type, torch.ListType)
-
-
 def _own(value: Any) -> Any:
     if isinstance(value, Value):
-        return value.kept.clone() if isinstance(value.kept, Tensor) else value.kept
+        return value.kept.clone()
     return [_own(item) for item in value] if isinstance(value, list) else value
-
-
-def _as_list(value: Any) -> list[Any]:
-    return [] if value is None else [value]
-
-
-def _is_list_of_tensors(value: Any) -> bool:
-    return isinstance(value, list | tuple) and bool(value) and isinstance(value[0], Tensor)
 
 
 def _at(value: Any, place: int, length: int) -> Any:
     if isinstance(value, list | tuple):
-        if not value:
-            return None
-        return value[place] if len(value) == length else value
+        return value[place] if len(value) == length else value or None
     return value
 
 
-def _tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _tensors_in(value)
-
-
-def _values_in(values: Iterable[Any]) -> Iterator[Value]:
-    for value in values:
-        if isinstance(value, Value):
-            yield value
-        elif isinstance(value, list):
-            yield from _values_in(value)
-
-
-def _by_name(name: str) -> bool:
-    return name in {"alpha", "value", "dtype", "out", "memory_format", "beta", "lr", "eps"}
-
-
-def _shown(value: Any, numbers: Mapping[float, str] | None) -> str:
+def _shown(value: Any, numbers: Mapping[float, str]) -> str:
     if isinstance(value, Value):
         return value.name
     if isinstance(value, list):
         return f"[{', '.join(_shown(item, numbers) for item in value)}]"
-    if numbers and isinstance(value, float) and value in numbers:
+    if isinstance(value, float) and value in numbers:
         return numbers[value]
-    return str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else repr(value)
+    return short(value) if isinstance(value, torch.dtype) else repr(value)

@@ -4,8 +4,8 @@
 :class:`Resumption`, which prints itself and has ``equal``.
 """
 
-from optimlab.lab.resume.contract import Run
-from optimlab.lab.resume.outcome import Cause, Offender, Resumption
+from optimlab.lab.resume.outcome import Offender, Resumption
 from optimlab.lab.resume.proof import prove_resume
+from optimlab.lab.resume.run import Run
 
-__all__ = ["Cause", "Offender", "Resumption", "Run", "prove_resume"]
+__all__ = ["Offender", "Resumption", "Run", "prove_resume"]

@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from optimlab.lab.compare.bits import same_bits
-from optimlab.lab.compare.diff import Diff
-from optimlab.lab.lockstep.outcome import Compared, Difference
-from optimlab.lab.resume.contract import Digests, Run, digests, frozen
-from optimlab.lab.resume.outcome import Cause, Offender
-from optimlab.lab.resume.parts import Part, Randomness, generators, randomness, set_randomness
+from optimlab.lab.compare.diff import Diff, path_name
+from optimlab.lab.compare.snapshot import leaves
+from optimlab.lab.findings import Finding, error
+from optimlab.lab.lockstep.clone import clone
+from optimlab.lab.resume.outcome import Offender
+from optimlab.lab.resume.parts import Part, Randomness, not_restored, randomness, set_randomness
+from optimlab.lab.resume.run import Digests, Run, digests
 
 Transplant: TypeAlias = Callable[[Run], object]
+Candidates: TypeAlias = list[tuple[Finding, Transplant]]
 
 _NARROWER = (torch.bfloat16, torch.float16, torch.float32)
 
 
 @dataclass(frozen=True)
 class Expected:
-    """The uninterrupted run, as far as it is needed to compare with.
-
-    Attributes:
-        at: after how many steps the checkpoint was saved.
-        digests: of everything, after that step and after each later one.
-        values: everything after that step.
-        parts: the parts of the run then.
-        randomness: the generators of the process then.
-    """
+    """The uninterrupted run after step ``at``, and the digests of it then and later."""
 
     at: int
     digests: Sequence[Digests]
@@ -41,13 +37,7 @@ class Expected:
 
 
 class Laboratory:
-    """Resumes the run again and again, each time as in a new process.
-
-    Args:
-        make: makes a run.
-        checkpoint: reads what was saved, afresh at each call.
-        expected: what to compare with.
-    """
+    """Resumes the run again and again, each time as in a new process, from what it reads anew."""
 
     def __init__(
         self, make: Callable[[], Run], checkpoint: Callable[[], dict[str, Any]], expected: Expected
@@ -56,17 +46,13 @@ class Laboratory:
         self._start = randomness()
 
     def resume(self, *transplants: Transplant) -> tuple[Offender | None, Mapping[str, Any]]:
-        """Resume, with parts of the uninterrupted run put in, and compare after each step.
-
-        Returns:
-            The first difference, and everything right after loading.
-        """
+        """Resume with parts put in; return the first difference, and all right after loading."""
         set_randomness(self._start)
         run = self._make()
         run.load_state_dict(self._checkpoint())
         for transplant in transplants:
             transplant(run)
-        loaded = frozen(run.tensors())
+        loaded = clone(dict(run.tensors()))
         for step, digests_then in enumerate(self._expected.digests, start=self._expected.at):
             if step > self._expected.at:
                 run.step()
@@ -75,40 +61,32 @@ class Laboratory:
                 return found, loaded
         return None, loaded
 
-    def causes(self) -> tuple[list[Cause], bool]:
-        """Find what has to be put back for the same bits.
-
-        Returns:
-            The causes, and whether it takes all of them together.
-        """
-        candidates = self._candidates()
-        alone = [cause for cause, transplant in candidates if self._helps(transplant)]
-        if alone:
+    def causes(self) -> tuple[list[Finding], bool]:
+        """Find what has to be put back for the same bits, and whether it takes all together."""
+        # The generators last: making or loading a part may draw from them.
+        candidates: Candidates = [(part.cause, part.put_into) for part in self._expected.parts]
+        for name, state in self._expected.randomness.items():
+            put = partial(_set_generator, name, state)
+            candidates.append((not_restored("random numbers", name), put))
+        alone = [cause for cause, transplant in candidates if self._helps([(cause, transplant)])]
+        if alone or not self._helps(candidates):
             return alone, False
-        if not self._helps(*(transplant for _, transplant in candidates)):
-            return [], False
         needed = candidates
         for candidate in candidates:
             without = [each for each in needed if each is not candidate]
-            if self._helps(*(transplant for _, transplant in without)):
+            if self._helps(without):
                 needed = without
         return [cause for cause, _ in needed], True
 
-    def _candidates(self) -> list[tuple[Cause, Transplant]]:
-        # The generators last: making or loading a part may draw from them.
-        parts: list[tuple[Cause, Transplant]] = [
-            (part.cause, part.put_into) for part in self._expected.parts
-        ]
-        return parts + [
-            (cause, lambda _, states=states: set_randomness(states))
-            for cause, states in generators(self._expected.randomness)
-        ]
-
-    def _helps(self, *transplants: Transplant) -> bool:
+    def _helps(self, candidates: Candidates) -> bool:
         try:
-            return self.resume(*transplants)[0] is None
+            return self.resume(*(transplant for _, transplant in candidates))[0] is None
         except Exception:  # noqa: BLE001 - a part in the wrong place may break a step in any way
             return False
+
+
+def _set_generator(name: str, state: Any, _: Run) -> None:
+    set_randomness({name: state})
 
 
 def first_difference(step: int, ours: Digests, expected: Digests) -> Offender | None:
@@ -118,48 +96,35 @@ def first_difference(step: int, ours: Digests, expected: Digests) -> Offender | 
     if not differing:
         return None
     first, *also = differing
-    what = "other bits"
-    if first not in ours:
-        what = "missing"
-    elif first not in expected:
-        what = "not there in the uninterrupted run"
-    return Offender(step, first, what, tuple(also))
+    what = "other bits" if first in expected else "not there in the uninterrupted run"
+    return Offender(step, first, what if first in ours else "missing", tuple(also))
 
 
 def described(offender: Offender, loaded: Mapping[str, Any], values: Mapping[str, Any]) -> str:
     """Say what differs right after loading, in values."""
     name = offender.name
-    if name not in loaded or name not in values:
+    found = name in loaded and name in values
+    differences = Diff().differences({name: loaded[name]}, {name: values[name]}) if found else []
+    if not differences:
         return offender.what
-    found = Diff().differences({name: loaded[name]}, {name: values[name]})
-    if not found:
-        return offender.what
-    place, mismatch = found[0]
-    text = str(Difference(Compared(), offender.step, "loading", place, mismatch))
-    text = text.partition(", after loading: ")[2].replace("\n ", ";")
+    path, mismatch = differences[0]
+    there = "" if mismatch.distance is None else f"; there, {mismatch.distance}"
+    text = f"{path_name(path)}: {mismatch}{there}"
     return text.replace("ours ", "resumed ").replace("theirs ", "uninterrupted ")
 
 
-def losses(loaded: Mapping[str, Any], values: Mapping[str, Any]) -> list[Cause]:
+def losses(loaded: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[Finding]:
     """Find tensors that came back rounded, or in another dtype."""
-    ours, theirs = dict(_flat(loaded)), dict(_flat(values))
-    return [
-        Cause("dtype loss", f"{name} {lost}")
-        for name, tensor in ours.items()
-        if name in theirs and (lost := _lost(tensor, theirs[name]))
-    ]
+    saved = dict(leaves(values))
+    for name, tensor in leaves(loaded):
+        lost = _lost(tensor, saved.get(name))
+        if lost:
+            yield error("dtype loss", name, lost, "save it in the dtype that it has.")
 
 
-def _flat(value: Any, name: str = "") -> list[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        return [(name, value)]
-    if isinstance(value, Mapping):
-        items = [(f"{name}.{key}" if name else str(key), item) for key, item in value.items()]
-        return [found for key, item in items for found in _flat(item, key)]
-    return []
-
-
-def _lost(loaded: Tensor, saved: Tensor) -> str:
+def _lost(loaded: Any, saved: Any) -> str:
+    if not (isinstance(loaded, Tensor) and isinstance(saved, Tensor)):
+        return ""
     if loaded.shape != saved.shape or not (loaded.is_floating_point() and saved.numel()):
         return ""
     if loaded.dtype != saved.dtype:
@@ -167,8 +132,7 @@ def _lost(loaded: Tensor, saved: Tensor) -> str:
     if same_bits(loaded, saved):
         return ""
     for narrow in _NARROWER:
-        if narrow.itemsize < saved.dtype.itemsize and same_bits(
-            loaded, saved.to(narrow).to(saved.dtype)
-        ):
+        rounded = saved.to(narrow).to(saved.dtype)
+        if narrow.itemsize < saved.dtype.itemsize and same_bits(loaded, rounded):
             return f"came back rounded to {narrow}"
     return ""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from optimlab.lab.findings import Finding, listed
+
 
 @dataclass(frozen=True)
 class Offender:
@@ -23,23 +25,6 @@ class Offender:
 
 
 @dataclass(frozen=True)
-class Cause:
-    """What the resumed run lacks.
-
-    Attributes:
-        kind: ``"random numbers"``, ``"scheduler"``, ``"optimizer state"``, ``"model"``,
-            ``"gradient scaler"``, ``"data order or progress"`` or ``"dtype loss"``.
-        where: the attribute of the run, the generator or the tensor.
-    """
-
-    kind: str
-    where: str
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.where}"
-
-
-@dataclass(frozen=True)
 class Resumption:
     """Whether a run goes on to the same bits; prints itself.
 
@@ -52,7 +37,9 @@ class Resumption:
         repeatable: whether two runs in one process agree up to the interruption. If not, the run
             itself gives other bits each time, and no checkpoint could change that.
         causes: what, put back from the uninterrupted run, makes the resumed one equal. Each of them
-            alone, or all of them together: see ``together``.
+            alone, or all of them together: see ``together``. Their kinds are ``"random numbers"``,
+            ``"scheduler"``, ``"optimizer state"``, ``"model"``, ``"gradient scaler"`` and ``"data
+            order or progress"``.
         together: whether all causes have to be put back.
         losses: tensors that came back from the checkpoint with fewer bits.
         out_of_reach: parts that could not be put back to try.
@@ -64,9 +51,9 @@ class Resumption:
     compared: int
     offender: Offender | None = None
     repeatable: bool = True
-    causes: tuple[Cause, ...] = ()
+    causes: tuple[Finding, ...] = ()
     together: bool = False
-    losses: tuple[Cause, ...] = ()
+    losses: tuple[Finding, ...] = ()
     out_of_reach: tuple[str, ...] = ()
 
     @property
@@ -81,37 +68,28 @@ class Resumption:
                 f"proved: {run}: the same bits as {self.steps} steps at a stretch, after each "
                 f"step, in {self.names} tensors and values ({self.compared} elements in all)"
             )
-        lines = [self._found(run, self.offender)]
-        if self.offender.also:
-            more = len(self.offender.also) - 4
-            shown = ", ".join(self.offender.also[:4]) + (f" and {more} more" if more > 0 else "")
-            lines.append(f"  with it: {shown}")
-        return "\n".join([*lines, *self._explained()])
-
-    def _found(self, run: str, offender: Offender) -> str:
+        step, first = self.offender.step, f"{self.offender.name}: {self.offender.what}"
+        when = "right after loading" if step == self.at else f"after step {step}"
+        head = f"not resumable: {run}: first difference {when}: {first}"
         if not self.repeatable:
-            return (
-                f"not repeatable: two runs in one process differ after step {offender.step}, "
-                f"before anything is saved: {offender.name}: {offender.what}"
-            )
-        when = "right after loading" if offender.step == self.at else f"after step {offender.step}"
-        return f"not resumable: {run}: first difference {when}: {offender.name}: {offender.what}"
+            head = f"not repeatable: two runs in one process differ after step {step}, before "
+            head += f"anything is saved: {first}"
+        also = [f"  with it: {listed(self.offender.also)}"] if self.offender.also else []
+        return "\n".join([head, *also, *self._explained()])
 
     def _explained(self) -> list[str]:
         if not self.repeatable:
             return ["  seed its generators, and ask torch for deterministic algorithms"]
-        lost = [f"  {loss}" for loss in self.losses[:4]]
+        lines = [f"  {loss.kind}: {loss.where} {loss.what}" for loss in self.losses[:4]]
         if len(self.losses) > 4:
-            lost.append(f"  dtype loss in {len(self.losses) - 4} more")
-        return lost + self._not_restored()
-
-    def _not_restored(self) -> list[str]:
-        if not self.causes:
+            lines.append(f"  dtype loss in {len(self.losses) - 4} more")
+        causes = [f"{cause.kind}: {cause.where}" for cause in self.causes]
+        if not causes:
             beyond = ", ".join(self.out_of_reach) or "nothing that was an attribute of the run"
-            return [f"  cause not found: putting parts back did not help; out of reach: {beyond}"]
-        causes = [str(cause) for cause in self.causes]
+            what = f"  cause not found: putting parts back did not help; out of reach: {beyond}"
+            return [*lines, what]
         if len(causes) == 1:
-            return [f"  not restored: {causes[0]}"]
-        what = "all of them have" if self.together else "each of them alone, put back,"
-        ending = "to be restored" if self.together else "makes the bits equal"
-        return ["  not restored:", *(f"    {cause}" for cause in causes), f"  {what} {ending}"]
+            return [*lines, f"  not restored: {causes[0]}"]
+        how = "each of them alone, put back, makes the bits equal"
+        how = "all of them have to be restored" if self.together else how
+        return [*lines, "  not restored:", *(f"    {cause}" for cause in causes), f"  {how}"]

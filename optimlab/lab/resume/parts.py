@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import random
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from optimlab.lab.resume.contract import Run
-from optimlab.lab.resume.outcome import Cause
+from optimlab.lab.findings import Finding, error
+from optimlab.lab.resume.run import Run
 
 How: TypeAlias = Literal["state_dict", "generator", "tensor", "value"]
 Randomness: TypeAlias = dict[str, Any]
@@ -29,20 +29,21 @@ _KINDS: tuple[tuple[tuple[type, ...], str], ...] = (
     ((torch.Generator, random.Random), "random numbers"),
 )
 
+# The generators that a process has from the start: how their states are taken and set.
+_GENERATORS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
+    "Python's random": (random.getstate, random.setstate),
+    "NumPy's global generator": (np.random.get_state, np.random.set_state),
+    "torch's CPU generator": (torch.get_rng_state, torch.set_rng_state),
+    "torch's CUDA generators": (torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all),
+}
+
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a run as it was when the run was saved.
-
-    Attributes:
-        name: the attribute.
-        cause: what it means if this part is what was not restored.
-        how: how it is put into another run.
-        content: its state, pickled.
-    """
+    """A part of a run as it was when the run was saved: an attribute, its state pickled."""
 
     name: str
-    cause: Cause
+    cause: Finding
     how: How
     content: bytes
 
@@ -62,11 +63,7 @@ class Part:
 
 
 def parts_of(run: Run) -> tuple[list[Part], list[str]]:
-    """Take the state of every attribute of a run.
-
-    Returns:
-        The parts, and the names of those that cannot be taken out, such as iterators.
-    """
+    """Take every attribute of a run, and the names of those that cannot be taken out."""
     parts: list[Part] = []
     out_of_reach: list[str] = []
     for name, value in vars(run).items():
@@ -77,8 +74,13 @@ def parts_of(run: Run) -> tuple[list[Part], list[str]]:
         except Exception:  # noqa: BLE001 - any object may refuse to be pickled, in any way
             out_of_reach.append(where)
         else:
-            parts.append(Part(name, Cause(_kind(value), where), how, content))
+            parts.append(Part(name, not_restored(_kind(value), where), how, content))
     return parts, out_of_reach
+
+
+def not_restored(kind: str, where: str) -> Finding:
+    """Say that a part is not restored."""
+    return error(kind, where, "not restored", "save its state, and load it when resuming.")
 
 
 def _state(value: Any) -> tuple[How, Any]:
@@ -101,31 +103,11 @@ def _kind(value: Any) -> str:
 
 def randomness() -> Randomness:
     """Return the states of all generators that a process has from the start."""
-    found: Randomness = {
-        "Python's random": random.getstate(),
-        "NumPy's global generator": np.random.get_state(),  # noqa: NPY002 - the global one
-        "torch's CPU generator": torch.get_rng_state(),
-    }
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        found["torch's CUDA generators"] = torch.cuda.get_rng_state_all()
-    return found
+    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+    return {name: get() for name, (get, _) in _GENERATORS.items() if cuda or "CUDA" not in name}
 
 
 def set_randomness(states: Randomness) -> None:
     """Set the generators that are named, and no others."""
     for name, state in states.items():
-        match name:
-            case "Python's random":
-                random.setstate(state)
-            case "NumPy's global generator":
-                np.random.set_state(state)  # noqa: NPY002 - the global one
-            case "torch's CPU generator":
-                torch.set_rng_state(state)
-            case _:
-                torch.cuda.set_rng_state_all(state)
-
-
-def generators(states: Randomness) -> Iterator[tuple[Cause, Randomness]]:
-    """Yield the generators one by one."""
-    for name, state in states.items():
-        yield Cause("random numbers", name), {name: state}
+        _GENERATORS[name][1](state)

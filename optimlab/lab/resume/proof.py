@@ -7,27 +7,21 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from optimlab.lab.compare.diff import NothingCompared
-from optimlab.lab.resume.contract import (
-    Digests,
-    MakeRun,
-    Run,
-    check_travels,
-    digests,
-    elements,
-    frozen,
-    maker,
-)
+from optimlab.lab.compare.snapshot import leaves
+from optimlab.lab.lockstep.clone import clone
 from optimlab.lab.resume.experiment import Expected, Laboratory, described, first_difference, losses
-from optimlab.lab.resume.outcome import Offender, Resumption
+from optimlab.lab.resume.outcome import Resumption
 from optimlab.lab.resume.parts import parts_of, randomness, set_randomness
+from optimlab.lab.resume.run import Digests, MakeRun, Run, check_travels, digests, maker
 
 
 def prove_resume(make_run: MakeRun, steps: int, at: int) -> Resumption:
@@ -119,14 +113,15 @@ def _at_a_stretch(make: Callable[[], Run], steps: int, at: int) -> tuple[list[Di
         found.append(digests(run))
     if all(later == found[at - 1] for later in found[at:]):
         raise NothingCompared("no step after the interruption changes what tensors() names")
-    return found, elements(run.tensors())
+    size = sum(v.numel() if isinstance(v, Tensor) else 1 for _, v in leaves(run.tensors()))
+    return found, size
 
 
 def _save(run: Run, folder: Path, at: int, whole: list[Digests]) -> list[str]:
     """Save the checkpoint, and beside it what the new process compares with."""
     generators = randomness()
     parts, out_of_reach = parts_of(run)
-    values = frozen(run.tensors())
+    values = clone(dict(run.tensors()))
     torch.save(run.state_dict(), folder / "checkpoint.pt")
     torch.save(Expected(at, whole[at - 1 :], values, parts, generators), folder / "expected.pt")
     return out_of_reach
@@ -136,19 +131,10 @@ def _save(run: Run, folder: Path, at: int, whole: list[Digests]) -> list[str]:
 class _Surroundings:
     """What a new process does not inherit, and bits depend on."""
 
-    threads: int
-    deterministic: bool
-    warn_only: bool
-    dtype: torch.dtype
-
-    @staticmethod
-    def here() -> _Surroundings:
-        return _Surroundings(
-            torch.get_num_threads(),
-            torch.are_deterministic_algorithms_enabled(),
-            torch.is_deterministic_algorithms_warn_only_enabled(),
-            torch.get_default_dtype(),
-        )
+    threads: int = field(default_factory=torch.get_num_threads)
+    deterministic: bool = field(default_factory=torch.are_deterministic_algorithms_enabled)
+    warn_only: bool = field(default_factory=torch.is_deterministic_algorithms_warn_only_enabled)
+    dtype: torch.dtype = field(default_factory=torch.get_default_dtype)
 
     def apply(self) -> None:
         torch.set_num_threads(self.threads)
@@ -158,7 +144,7 @@ class _Surroundings:
 
 def _in_a_new_process(make_run: MakeRun, folder: Path) -> dict[str, Any]:
     context = multiprocessing.get_context("spawn")
-    process = context.Process(target=_work, args=(make_run, str(folder), _Surroundings.here()))
+    process = context.Process(target=_work, args=(make_run, str(folder), _Surroundings()))
     process.start()
     process.join()
     result = folder / "result.pt"
@@ -189,19 +175,15 @@ def _resumed(make: Callable[[], Run], folder: Path) -> dict[str, Any]:
     found, loaded = laboratory.resume()
     if found is None:
         return {}
+    if found.step == expected.at:
+        found = replace(found, what=described(found, loaded, expected.values))
     causes, together = laboratory.causes()
     return {
-        "offender": _told(found, loaded, expected),
+        "offender": found,
         "causes": tuple(causes),
         "together": together,
         "losses": tuple(losses(loaded, expected.values)),
     }
-
-
-def _told(found: Offender, loaded: Any, expected: Expected) -> Offender:
-    if found.step != expected.at:
-        return found
-    return replace(found, what=described(found, loaded, expected.values))
 
 
 @contextmanager

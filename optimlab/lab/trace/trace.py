@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -12,39 +11,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from optimlab.lab.compare.snapshot import parameters
-from optimlab.lab.record.origins import Origins, origins
+from optimlab.lab.record.provenance import Provenance, provenance
 from optimlab.lab.record.recording import Recording
 from optimlab.lab.record.writing import Operation
-from optimlab.lab.trace.worked import document, worked
+from optimlab.lab.trace.worked import Index, TracedStep
 
-Index: TypeAlias = tuple[int, ...]
 Elements: TypeAlias = Mapping[int | Tensor, Iterable[int | Index]]
 
 _FIRST_PARAMETERS = 3
-
-
-@dataclass(frozen=True)
-class TracedStep:
-    """One step on one parameter.
-
-    Attributes:
-        step: which step of the trace, 1 for the first.
-        parameter: number of the parameter, counted through all groups.
-        shape: its shape.
-        dtype: its dtype.
-        elements: the indices that were looked at.
-        operations: the operations that compute something, in order. The ``kept`` of their values
-            are numbers, one for each of ``elements``; ``None`` for a tensor of another shape.
-        origins: for numbers among the operands, the hyperparameters that they came from.
-    """
-
-    step: int
-    parameter: int
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    elements: tuple[Index, ...]
-    operations: tuple[Operation, ...]
-    origins: Origins = field(default_factory=Origins)
 
 
 class Trace:
@@ -59,7 +33,7 @@ class Trace:
         self._optimizer = optimizer
         self._elements = _indices(parameters(optimizer), elements)
         self._count = 0
-        self._origins: dict[int, Origins] = {}
+        self._provenance: dict[int, Provenance] = {}
         self._recording = Recording(optimizer, self._look, self._finished, self._begin)
 
     def __enter__(self) -> Trace:
@@ -71,7 +45,7 @@ class Trace:
 
     def _begin(self, optimizer: Optimizer) -> None:
         self._count += 1
-        self._origins = origins(optimizer)  # before the step counts on
+        self._provenance = provenance(optimizer)  # before the step counts on
 
     def _look(self, tensor: Tensor, parameter: int | None) -> list[Any] | None:
         """Read the numbers at the chosen elements; a single number stands for all of them."""
@@ -85,27 +59,24 @@ class Trace:
         for number, (indices, shape) in self._elements.items():
             mine = [o for o in operations if o.parameter == number and o.computes]
             if mine:
-                self.steps.append(
-                    TracedStep(
-                        self._count,
-                        number,
-                        shape,
-                        params[number].dtype,
-                        tuple(indices),
-                        tuple(mine),
-                        self._origins.get(number, Origins()),
-                    )
-                )
+                dtype, texts = params[number].dtype, self._provenance.get(number, Provenance())
+                seen = (self._count, number, shape, dtype, tuple(indices), tuple(mine), texts)
+                self.steps.append(TracedStep(*seen))
 
     def __str__(self) -> str:
         if not self.steps:
             return "no step was traced"
         name = type(self._optimizer).__name__
-        return "\n\n".join(text for step in self.steps for text in worked(name, step))
+        return "\n\n".join(text for step in self.steps for text in step.worked(name))
 
     def as_json(self) -> dict[str, Any]:
         """Return the trace as a value that the json module can write; see :meth:`to_json`."""
-        return document(self._optimizer, self.steps)
+        return {
+            "schema": "optimlab.trace/1",
+            "optimizer": type(self._optimizer).__name__,
+            "torch": str(torch.__version__),
+            "steps": [step.as_json() for step in self.steps],
+        }
 
     def to_json(self) -> str:
         """Return the trace as JSON, for a viewer.
@@ -166,16 +137,10 @@ def trace(optimizer: Optimizer, elements: Elements | None = None) -> Trace:
 def numbers_at(
     tensor: Tensor, indices: Sequence[Index], shape: tuple[int, ...]
 ) -> list[Any] | None:
-    """Read elements of a tensor.
+    """Read elements of a tensor as Python's numbers, ``None`` if it has not the parameter's shape.
 
-    Args:
-        tensor: of the parameter's shape, that with a last dimension of 2 for the two parts of
-            complex numbers, or of one element, which stands for all indices.
-        indices: which elements.
-        shape: of the parameter.
-
-    Returns:
-        Python numbers, tuples of two for the two parts; ``None`` for a tensor of any other shape.
+    Complex numbers, the last of whose dimensions is 2, become tuples of two; a tensor of one
+    element stands for all indices.
     """
     tensor = tensor.detach()
     if tensor.layout is not torch.strided:
@@ -208,10 +173,7 @@ def _indices(params: list[Tensor], elements: Any) -> dict[int, tuple[list[Index]
 
 
 def _number(params: list[Tensor], key: int | Tensor) -> int:
-    numbers: Iterator[int] = (
-        number for number, param in enumerate(params) if param is key or number is key
-    )
-    found = next((n for n in numbers), None)
-    if found is None:
-        raise IndexError(f"the optimizer has {len(params)} parameters, and not {key}")
-    return found
+    for number, param in enumerate(params):
+        if param is key or number is key:
+            return number
+    raise IndexError(f"the optimizer has {len(params)} parameters, and not {key}")

@@ -4,59 +4,71 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import torch
-from torch.optim import Optimizer
 
 from optimlab.lab.compare.bits import hexadecimal
-from optimlab.lab.record.writing import Operation, Value
+from optimlab.lab.record.formulas import filled_in, formulas_of, named
+from optimlab.lab.record.provenance import Provenance
+from optimlab.lab.record.writing import Operation, Value, short
+from optimlab.lab.report import WIDTH
 
-if TYPE_CHECKING:
-    from optimlab.lab.trace.trace import TracedStep
-
-WIDTH = 100
-
-# How an operation is computed with numbers; what else there is, is shown as a function.
-_PATTERNS = {
-    "add": "{0} + {1}",
-    "add alpha": "{0} + {alpha} * {1}",
-    "sub": "{0} - {1}",
-    "sub alpha": "{0} - {alpha} * {1}",
-    "rsub": "{1} - {0}",
-    "mul": "{0} * {1}",
-    "div": "{0} / {1}",
-    "lerp": "{0} + {2} * ({1} - {0})",
-    "addcmul": "{0} + {value} * {1} * {2}",
-    "addcdiv": "{0} + {value} * {1} / {2}",
-    "neg": "-({0})",
-    "maximum": "max({0}, {1})",
-    "minimum": "min({0}, {1})",
-    "pow": "{0} ** {1}",
-    "square": "{0} * {0}",
-    "reciprocal": "1 / {0}",
-    "abs": "|{0}|",
-    "sqrt": "sqrt({0})",
-    "sign": "sign({0})",
-}
+Index: TypeAlias = tuple[int, ...]
 
 
-def worked(optimizer: str, step: TracedStep) -> Iterator[str]:
-    """Print a traced step, once for each element."""
-    for place, index in enumerate(step.elements):
-        head = f"{optimizer}, step {step.step}, parameter {step.parameter} {list(step.shape)}"
-        lines = [line for o in step.operations for line in _lines(o, place, step)]
-        yield "\n".join([f"{head}, element {list(index)}", *lines])
+@dataclass(frozen=True)
+class TracedStep:
+    """One step on one parameter.
+
+    Attributes:
+        step: which step of the trace, 1 for the first.
+        parameter: number of the parameter, counted through all groups.
+        shape: its shape.
+        dtype: its dtype.
+        elements: the indices that were looked at.
+        operations: the operations that compute something, in order. The ``kept`` of their values
+            are numbers, one for each of ``elements``; ``None`` for a tensor of another shape.
+        provenance: for numbers among the operands, the hyperparameters that they came from.
+    """
+
+    step: int
+    parameter: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    elements: tuple[Index, ...]
+    operations: tuple[Operation, ...]
+    provenance: Provenance = field(default_factory=Provenance)
+
+    def worked(self, optimizer: str) -> Iterator[str]:
+        """Print the step as a worked example, once for each element."""
+        for place, index in enumerate(self.elements):
+            head = f"{optimizer}, step {self.step}, parameter {self.parameter} {list(self.shape)}"
+            lines = [line for o in self.operations for line in _lines(o, place, self.provenance)]
+            yield "\n".join([f"{head}, element {list(index)}", *lines])
+
+    def as_json(self) -> dict[str, Any]:
+        """Lay the step out as :meth:`optimlab.lab.trace.trace.Trace.to_json` documents."""
+        return {
+            "step": self.step,
+            "parameter": self.parameter,
+            "shape": list(self.shape),
+            "dtype": short(self.dtype),
+            "elements": [list(index) for index in self.elements],
+            "operations": [_operation(each, self.provenance) for each in self.operations],
+        }
 
 
-def _lines(operation: Operation, place: int, step: TracedStep) -> Iterator[str]:
+def _lines(operation: Operation, place: int, texts: Provenance) -> Iterator[str]:
     name = operation.name.strip("_")
     arguments = [(key, value) for key, value in operation.shown_arguments() if key != "out"]
     code = f"{name}({', '.join(_code(key, value) for key, value in arguments)})"
-    texts = [step.origins.of(operation.name, number) for _, number in arguments]
-    note = ", ".join(text for text in texts if text)
+    notes = [texts.of(operation.name, number) for _, number in arguments]
+    note = ", ".join(filter(None, notes))
     numbers = _computed(name, arguments, place)
-    results = _changed(operation)
+    # Of a fused kernel's results, which are all that it may write, the gradient is left out.
+    results = [v for v in operation.results if v.label != "grad" or len(operation.results) < 2]
     if len(results) == 1:
         line = f"  {results[0].name} = {code}"
         ending = " = ".join(["", *([numbers] if numbers else []), _number(results[0], place)])
@@ -82,26 +94,13 @@ def _noted(line: str, note: str) -> Iterator[str]:
         yield f"      # {note}"
 
 
-def _changed(operation: Operation) -> list[Value]:
-    """Of a fused kernel's results, which are all that it may write, leave the gradient out."""
-    if len(operation.results) < 2:
-        return list(operation.results)
-    return [value for value in operation.results if value.label != "grad"]
-
-
 def _computed(name: str, arguments: Sequence[tuple[str, Any]], place: int) -> str:
+    """Show how an operation is computed, ``""`` where that is not known."""
     shown = [_number(value, place) for _, value in arguments]
-    named = {"value": "1", **dict(zip([key for key, _ in arguments], shown, strict=True))}
-    if name in ("addcmul", "addcdiv") and len(shown) == 4:
-        named["value"] = shown[3]
-    alpha = " alpha" if "alpha" in named and name in ("add", "sub") else ""
-    pattern = _PATTERNS.get(f"{name}{alpha}")
-    if pattern is None or "…" in shown:
+    formulas = formulas_of(name, shown)
+    if not formulas or "…" in shown:
         return ""
-    try:
-        return pattern.format(*shown, **named).replace("+ 1 * ", "+ ")
-    except IndexError:
-        return ""
+    return filled_in(formulas[0], {"value": "1", **named(name, shown)})
 
 
 def _code(key: str, value: Any) -> str:
@@ -112,7 +111,7 @@ def _code(key: str, value: Any) -> str:
         return f"{keyword}{value:.6g}"
     if isinstance(value, list):
         return f"[{', '.join(_code('', item) for item in value)}]"
-    return keyword + str(value).removeprefix("torch.")
+    return keyword + (short(value) if isinstance(value, torch.dtype) else str(value))
 
 
 def _number(value: Any, place: int) -> str:
@@ -125,27 +124,7 @@ def _number(value: Any, place: int) -> str:
     return f"({value:.6g})" if isinstance(value, complex) else str(value)
 
 
-def document(optimizer: Optimizer, steps: Sequence[TracedStep]) -> dict[str, Any]:
-    """Lay traced steps out as :meth:`optimlab.lab.trace.trace.Trace.to_json` documents."""
-    return {
-        "schema": "optimlab.trace/1",
-        "optimizer": type(optimizer).__name__,
-        "torch": str(torch.__version__),
-        "steps": [
-            {
-                "step": step.step,
-                "parameter": step.parameter,
-                "shape": list(step.shape),
-                "dtype": _dtype(step.dtype),
-                "elements": [list(index) for index in step.elements],
-                "operations": [_operation(each, step) for each in step.operations],
-            }
-            for step in steps
-        ],
-    }
-
-
-def _operation(operation: Operation, step: TracedStep) -> dict[str, Any]:
+def _operation(operation: Operation, texts: Provenance) -> dict[str, Any]:
     return {
         "operation": operation.name,
         "function": str(operation.function),
@@ -155,7 +134,7 @@ def _operation(operation: Operation, step: TracedStep) -> dict[str, Any]:
         "scalars": [
             {
                 "argument": name,
-                "origin": step.origins.of(operation.name, number),
+                "origin": texts.of(operation.name, number),
                 "value": exact(number, None),
             }
             for name, number in operation.scalars.items()
@@ -169,7 +148,7 @@ def _tensor(value: Value) -> dict[str, Any]:
     dtype = value.dtype.to_real() if value.dtype.is_complex else value.dtype
     return {
         "name": value.name,
-        "dtype": _dtype(value.dtype),
+        "dtype": short(value.dtype),
         "shape": list(value.shape),
         "values": None if kept is None else [exact(number, dtype) for number in kept],
     }
@@ -188,7 +167,3 @@ def exact(number: Any, dtype: torch.dtype | None) -> dict[str, Any]:
         if dtype is not None:
             spelt["bits"] = hexadecimal(number, dtype)
     return spelt
-
-
-def _dtype(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

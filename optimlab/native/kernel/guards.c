@@ -32,12 +32,12 @@ typedef struct {
     void (*forget_error)(void);                          /* PyErr_Clear */
     int (*describe)(void *tensor, void *answer);         /* of DLPack's table */
     void *grad, *is_neg;                                 /* the string "grad", Tensor.is_neg */
-    void *tensor_type, *parameter_type, *float_type;
+    void *tensor_type, *parameter_type;
     void *none, *false_object;
 } Python;
 
-/* In place of a value that may be another float, or anything; the numbers are those of guards.py. */
-enum { ANY_FLOAT = 0, ANYTHING = 1 };
+/* In place of a value that may be anything; the number is that of guards.py. */
+enum { ANYTHING = 1 };
 
 /* A list or a dict, and what it held. */
 typedef struct {
@@ -45,20 +45,6 @@ typedef struct {
     void *const *names, *const *values;
     long count, is_dict;
 } Collection;
-
-static int has_type(const Python *python, void *object, void *wanted)
-{
-    void *type = python->type_of(object);
-    python->let_go(type);
-    return type == wanted;
-}
-
-static int is_as_before(const Python *python, void *value, void *was)
-{
-    if ((intptr_t)was == ANY_FLOAT)
-        return has_type(python, value, python->float_type);
-    return value == was || (intptr_t)was == ANYTHING;
-}
 
 static int stayed(const Python *python, const Collection *was)
 {
@@ -73,7 +59,7 @@ static int stayed(const Python *python, const Collection *was)
         } else {
             value = python->member_of(was->object, k);
         }
-        if (!is_as_before(python, value, was->values[k]))
+        if (value != was->values[k] && (intptr_t)was->values[k] != ANYTHING)
             return 0;
     }
     return !was->is_dict || !python->next_entry(was->object, &position, &name, &value);
@@ -173,10 +159,12 @@ static int compare_ranges(const void *a, const void *b)
 
 /* List anew what a batch writes, after something of it has moved; return whether nothing of that
  * overlaps. A batch is a series of launches with one list. */
-static int list_written(const Launch *launches, long count)
+static int list_written(Launch *const *launches, long count)
 {
-    Range *next = launches->written;
-    for (const Launch *launch = launches; launch < launches + count; launch++) {
+    Range *const written = launches[0]->written;
+    Range *next = written;
+    for (long k = 0; k < count; k++) {
+        const Launch *launch = launches[k];
         const long bytes = bytes_of(launch->is_double);
         for (long r = 0; r < launch->inputs; r++)
             for (long t = 0; t < launch->count && r != 1; t++) /* all but gradients */
@@ -185,12 +173,14 @@ static int list_written(const Launch *launches, long count)
         for (long t = 0; t < launch->step_count; t++)
             next = add_range(next, launch->steps[t], bytes_of(launch->steps_are_double));
     }
-    const long ranges = next - launches->written;
-    qsort(launches->written, (size_t)ranges, sizeof *next, compare_ranges);
+    const long ranges = next - written;
+    qsort(written, (size_t)ranges, sizeof *next, compare_ranges);
+    for (long k = 0; k < count; k++)
+        launches[k]->written_count = ranges;
     for (long k = 1; k < ranges; k++)
-        if (launches->written[k - 1].end > launches->written[k].begin)
+        if (written[k - 1].end > written[k].begin)
             return 0;
-    return ranges == launches->written_count;
+    return 1;
 }
 
 /* Whether no gradient lies where something is written. */
@@ -264,7 +254,7 @@ static int state_stayed(const Python *python, const Launch *launch, long t, void
 {
     const long states = launch->inputs - 2, counts = launch->step_count > 0;
     int64_t *pointer = launch->pointers + t + 2 * launch->count;
-    for (long k = 0; k < states + counts && !launch->is_given; k++)
+    for (long k = 0; k < states + counts; k++)
         if (python->entry_of(launch->state_dicts[t], launch->names[k]) != state[k])
             return 0;
     for (long k = 0; k < states; k++, pointer += launch->count)
@@ -308,19 +298,20 @@ static int holds(const Python *python, const Launch *launch, int is_owned, int *
 }
 
 /* Whether all launches hold. Some may lie elsewhere than before, as long as nothing overlaps. */
-static int all_hold(const Python *python, const Launch *launches, long count, int is_owned)
+static int all_hold(const Python *python, Launch *const *launches, long count, int is_owned)
 {
     for (long first = 0, next; first < count; first = next) {
-        int has_moved = launches[first].is_given;
-        for (next = first; next < count && launches[next].written == launches[first].written; next++)
-            if (!holds(python, &launches[next], is_owned, &has_moved))
+        int has_moved = 0;
+        const Range *written = launches[first]->written;
+        for (next = first; next < count && launches[next]->written == written; next++)
+            if (!holds(python, launches[next], is_owned, &has_moved))
                 return 0;
         if (!has_moved)
             continue;
         if (!list_written(&launches[first], next - first))
             return 0;
         for (long k = first; k < next; k++)
-            if (!gradients_are_apart(&launches[k]))
+            if (!gradients_are_apart(launches[k]))
                 return 0;
     }
     return 1;
@@ -331,7 +322,7 @@ static int all_hold(const Python *python, const Launch *launches, long count, in
 static int take_gradients(const Python *python, const Launch *launch)
 {
     const long each = 1 + launch->inputs - 2 + (launch->step_count > 0);
-    for (long t = 0; t < launch->count && !launch->is_given; t++) {
+    for (long t = 0; t < launch->count; t++) {
         launch->gradients[t] = python->get_attribute(launch->tensors[t * each], python->grad);
         if (!launch->gradients[t]) {
             python->forget_error();
@@ -357,7 +348,7 @@ static int none_is_negated(const Python *python, const Launch *launch, int is_ow
 
 static void let_go_of_gradients(const Python *python, const Launch *launch)
 {
-    for (long t = 0; t < launch->count && !launch->is_given; t++) {
+    for (long t = 0; t < launch->count; t++) {
         void *gradient = launch->gradients[t];
         launch->gradients[t] = NULL;
         if (gradient)
@@ -381,40 +372,48 @@ static int have_no_gradient(const Python *python, void *const *params, long coun
     return 1;
 }
 
+/* Whether all that a step touches is as it was when it was cached, so that it can be made.
+ *
+ * First comes all that may let others run; from the last question of that kind on Python's lock is
+ * kept, and no code of anybody else's runs. */
+static int can_step(const Python *python, Launch *const *launches, long count, void *const *others,
+                    long other_count, const char *escaped)
+{
+    const int is_owned = escaped != NULL;
+    for (long k = 0; k < count; k++)
+        if (!take_gradients(python, launches[k]))
+            return 0;
+    if (!have_no_gradient(python, others, other_count))
+        return 0;
+    for (long k = 0; k < count; k++)
+        if (!none_is_negated(python, launches[k], is_owned))
+            return 0;
+    if ((is_owned && *escaped) || float_mode() != USUAL_MODE ||
+        !all_hold(python, launches, count, is_owned))
+        return 0;
+    for (long k = 0; k < count; k++)
+        if (!optimlab_can_run(launches[k]))
+            return 0;
+    return 1;
+}
+
 /* Make a whole step, or change nothing.
  *
  * launches: what is to be run, one after the other; their gradients are NULL between calls.
  * others: other_count parameters that must have no gradient.
  * escaped: 0 as long as nobody can have changed anything about the state, which then need not be
  *   looked at; NULL where it has to be. */
-int optimlab_step(const Python *python, const Launch *launches, long count, void *const *others,
+int optimlab_step(const Python *python, Launch *const *launches, long count, void *const *others,
                   long other_count, const char *escaped)
 {
-    int status = DONE;
-    for (long k = 0; k < count && status == DONE; k++)
-        if (!take_gradients(python, &launches[k]))
-            status = CHANGED;
-    if (status == DONE && !have_no_gradient(python, others, other_count))
-        status = CHANGED;
-    for (long k = 0; k < count && status == DONE; k++)
-        if (!none_is_negated(python, &launches[k], escaped != NULL))
-            status = CHANGED;
-    /* From here on Python's lock is kept, and no code of anybody else's runs. */
-    if (status == DONE && escaped && *escaped)
-        status = ESCAPED;
-    if (status == DONE && float_mode() != USUAL_MODE)
-        status = CHANGED;
-    if (status == DONE && !all_hold(python, launches, count, escaped != NULL))
-        status = CHANGED;
-    for (long k = 0; k < count && status == DONE; k++)
-        if (!optimlab_can_run(&launches[k]))
-            status = NO_PROGRAM;
-    for (long k = 0; k < count && (status == DONE || status == ALONE); k++) {
-        const int ended = optimlab_run(&launches[k]);
-        if (ended != DONE)
-            status = ended;
+    int status = NOT_DONE;
+    if (can_step(python, launches, count, others, other_count, escaped)) {
+        status = DONE;
+        for (long k = 0; k < count; k++)
+            if (optimlab_run(launches[k]) == DONE_BY_FEWER)
+                status = DONE_BY_FEWER;
     }
     for (long k = 0; k < count; k++)
-        let_go_of_gradients(python, &launches[k]);
+        let_go_of_gradients(python, launches[k]);
     return status;
 }

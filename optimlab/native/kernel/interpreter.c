@@ -8,8 +8,9 @@
  *
  *   program.h     instructions, programs, and what a call is given
  *   roots.h       square roots
- *   loops.h       the instructions themselves
+ *   loops.h       the instructions themselves, for one number type and one instruction set
  *   peephole.h    superinstructions
+ *   threads.h     how the elements are divided among threads
  *   float_mode.h  rounding and flushing of a thread
  *   guards.c      what is asked of every tensor before a program runs
  *
@@ -169,7 +170,6 @@ static RunRange run_range_for(int is_double)
     return is_double ? (RunRange)run_range_double : (RunRange)run_range_float;
 }
 
-
 /* Which of the processor's instruction sets there are: 0 plain C, 1 AVX2, 2 AVX-512. */
 int optimlab_processor(void)
 {
@@ -219,70 +219,6 @@ long optimlab_joined_length(const double *numbers, long length, long inputs)
     return program.length;
 }
 
-/* Add 1 to every step count. */
-static void count_steps(const int64_t *pointers, long count, int is_double)
-{
-    for (long t = 0; t < count; t++) {
-        if (is_double)
-            *(double *)pointers[t] += 1;
-        else
-            *(float *)pointers[t] += 1;
-    }
-}
-
-/* What a thread has to do, piece after piece, and what others may take of it when they are done,
- * with the memory for its temporaries. Each share has cache lines of its own, because every thread
- * writes to its own all the time. */
-typedef struct {
-    long next, last;
-    char scratch[SCRATCH] __attribute__((aligned(128)));
-} __attribute__((aligned(128))) Share;
-
-static Share *shares;
-static long share_count;
-
-/* Make room for so many shares; return whether there is memory for it. */
-static int reserve(long count)
-{
-    if (count > share_count) {
-        void *more = NULL;
-        if (posix_memalign(&more, 128, (size_t)count * sizeof *shares))
-            return 0;
-        free(shares);
-        shares = more;
-        share_count = count;
-    }
-    return 1;
-}
-
-/* Divide an array evenly, with borders on its cache lines, so that few lines are shared. */
-static void divide(long count, long total)
-{
-    const long size = ((total + count - 1) / count + 63) / 64 * 64;
-    for (long k = 0; k < count; k++) {
-        const long last = (k + 1) * size;
-        shares[k].next = k * size;
-        shares[k].last = last < total ? last : total;
-    }
-}
-
-/* Work on all shares, beginning with one's own. The processors of a machine are not equally fast,
- * nor equally free; an element's result does not depend on who computes it. */
-static void run_shares(const Tensors *tensors, RunRange run_range, long count, long own)
-{
-    Place place = {0, 0};
-    for (long k = 0; k < count; k++) {
-        Share *share = &shares[(own + k) % count];
-        /* Look before taking: what is not written to can be read by all threads at once. */
-        while (__atomic_load_n(&share->next, __ATOMIC_RELAXED) < share->last) {
-            const long first = __atomic_fetch_add(&share->next, PIECE, __ATOMIC_RELAXED);
-            const long last = first + PIECE < share->last ? first + PIECE : share->last;
-            if (first < last)
-                run_range(&program, tensors, &place, shares[own].scratch, first, last);
-        }
-    }
-}
-
 static int asks_mkl(int is_double)
 {
     if ((is_double ? root_mode_double : root_mode_float) != ROOT_OF_MKL)
@@ -307,50 +243,19 @@ static long chunk_for(const Launch *launch)
     return asks_mkl(launch->is_double) ? CHUNK : CHUNK_OF_SEVERAL;
 }
 
-/* How many of so many threads have another floating-point mode than the one that asks. */
-long optimlab_odd_threads(int threads)
+/* Add 1 to every step count, and to the step that is coming. */
+static void count_steps(Launch *launch)
 {
-    long odd = 0;
-#ifdef _OPENMP
-    const uint64_t mode = float_mode();
-#pragma omp parallel num_threads(threads) reduction(+ : odd)
-    odd += float_mode() != mode;
-#endif
-    (void)threads;
-    return odd;
-}
-
-/* Run the program with several threads. Those that round or flush otherwise than the one that asks
- * have no part in it. */
-static int run_with_threads(const Tensors *tensors, RunRange run_range, int threads)
-{
-    int odd = 0;
-#ifdef _OPENMP
-    const uint64_t mode = float_mode();
-    /* There may come fewer threads than asked for: then they take the other shares, too. */
-#pragma omp parallel num_threads(threads)
-    {
-        if (float_mode() == mode) {
-            /* MKL would start threads of its own inside this region. */
-            const int before = mkl_set_threads_local ? mkl_set_threads_local(1) : 0;
-            run_shares(tensors, run_range, threads, omp_get_thread_num());
-            if (mkl_set_threads_local)
-                mkl_set_threads_local(before);
-        } else {
-            __atomic_store_n(&odd, 1, __ATOMIC_RELAXED);
-        }
+    for (long t = 0; t < launch->step_count; t++) {
+        if (launch->steps_are_double)
+            *(double *)launch->steps[t] += 1;
+        else
+            *(float *)launch->steps[t] += 1;
     }
-#else
-    run_shares(tensors, run_range, threads, 0);
-#endif
-    return odd ? ALONE : DONE;
+    launch->code[0] += launch->step_count > 0;
 }
 
-static int threads_of(const Launch *launch)
-{
-    const int most = launch->threads < MOST_SHARES ? launch->threads : MOST_SHARES;
-    return most > 1 ? most : 1;
-}
+#include "threads.h"
 
 /* Whether nothing stands in the way of running: it is a program, and there is memory for it. */
 int optimlab_can_run(const Launch *launch)
@@ -362,18 +267,18 @@ int optimlab_can_run(const Launch *launch)
 /* Run a program over all tensors, and count the step.
  *
  * Registers below inputs are tensors, those above are temporaries; total is the sum of the sizes. */
-int optimlab_run(const Launch *launch)
+int optimlab_run(Launch *launch)
 {
     const int threads = threads_of(launch);
     if (!optimlab_can_run(launch))
-        return NO_PROGRAM;
+        return NOT_DONE;
     divide(threads, launch->total);
     if (launch->joined)
         join(&program, launch->inputs);
     const Tensors tensors = {launch->pointers, launch->sizes, launch->inputs, launch->count,
                              chunk_for(launch)};
     const RunRange run_range = run_range_for(launch->is_double);
-    count_steps(launch->steps, launch->step_count, launch->steps_are_double);
+    count_steps(launch);
     if (threads > 1)
         return run_with_threads(&tensors, run_range, threads);
     run_shares(&tensors, run_range, 1, 0);

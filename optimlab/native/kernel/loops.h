@@ -7,7 +7,7 @@
  * is told to contract nothing by itself.
  */
 
-/* The joined instructions that take a root. */
+/* The superinstructions that take a root. */
 static void NAME(add_quotient_of_root)(const Instruction *instruction, long n, REAL *d,
                                        const REAL *a, const REAL *b, const REAL *c, REAL *root)
 {
@@ -20,7 +20,7 @@ static void NAME(add_quotient_of_root)(const Instruction *instruction, long n, R
         EACH d[i] = a[i] * scale + (s * b[i]) / (root[i] + s2);
 }
 
-static void NAME(carry_out)(const Instruction *instruction, long n, REAL *d, const REAL *a,
+static void NAME(execute)(const Instruction *instruction, long n, REAL *d, const REAL *a,
                             const REAL *b, REAL *c, REAL *root)
 {
     const REAL scale = (REAL)instruction->scale, s = (REAL)instruction->scalar;
@@ -77,7 +77,7 @@ static void NAME(carry_out)(const Instruction *instruction, long n, REAL *d, con
     case MAXIMUM:
         EACH d[i] = a[i] != a[i] ? a[i] : (b[i] != b[i] ? b[i] : (a[i] < b[i] ? b[i] : a[i]));
         break;
-    /* Joined: what two to five of the above do to the same numbers, in one pass. The results in
+    /* Superinstructions: what two to five of the above do to the same numbers, in one pass. The results in
      * between are not kept. */
     case SCALE_ADD_SCALED:
         EACH d[i] = FMA(b[i], s, a[i] * scale);
@@ -113,7 +113,7 @@ static void NAME(carry_out)(const Instruction *instruction, long n, REAL *d, con
 #endif
         NAME(add_quotient_of_root)(instruction, n, d, a, b, c, root);
         break;
-    /* Joined, with two results. Everything is read before anything is written: a processor may take
+    /* With two results. Everything is read before anything is written: a processor may take
      * what lies a multiple of 4096 bytes apart for the same, and wait. */
     case LERP_AND_ADD_SQUARE:
         if (ABS(s) < (REAL)0.5)
@@ -143,7 +143,7 @@ static void NAME(run_chunk)(const Program *program, REAL *const *bases, REAL *ro
 {
     for (long k = 0; k < program->length; k++) {
         const Instruction *instruction = &program->instructions[k];
-        NAME(carry_out)(instruction, n, bases[instruction->result], bases[instruction->a],
+        NAME(execute)(instruction, n, bases[instruction->result], bases[instruction->a],
                         bases[instruction->b], bases[instruction->c], root);
     }
 }

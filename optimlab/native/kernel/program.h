@@ -25,7 +25,7 @@
 #define MOST_SHARES 256
 
 /* The version of all that Python and this library tell each other: that of library.py. */
-#define VERSION 3
+#define VERSION 4
 
 /* Bytes for the temporaries of a chunk, and its roots. */
 #define SCRATCH ((TEMPORARIES + 1) * CHUNK * sizeof(double))
@@ -48,7 +48,7 @@ enum {
     ADD_PRODUCT,
     ADD_QUOTIENT,
     MAXIMUM,
-    /* Joined ones, see loops.h. */
+    /* Superinstructions, see peephole.h. */
     SCALE_ADD_SCALED,
     SCALE_ADD_PRODUCT,
     SCALE_ADD_QUOTIENT,
@@ -59,7 +59,7 @@ enum {
     DIVIDE_ADD_QUOTIENT,
     ROOT_ADD_QUOTIENT,
     ROOT_DIVIDE_ADD_QUOTIENT,
-    /* Joined ones with two results: the second is in place of c. */
+    /* Superinstructions with two results: the second is in place of c. */
     LERP_AND_ADD_SQUARE,
     ADD_SCALED_AND_ADD_RESULT,
 };
@@ -67,7 +67,7 @@ enum {
 typedef struct {
     int operation, result, a, b, c;
     double scalar;
-    /* Of joined instructions: what a is multiplied by beforehand, and what else was taken up. Every
+    /* Of superinstructions: what a is multiplied by beforehand, and what else was taken up. Every
      * number times 1 is itself, so that one loop does whether a is multiplied or not. */
     double scale, scalar2, scalar3;
 } Instruction;
@@ -110,22 +110,20 @@ typedef struct {
     int64_t *pointers;          /* inputs x count addresses, register by register */
     const int64_t *sizes;       /* count numbers of elements */
     int64_t *steps;             /* step_count addresses of step counts */
-    const double *code;         /* the step that is coming, then six numbers for each instruction */
+    double *code;               /* the step that is coming, then six numbers for each instruction */
     long length, inputs, count, total, step_count, written_count;
-    int is_double, steps_are_double, threads, joined;
-    int is_given; /* whether the gradients are there, and states of what dict is not asked */
+    int is_double, steps_are_double, threads;
+    int joined;                 /* whether superinstructions may be used */
 } Launch;
 
-/* How a call ended. Nothing was changed unless it is DONE. */
+/* How a call ended. Unless it is done nothing was changed. */
 enum {
-    CHANGED = 0,   /* something is not as it was written down */
+    NOT_DONE = 0,      /* something is not as it was written down, or no program, or no memory */
     DONE = 1,
-    ESCAPED = 2,   /* somebody asked for the state that is taken to be out of reach */
-    NO_PROGRAM = 3, /* the numbers are no program of this interpreter, or there is no memory */
-    ALONE = 4,     /* done, but by fewer threads: the others have another floating-point mode */
+    DONE_BY_FEWER = 2, /* of the threads: the others have another floating-point mode */
 };
 
 int optimlab_can_run(const Launch *launch);
-int optimlab_run(const Launch *launch);
+int optimlab_run(Launch *launch);
 
 #endif

@@ -240,7 +240,7 @@ add_quotients_of_roots(const Instruction *instruction, long n, float *d, const f
     }
 }
 
-/* The joined instructions that take a root, which never leaves its register; only for roots like
+/* The superinstructions that take a root, which never leaves its register; only for roots like
  * MKL's. */
 __attribute__((target(FOR_AVX512))) static void
 add_quotient_of_root_in_registers(const Instruction *instruction, long n, float *d, const float *a,

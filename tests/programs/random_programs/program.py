@@ -26,13 +26,13 @@ from optimlab import execution
 from optimlab.lab.compare.diff import Diff, path_name
 from optimlab.lab.compare.snapshot import parameters
 from optimlab.lab.lockstep.clone import clone, clone_optimizer, save_and_load
-from optimlab.lab.parity.cases import excluded
+from optimlab.lab.parity.table import excluded
 from random_programs import choices
 from random_programs.choices import Made, tensor_of
 from random_programs.statements import FAULTS, UNFUSED, carry_out, group_of
 
 _COLUMNS = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
-_IN_RULE = execution.carry_out.__code__
+_IN_RULE = execution.execute.__code__
 
 Action: TypeAlias = Callable[..., None]
 Copies: TypeAlias = tuple[list[Any], Options]

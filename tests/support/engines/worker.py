@@ -2,7 +2,7 @@
 
     torchrun --nproc-per-node 2 -m engines.worker DIRECTORY
 
-carries out every check and writes what it found into DIRECTORY, a file for each check and process.
+executes every check and writes what it found into DIRECTORY, a file for each check and process.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import faulthandler
 import json
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from itertools import product
@@ -24,17 +23,19 @@ import distributed as example
 import torch
 from beside import NAMES, WAYS, Options, raised
 from chosen import Choice
+from running import stepping
 from torch import distributed as dist
+from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_state_dict,
     set_model_state_dict,
     set_optimizer_state_dict,
 )
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim import Optimizer
 
 from engines.training import ENGINES, Run, shards
-from optimlab.demo.recipes import LibraryName
+from optimlab.demo.libraries import LibraryName
 from optimlab.lab.compare.diff import Diff, path_name
 
 STEPS, HALF = 4, 2
@@ -61,47 +62,36 @@ def check_training(engine: str, name: str, way: Options, _: Path) -> Pairs:
     return {"errors": (errors[0], errors[1]), "training": (runs[0].seen(), runs[1].seen())}
 
 
-# Checkpoints.
+# Checkpoints: of torch.distributed.checkpoint, every process its part (`example`), and others.
 
 
-def save_by_parts(run: Run, folder: Path) -> None:
-    """Save with torch.distributed.checkpoint, every process its part."""
-    example.save(run.model, run.optimizer, folder)
-
-
-def load_by_parts(run: Run, folder: Path) -> None:
-    """Load with torch.distributed.checkpoint, every process its part."""
-    example.load(run.model, run.optimizer, folder)
-
-
-def save_in_one(run: Run, folder: Path) -> None:
+def save_in_one(model: nn.Module, optimizer: Optimizer, folder: Path) -> None:
     """Bring all together in the first process, which saves it."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    write(get_state_dict(run.model, run.optimizer, options=options), folder)
+    write(get_state_dict(model, optimizer, options=options), folder)
 
 
-def load_from_one(run: Run, folder: Path) -> None:
+def load_from_one(model: nn.Module, optimizer: Optimizer, folder: Path) -> None:
     """Load in the first process, which gives the others their parts."""
     first = dist.get_rank() == 0
     of_model, of_optimizer = torch.load(folder / "full.pt") if first else ({}, {})
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
-    set_model_state_dict(run.model, of_model, options=options)
-    set_optimizer_state_dict(run.model, run.optimizer, of_optimizer, options=options)
+    set_model_state_dict(model, of_model, options=options)
+    set_optimizer_state_dict(model, optimizer, of_optimizer, options=options)
 
 
-def save_consolidated(run: Run, folder: Path) -> None:
+def save_consolidated(model: nn.Module, optimizer: Any, folder: Path) -> None:
     """Bring ZeRO's state together, as it says, and save it."""
-    optimizer: Any = run.optimizer
     optimizer.consolidate_state_dict(to=0)
     consolidated = optimizer.state_dict() if dist.get_rank() == 0 else {}
-    write((run.model.state_dict(), consolidated), folder)
+    write((model.state_dict(), consolidated), folder)
 
 
-def load_consolidated(run: Run, folder: Path) -> None:
+def load_consolidated(model: nn.Module, optimizer: Optimizer, folder: Path) -> None:
     """Load all of ZeRO's state in every process."""
     of_model, of_optimizer = torch.load(folder / "full.pt")
-    run.model.load_state_dict(of_model)
-    run.optimizer.load_state_dict(of_optimizer)
+    model.load_state_dict(of_model)
+    optimizer.load_state_dict(of_optimizer)
 
 
 def write(content: object, folder: Path) -> None:
@@ -112,10 +102,10 @@ def write(content: object, folder: Path) -> None:
     dist.barrier()
 
 
-SaveOrLoad: TypeAlias = Callable[[Run, Path], None]
+SaveOrLoad: TypeAlias = Callable[[nn.Module, Optimizer, Path], None]
 CHECKPOINTS: dict[str, tuple[str, SaveOrLoad, SaveOrLoad]] = {
-    "DDP by parts": ("DDP", save_by_parts, load_by_parts),
-    "FSDP2 by parts": ("FSDP2", save_by_parts, load_by_parts),
+    "DDP by parts": ("DDP", example.save, example.load),
+    "FSDP2 by parts": ("FSDP2", example.save, example.load),
     "FSDP2 in one file": ("FSDP2", save_in_one, load_from_one),
     "ZeRO consolidated": ("ZeRO", save_consolidated, load_consolidated),
 }
@@ -127,13 +117,14 @@ def check_resuming(kind: str, name: str, directory: Path) -> Pairs:
     engine, save, load = CHECKPOINTS[kind]
     whole = [ENGINES[engine](Choice(library, name)) for library in LIBRARIES]
     for run, library in zip(whole, LIBRARIES, strict=True):
-        save(run.train(range(HALF)), directory / kind / f"{name}-{library}")
+        run.train(range(HALF))
+        save(run.model, run.optimizer, directory / kind / f"{name}-{library}")
         run.train(range(HALF, STEPS))
 
     def resumed(library: LibraryName, source: LibraryName) -> Run:
         run = ENGINES[engine](Choice(library, name), seed=1)
         run.train(range(1))  # an optimizer with state of its own, which is to go
-        load(run, directory / kind / f"{name}-{source}")
+        load(run.model, run.optimizer, directory / kind / f"{name}-{source}")
         return run.train(range(HALF, STEPS))
 
     ours, theirs = LIBRARIES
@@ -151,11 +142,11 @@ def check_another_number_of_processes(name: str, directory: Path) -> Pairs:
     runs, loaded, kept = [], [], []
     for library in LIBRARIES:
         run = shards(Choice(library, name), seed=1)
-        load_by_parts(run, directory / f"one-{name}-{library}")
+        example.load(run.model, run.optimizer, directory / f"one-{name}-{library}")
         loaded.append(run.reached(example.full))
         kept.append(torch.load(directory / f"one-{name}-{library}.pt"))
         runs.append(run.train(range(HALF, STEPS)))
-        save_by_parts(run, directory / f"two-{name}-{library}")
+        example.save(run.model, run.optimizer, directory / f"two-{name}-{library}")
         ended = run.reached(example.full)
         if dist.get_rank() == 0:
             torch.save(ended, directory / f"two-{name}-{library}.pt")
@@ -191,34 +182,20 @@ CHECKS: dict[str, Check] = {
 }
 
 
-@contextmanager
-def libraries_that_step() -> Iterator[set[str]]:
-    """Note the packages of all optimizers that make a step, of ZeRO's the inner one's."""
-    libraries = set()
-
-    def note(optimizer: torch.optim.Optimizer, *_: object) -> None:
-        if not hasattr(optimizer, "optim"):
-            libraries.add(type(optimizer).__module__.partition(".")[0])
-
-    hook = register_optimizer_step_pre_hook(note)
-    try:
-        yield libraries
-    finally:
-        hook.remove()
-
-
-def carry_out(check: Check, directory: Path) -> dict[str, Any]:
-    """Carry out a check, count what it compared, and tell which libraries stepped."""
-    comparison, differences = Diff(), []
-    with libraries_that_step() as libraries:
+def execute(check: Check, directory: Path) -> dict[str, Any]:
+    """Execute a check, count what it compared, and tell which libraries stepped."""
+    diff = Diff()
+    with stepping() as libraries:
         pairs = check(directory)
-    for what, (one, other) in pairs.items():
-        for place, mismatch in comparison.differences(one, other):
-            differences.append(f"{what}: {path_name(place)}: {mismatch}")
+    differences = [
+        f"{what}: {path_name(path)}: {mismatch}"
+        for what, (one, other) in pairs.items()
+        for path, mismatch in diff.differences(one, other)
+    ]
     return {
-        "elements": comparison.elements,
+        "elements": diff.elements,
         "differences": differences,
-        "libraries": sorted(libraries),
+        "libraries": sorted(set(libraries)),
     }
 
 
@@ -228,14 +205,14 @@ def result_of(directory: Path, check: str, rank: int) -> Path:
 
 
 def main(directory: Path) -> None:
-    """Carry out all checks, up to one that fails altogether."""
+    """Execute all checks, up to one that fails altogether."""
     faulthandler.dump_traceback_later(PATIENCE, exit=True)
     torch.set_num_threads(1)
     dist.init_process_group("gloo", timeout=timedelta(seconds=PATIENCE / 4))
     for name, check in CHECKS.items():
         file = result_of(directory, name, dist.get_rank())
         try:
-            found = carry_out(check, directory)
+            found = execute(check, directory)
         except BaseException:
             file.write_text(json.dumps({"elements": 0, "differences": [traceback.format_exc()]}))
             raise

@@ -1,0 +1,337 @@
+"""What a check answers, and the table: all configurations, what came of them, and the sum of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+from optimlab import renamed
+from optimlab.lab.compare.bits import Distance, percent
+from optimlab.lab.compare.diff import Compared
+from optimlab.lab.lockstep.outcome import Difference, Equal, EqualError
+from optimlab.lab.parity import report
+from optimlab.lab.parity.case_result import (
+    CaseResult,
+    ExpectedFailure,
+    Kind,
+    environment,
+    grouped,
+    total,
+)
+from optimlab.lab.parity.cases import Case
+from optimlab.lab.parity.configurations import Configuration, printed
+from optimlab.lab.parity.mask import Key
+from optimlab.lab.parity.table import DTYPES, EXCLUSIONS, TABLE, Exclusion, excluded
+
+CellKey: TypeAlias = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class ParityResult:
+    """Everything there is to tell about a check. It prints itself.
+
+    Attributes:
+        mine: name of the optimizer under test.
+        reference: name of the one it was compared with.
+        results: what came of each configuration.
+        forms: keys of state and of parameter groups that only one side has, or that are of
+            another form there, with both forms and all configurations in which that is so.
+        defaults: options whose defaults are not the same: mine, the reference's.
+        ignored: each key that was to be ignored, and whether it had to be.
+        exceptions: what was declared.
+        narrowed: whether only some configurations were asked for.
+        strict: whether a refusal by one side is a difference.
+        device: where it ran.
+    """
+
+    mine: str
+    reference: str
+    results: tuple[CaseResult, ...]
+    forms: Mapping[tuple[Key, str, str], list[Configuration]]
+    defaults: Mapping[str, tuple[Any, Any]]
+    ignored: Mapping[Key, bool]
+    exceptions: tuple[ExpectedFailure, ...]
+    narrowed: bool = False
+    strict: bool = False
+    device: str = "cpu"
+
+    tried = renamed.attribute("tried", "results")
+
+    @property
+    def equal(self) -> bool:
+        """Whether nothing differs but what is excepted, and all that is excepted occurs."""
+        return not (self.differences or self.forms or self.defaults or self.outdated)
+
+    @cached_property
+    def kinds(self) -> Mapping[Kind, list[CaseResult]]:
+        """The configurations by what came of them."""
+        return grouped(self.results, lambda each: each.kind(self.strict, self.exceptions))
+
+    @property
+    def same(self) -> Sequence[CaseResult]:
+        """The configurations in which every step gave the same bits."""
+        return self.kinds.get("same", ())
+
+    @property
+    def differences(self) -> Sequence[CaseResult]:
+        """The configurations that differ without being excepted."""
+        return self.kinds.get("different", ())
+
+    @property
+    def compared(self) -> Compared:
+        """How much was compared, in all configurations."""
+        return total(each for each in self.results if each.compared)
+
+    @property
+    def outdated(self) -> list[str]:
+        """What was excepted or ignored without need, and had better be taken from the list."""
+        differing = (*self.differences, *self.kinds.get("excepted", ()))
+        exceptions = [
+            f"excepted, but no longer different: {expected}"
+            for expected in self.exceptions
+            if not any(expected.covers(each.configuration) for each in differing)
+            if not self.narrowed or any(expected.covers(each.configuration) for each in self.same)
+        ]
+        ignored = [
+            f"ignored without need: {report.key_name(key)}"
+            for key, needed in self.ignored.items()
+            if not (needed or self.narrowed)
+        ]
+        return exceptions + ignored
+
+    def refusals(self) -> list[tuple[str, list[CaseResult]]]:
+        """Return each error with which configurations were refused, with these."""
+        kept = ("refused", "refused by mine", "refused by reference")
+        refused = [each for each in self.results if each.kind(self.strict, ()) in kept]
+        return [*grouped(refused, self._refusal).items()]
+
+    def require(self) -> None:
+        """Check that both are equal.
+
+        Raises:
+            AssertionError: with the whole report as its message, if they are not.
+        """
+        __tracebackhide__ = True
+        if not self.equal:
+            raise AssertionError(str(self))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything as a value that the json module can write."""
+        return {
+            **environment(self.device),
+            "mine": self.mine,
+            "reference": self.reference,
+            "equal": self.equal,
+            "counts": {kind: len(found) for kind, found in self.kinds.items()},
+            "compared": asdict(self.compared),
+            "kept": [
+                {"what": key[0], "name": key[1], "mine": mine, "reference": theirs}
+                | {"configurations": len(found)}
+                for (key, mine, theirs), found in self.forms.items()
+            ],
+            "defaults": {
+                name: {"mine": printed(mine), "reference": printed(theirs)}
+                for name, (mine, theirs) in self.defaults.items()
+            },
+            "exceptions": [str(each) for each in self.exceptions],
+            "outdated": self.outdated,
+            "configurations": [*self._entries()],
+        }
+
+    def __str__(self) -> str:
+        names = (self.mine, self.reference)
+        compared = [each for each in self.results if each.compared]
+        declared = self.kinds.get("excepted", ())
+        return report.page(
+            [
+                report.heading(names, self.device),
+                report.matrix(compared),
+                report.totals(names, self.kinds, compared),
+                report.kept(names, self.forms, self.defaults),
+                report.differences(self.differences, compared),
+                report.expected(declared, self.exceptions, self.ignored, self.outdated),
+                report.refusals(self.refusals()),
+                [self._conclusion()],
+            ]
+        )
+
+    def _conclusion(self) -> str:
+        if self.equal:
+            excepted = " but what is excepted" if self.exceptions or self.ignored else ""
+            return f"The same bits{excepted}: {self.mine} and {self.reference}."
+        if not (self.differences or self.forms or self.defaults):
+            return "Not equal: exceptions are declared that no longer occur."
+        if not self.differences:
+            return "Not equal: the same bits in every step, but what they keep is not the same."
+        count = len(self.differences)
+        differ = "configuration differs" if count == 1 else "configurations differ"
+        return f"Not equal: {count:,} {differ}."
+
+    def _entries(self) -> Iterator[dict[str, Any]]:
+        for kind, found in self.kinds.items():
+            for each in found:
+                configuration = each.configuration
+                yield {
+                    "implementation": configuration.implementation,
+                    "dtype": configuration.dtype,
+                    "circumstance": configuration.event,
+                    "options": {k: printed(v) for k, v in configuration.options.items()},
+                    "result": kind,
+                    **({} if kind == "same" else {"text": str(each.outcome or "")}),
+                }
+
+    def _refusal(self, result: CaseResult) -> str:
+        mine, theirs = result.error or ("", "")
+        if mine == theirs:
+            return f"both: {mine}"
+        sides = ((self.mine, mine), (self.reference, theirs))
+        return "; ".join(f"{name} alone: {error}" for name, error in sides if error)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What came of the cases of one optimizer, implementation and dtype."""
+
+    same: int
+    raised: int  # the same error, on both sides
+    different: int
+    share: float  # of the elements of their parameters that end different
+    max_ulps: int | None
+
+    @classmethod
+    def of(cls, results: Sequence[CaseResult]) -> Cell:
+        """Count what came of some cases."""
+        outcomes = [each.outcome for each in results]
+        differ = [each for each in outcomes if isinstance(each, Difference)]
+        distance = sum((each.final for each in differ if each.final), Distance(0, 0))
+        return cls(
+            same=sum(isinstance(each, Equal) for each in outcomes),
+            raised=sum(isinstance(each, EqualError) for each in outcomes),
+            different=len(differ),
+            share=distance.share,
+            max_ulps=distance.max_ulps,
+        )
+
+    def __str__(self) -> str:
+        if not self.different:
+            return f"same {self.same}" if self.same else "raises" if self.raised else ""
+        lines = [f"{self.different} differ"]
+        lines += [f"same {self.same}"] * bool(self.same)
+        lines += [percent(self.share)] * bool(self.share)
+        lines += [f"{float(self.max_ulps):.2g} ulp"] if self.max_ulps is not None else []
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class TableResult:
+    """Everything there is to tell about a run over the table."""
+
+    device: str
+    results: tuple[CaseResult, ...]
+
+    @cached_property
+    def cells(self) -> Mapping[CellKey, Cell]:
+        """The matrix: optimizer, implementation and dtype, with what came of their cases."""
+        return {key: Cell.of(found) for key, found in grouped(self.results, _cell_key).items()}
+
+    @property
+    def differences(self) -> Sequence[CaseResult]:
+        """All cases with a difference."""
+        return [each for each in self.results if isinstance(each.outcome, Difference)]
+
+    @property
+    def stepped(self) -> int:
+        """How many cases made at least one step."""
+        return sum(
+            each.outcome is not None and each.outcome.compared.steps > 0 for each in self.results
+        )
+
+    @property
+    def raised(self) -> int:
+        """How many cases agree in an error."""
+        return sum(cell.raised for cell in self.cells.values())
+
+    @property
+    def equal(self) -> bool:
+        """Whether anything was compared, and nothing differs."""
+        return self.stepped > 0 and not self.differences
+
+    @property
+    def rows(self) -> list[tuple[str, str, list[str]]]:
+        """The matrix in words: optimizer, implementation, and a text for each dtype."""
+        return [
+            (row.name, way, [self._text(row.name, way, dtype) for dtype in DTYPES])
+            for row in TABLE
+            for way in row.implementations
+            if any(cell[:2] == (row.name, way) for cell in self.cells)
+        ]
+
+    @property
+    def exclusions(self) -> list[Exclusion]:
+        """What was left out on this device with this torch."""
+        return [each for each in EXCLUSIONS if each.applies and each.device == self.device]
+
+    @property
+    def alike(self) -> list[list[CaseResult]]:
+        """The differences, those together that are the same word for word."""
+        return [*grouped(self.differences, lambda each: str(each.outcome)).values()]
+
+    def totals(self) -> str:
+        """Say in a few lines how much was compared and what came of it."""
+        done = total(self.results)
+        return (
+            f"{len(self.results):,} cases: {self.stepped:,} stepped, "
+            f"{len(self.differences):,} differ, "
+            f"in {self.raised:,} both sides raised the same error.\n"
+            f"{done.steps:,} steps, {done.tensors:,} tensors with {done.elements:,} elements and "
+            f"{done.values:,} other values compared."
+        )
+
+    def as_json(self, **about: Any) -> dict[str, Any]:
+        """Return everything, and what there is to add, as the json module can write it."""
+        names = ("optimizer", "implementation", "dtype")
+        return {
+            **environment(self.device),
+            **about,
+            "equal": self.equal,
+            "cases": len(self.results),
+            "stepped": self.stepped,
+            "raised": self.raised,
+            "compared": asdict(total(self.results)),
+            "cells": [
+                dict(zip(names, key, strict=True)) | asdict(cell)
+                for key, cell in self.cells.items()
+            ],
+            "differences": [_difference_as_json(each) for each in self.differences],
+            "excluded": [str(exclusion) for exclusion in self.exclusions],
+        }
+
+    def _text(self, optimizer: str, implementation: str, dtype: str) -> str:
+        if excluded(optimizer, implementation, dtype, self.device):
+            return "excluded"
+        return str(self.cells.get((optimizer, implementation, dtype), ""))
+
+
+def _cell_key(result: CaseResult) -> CellKey:
+    case = result.configuration
+    assert isinstance(case, Case)
+    return case.row.name, case.implementation, case.dtype
+
+
+def _difference_as_json(result: CaseResult) -> dict[str, Any]:
+    found = result.outcome
+    assert isinstance(found, Difference)
+    return {
+        "case": str(result.configuration),
+        "step": found.step,
+        "during": found.during,
+        "where": found.where,
+        "what": found.mismatch.what,
+        "element": found.mismatch.element,
+        "ours": str(found.mismatch.ours),
+        "theirs": str(found.mismatch.theirs),
+        "ulps": found.mismatch.ulps,
+        "text": str(found),
+    }
