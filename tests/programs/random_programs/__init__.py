@@ -10,6 +10,7 @@ from math import inf, nan
 import torch
 from torch import tensor
 
-from random_programs.program import Diverged, Program
+from random_programs.machine import Diverged
+from random_programs.program import Program
 
 __all__ = ["Diverged", "Program", "inf", "nan", "tensor", "torch"]

@@ -100,7 +100,7 @@ made_anew = made | st.sampled_from(
     [(row.name, dict(options)) for row in TABLE for options in row.refused]
 )
 # Of all optimizers: what is another's is to be ignored.
-of_groups = st.sampled_from(
+of_groups: SearchStrategy[Options] = st.sampled_from(
     [{}] * 40 + [dict(options) for row in TABLE for options in (*row.overrides, *_settings(row))]
 )
 entries = st.sampled_from([entry for row in TABLE for entry in _entries(row)])
@@ -110,10 +110,13 @@ detours = st.sampled_from(DETOURS + UNFUSED) | st.sampled_from(
 seeds = st.integers(0, 99)
 places = st.integers(0, 5)
 times = st.integers(1, 4)
-shapes = st.lists(st.sampled_from(SHAPES), min_size=1, max_size=5)
-dtypes = st.sampled_from(DTYPES)
-layouts = st.lists(st.sampled_from(LAYOUTS), min_size=1, max_size=2)
 gradients = st.lists(st.sampled_from(KINDS), min_size=1, max_size=4)
+tensors: dict[str, SearchStrategy[Any]] = {
+    "shapes": st.lists(st.sampled_from(SHAPES), min_size=1, max_size=5),
+    "dtypes": st.sampled_from(DTYPES),
+    "layouts": st.lists(st.sampled_from(LAYOUTS), min_size=1, max_size=2),
+}
+given: dict[str, SearchStrategy[Any]] = {"at": places, "gradients": gradients, "seed": seeds}
 changes = st.sampled_from(CHANGES)
 statements = st.sampled_from(CHANGES + ALONE)
 damages = st.sampled_from(DAMAGE)
