@@ -7,15 +7,9 @@ from typing import Any
 import pytest
 import torch
 from actions import LIBRARIES, in_group, same_outcome
-from beside import (
-    SMALL,
-    STATEFUL,
-    Options,
-    Pair,
-    one_thread,  # noqa: F401 - applies to every test here
-    raised,
-)
+from beside import SMALL, STATEFUL, Options, Pair, raised
 from constructing import ACCEPTED, INVALID, NAN, same_errors, same_once_constructed
+from one_thread import one_thread  # noqa: F401 - applies to every test here
 
 import optimlab
 from optimlab.lab.lockstep.clone import clone

@@ -6,20 +6,9 @@ from typing import Any, TypeAlias
 import pytest
 import torch
 from actions import FOREACH, FUSED, same_outcome, scaled, step, taken
-from beside import (
-    NAMES,
-    SMALL,
-    STATEFUL,
-    Options,
-    Pair,
-    Side,
-    assert_equal,
-    names,
-    one_thread,  # noqa: F401 - applies to every test here
-    raised,
-    ways,
-)
+from beside import NAMES, SMALL, STATEFUL, Options, Pair, Side, assert_equal, names, raised, ways
 from graphs_on_cpu import let_graphs_be_captured_on_cpu
+from one_thread import one_thread  # noqa: F401 - applies to every test here
 from torch import Tensor
 
 from optimlab import native

@@ -6,17 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from beside import (
-    STATEFUL,
-    Options,
-    Pair,
-    Side,
-    assert_equal,
-    names,
-    one_thread,  # noqa: F401 - applies to every test here
-    profiled,
-    raised,
-)
+from beside import STATEFUL, Options, Pair, Side, assert_equal, names, profiled, raised
+from one_thread import one_thread  # noqa: F401 - applies to every test here
 from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,

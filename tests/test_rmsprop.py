@@ -6,12 +6,9 @@ from math import sqrt
 import pytest
 import torch
 from actions import scaled
-from beside import (
-    Options,
-    Pair,
-    one_thread,  # noqa: F401 - applies to every test here
-)
+from beside import Options, Pair
 from constructing import ACCEPTED, INVALID, NAN, same_errors, same_once_constructed
+from one_thread import one_thread  # noqa: F401 - applies to every test here
 
 import optimlab
 

@@ -22,11 +22,11 @@ from beside import (
     Side,
     assert_equal,
     names,
-    one_thread,  # noqa: F401 - applies to every test here
     profiled,
     raised,
     ways,
 )
+from one_thread import one_thread  # noqa: F401 - applies to every test here
 from torch import Tensor
 
 import optimlab

@@ -7,15 +7,9 @@ from typing import Any
 import pytest
 import torch
 from actions import LIBRARIES, step
-from beside import (
-    SMALL,
-    Options,
-    Pair,
-    assert_equal,
-    one_thread,  # noqa: F401 - applies to every test here
-    raised,
-)
+from beside import SMALL, Options, Pair, assert_equal, raised
 from constructing import ACCEPTED, INVALID, NAN, same_errors, same_once_constructed
+from one_thread import one_thread  # noqa: F401 - applies to every test here
 from torch import Tensor
 
 import optimlab

@@ -9,20 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from beside import (
-    SMALL,
-    STATEFUL,
-    TENSORS,
-    WAYS,
-    Options,
-    Pair,
-    Side,
-    assert_equal,
-    names,
-    one_thread,  # noqa: F401 - applies to every test here
-    ways,
-)
+from beside import SMALL, STATEFUL, TENSORS, WAYS, Options, Pair, Side, assert_equal, names, ways
 from graphs_on_cpu import let_graphs_be_captured_on_cpu
+from one_thread import one_thread  # noqa: F401 - applies to every test here
 from torch import Tensor
 
 from optimlab.lab.lockstep.clone import clone

@@ -15,10 +15,10 @@ from beside import (
     all_warnings,
     assert_equal,
     names,
-    one_thread,  # noqa: F401 - applies to every test here
     profiled,
     ways,
 )
+from one_thread import one_thread  # noqa: F401 - applies to every test here
 from torch import Tensor, nn
 
 from optimlab.lab.lockstep.clone import clone

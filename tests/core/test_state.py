@@ -7,19 +7,8 @@ from typing import Any
 import pytest
 import torch
 from actions import FOREACH, same_outcome, step, taken
-from beside import (
-    SMALL,
-    STATEFUL,
-    WAYS,
-    Options,
-    Pair,
-    Side,
-    assert_equal,
-    names,
-    one_thread,  # noqa: F401 - applies to every test here
-    raised,
-    ways,
-)
+from beside import SMALL, STATEFUL, WAYS, Options, Pair, Side, assert_equal, names, raised, ways
+from one_thread import one_thread  # noqa: F401 - applies to every test here
 
 import optimlab
 from optimlab.core.state import Count, Like, StateSpec
