@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from optimlab.lab.explain.explanation import Explanation
 from optimlab.lab.explain.fma import fma
 from optimlab.lab.lockstep.clone import clone, clone_optimizer, give_gradients
 from optimlab.lab.parity import NothingCompared, Scenario, TensorSpec
+from optimlab.lab.record.formulas import FORMULAS
 
 __all__ = ["one_thread"]
 
@@ -322,6 +324,19 @@ def test_state_that_starts_differently_is_another_operand() -> None:
     found = optimlab.explain(partial(Mean, start=0.0), partial(Mean, start=1.0), scenario())
     assert found.operation_names == ("lerp", "lerp")
     assert kind(found) == "another operand"
+
+
+@pytest.mark.parametrize("operation", FORMULAS)
+def test_every_formula_is_what_aten_computes(operation: str) -> None:
+    a, b, c = torch.rand(3, 9, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    given = {"a": a, "b": b, "c": c, "weight": 0.3, "alpha": 0.7, "value": 0.9}
+    functions = {"max": torch.maximum, "min": torch.minimum, "sign": torch.sign, "sqrt": torch.sqrt}
+    used = [name for name in given if re.search(rf"\b{name}\b", FORMULAS[operation][0])]
+    by_name = {name: given[name] for name in used if name in ("alpha", "value")}
+    operands = [given[name] for name in used if name not in by_name]
+    expected = getattr(torch, operation.partition(" ")[0])(*operands, **by_name)
+    for formula in FORMULAS[operation]:
+        assert torch.allclose(eval(formula, functions | given), expected)
 
 
 @pytest.mark.parametrize("dtype", BOTH)
