@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock, call
 
 import pytest
 import torch
@@ -28,20 +29,13 @@ from matplotlib.image import imread
 import optimlab
 from optimlab.bench import implementations, limit, memory, surroundings, timing, workloads
 from optimlab.bench.implementations import IMPLEMENTATIONS, Run, Values
+from optimlab.bench.phases import PHASES
 from optimlab.bench.results import Bits
 from optimlab.bench.rules import RULES
 from optimlab.bench.workloads import WORKLOADS, Workload
 
-BYTES = {
-    "sgd": 12,
-    "momentum": 20,
-    "nesterov": 20,
-    "adam": 28,
-    "adamw": 28,
-    "rmsprop": 20,
-    "lion": 20,
-}
-SHAPES = {
+BYTES = dict(zip(RULES, (12, 20, 20, 28, 28, 20, 20), strict=True))
+SHAPES = {  # tensors and elements
     "mlp": (4, 203_530),
     "small": (400, 832_000),
     "tiny": (2_000, 58_000),
@@ -90,11 +84,12 @@ def document(finished: Finished) -> str:
 def test_a_short_run_ends_with_the_same_bits_and_status_0(finished: Finished) -> None:
     assert (finished.status, finished.last_line) == (0, "The same bits")
     assert finished.numbers["same_bits"] is True
+    assert json.loads((finished.folder / "copy.json").read_text("utf-8")) == finished.numbers
     finished.check_layout()
 
 
 @pytest.mark.parametrize(("position", "rule"), list(enumerate(MEASURED)))
-def test_all_parameters_and_state_are_compared_with_torchs_default(
+def test_an_outcome_compares_all_state_counts_all_bytes_and_relates_the_medians(
     finished: Finished, position: int, rule: str
 ) -> None:
     outcome = finished.numbers["outcomes"][position]
@@ -102,6 +97,15 @@ def test_all_parameters_and_state_are_compared_with_torchs_default(
     steps = 4 if state else 0  # a step count for each tensor
     compared = {"elements": MLP * (1 + state) + steps, "differing": 0, "where": []}
     assert (outcome["rule"], outcome["bits"]["optimlab"]) == (rule, compared)
+    assert outcome["limit"]["kernel"] in limit.KERNELS
+    sizes = [outcome["limit"][name] for name in ("bytes_per_element", "bytes")]
+    assert sizes == [BYTES[rule], BYTES[rule] * MLP]
+    medians = {name: timing["median"] for name, timing in outcome["seconds"].items()}
+    ours = medians["optimlab"]
+    assert outcome["times_optimlab"] == {name: each / ours for name, each in medians.items()}
+    assert outcome["share_of_limit"] == outcome["limit"]["seconds"] / ours
+    assert all(timing["repeats"] >= 4 for timing in outcome["seconds"].values())
+    assert [*outcome["phases"]] == ["step", *PHASES, "rest"]
 
 
 def test_every_implementation_is_timed_unless_torch_has_none(
@@ -109,25 +113,9 @@ def test_every_implementation_is_timed_unless_torch_has_none(
 ) -> None:
     timed = [set(outcome["seconds"]) for outcome in finished.numbers["outcomes"]]
     assert timed == [set(IMPLEMENTATIONS)] * 2 + [set(IMPLEMENTATIONS) - {"fused"}]
-    assert finished.numbers["outcomes"][2]["missing"] == {"fused": "torch has no fused RMSprop"}
-    assert "fused: torch has no fused RMSprop" in finished.printed
-    assert "fused: torch has no fused RMSprop" in document
-
-
-def test_times_shares_and_ratios_are_those_of_the_medians(finished: Finished) -> None:
-    for outcome in finished.numbers["outcomes"]:
-        medians = {name: timing["median"] for name, timing in outcome["seconds"].items()}
-        ours = medians["optimlab"]
-        assert outcome["times_optimlab"] == {name: each / ours for name, each in medians.items()}
-        assert outcome["share_of_limit"] == outcome["limit"]["seconds"] / ours
-        assert all(timing["repeats"] >= 4 for timing in outcome["seconds"].values())
-
-
-def test_the_limit_counts_the_bytes_of_the_rule(finished: Finished) -> None:
-    for outcome, rule in zip(finished.numbers["outcomes"], MEASURED, strict=True):
-        assert outcome["limit"]["bytes_per_element"] == BYTES[rule]
-        assert outcome["limit"]["bytes"] == BYTES[rule] * MLP
-        assert outcome["limit"]["kernel"] in limit.KERNELS
+    reason = "torch has no fused RMSprop"
+    assert finished.numbers["outcomes"][2]["missing"] == {"fused": reason}
+    assert all(f"fused: {reason}" in text for text in (finished.printed, document))
 
 
 def test_the_series_grow_up_to_a_tenth_in_a_quick_run(finished: Finished) -> None:
@@ -172,10 +160,6 @@ def test_the_figures_are_images_with_the_colour_of_every_implementation(
     drawn = Counter(packed.flatten().tolist())
     colours = ("#d55e00", "#e69f00", "#0072b2", "#cc79a7", "#009e73")
     assert all(drawn[int(colour[1:], 16)] > 20 for colour in colours)
-
-
-def test_the_numbers_are_written_to_the_named_file_too(finished: Finished) -> None:
-    assert json.loads((finished.folder / "copy.json").read_text("utf-8")) == finished.numbers
 
 
 def test_a_quick_run_measures_the_peak_memory_of_one_rule(
@@ -281,13 +265,10 @@ def test_a_wrong_optimizer_is_named_and_ends_with_status_1(
 def test_a_step_that_does_not_compile_is_left_out_with_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def without_compiler(step: Callable[[], object]) -> Callable[[], object]:
-        def compiled() -> None:
-            raise RuntimeError("no working C++ compiler\nand much more")
+    def compiled() -> None:
+        raise RuntimeError("no working C++ compiler\nand much more")
 
-        return compiled
-
-    monkeypatch.setattr(torch, "compile", without_compiler)
+    monkeypatch.setattr(torch, "compile", lambda step: compiled)
     finished = run_bench(tmp_path, *SHORT, "--optimizer", "sgd", "--compile")
     reason = "does not compile here: no working C++ compiler"
     assert finished.numbers["outcomes"][0]["missing"] == {"compiled": reason}
@@ -330,10 +311,9 @@ def test_a_loop_moves_nearly_the_bytes_of_the_rule_and_keeps_to_normal_numbers(
     kernel: str, rule: str
 ) -> None:
     traffic = limit.traffic_of(RULES[rule])
-    needed = traffic.bytes(10_000)
     loop = limit.KERNELS[kernel](traffic, 10_000, "cpu")
     loop.run()
-    assert abs(loop.bytes - needed) < 20
+    assert abs(loop.bytes - traffic.bytes(10_000)) < 20
 
 
 def test_the_fastest_loop_by_bandwidth_is_the_limit() -> None:
@@ -392,27 +372,23 @@ def test_times_are_summed_up_by_quartiles(seconds: list[float]) -> None:
 
 
 def test_gradients_are_new_tensors_at_changing_addresses_in_every_step() -> None:
-    values = Values(FEW, "cpu")
+    values, taken = Values(FEW, "cpu"), []
     run = Run(IMPLEMENTATIONS["optimlab"], RULES["sgd"], values.start)
-    taken: list[Tensor] = []
     for step in range(4):
         run.take(values.gradients_of(step))
-        gradient = run.params[0].grad
-        assert gradient is not None
-        taken.append(gradient)
-    addresses = [gradient.data_ptr() for gradient in taken]
+        taken.append(run.params[0].grad)
+    addresses = [gradient.data_ptr() for gradient in taken if gradient is not None]
     assert len({id(gradient) for gradient in taken}) == 4
-    assert len(set(addresses[:3])) == 3
-    assert addresses[3] == addresses[0]
+    assert (len(set(addresses[:3])), addresses[3]) == (3, addresses[0])
 
 
 def test_all_runs_start_from_the_same_values_in_memory_of_their_own() -> None:
-    values = Values(FEW, "cpu")
-    runs = [
-        Run(IMPLEMENTATIONS[name], RULES["sgd"], values.start) for name in ("fused", "optimlab")
-    ]
-    assert Bits.compare(runs[0].tensors(), runs[1].tensors()) == Bits(FEW.elements)
-    assert runs[0].params[0].data_ptr() != runs[1].params[0].data_ptr()
+    ours, theirs = (
+        Run(IMPLEMENTATIONS[name], RULES["sgd"], Values(FEW, "cpu").start)
+        for name in ("fused", "optimlab")
+    )
+    assert Bits.compare(ours.tensors(), theirs.tensors()) == Bits(FEW.elements)
+    assert ours.params[0].data_ptr() != theirs.params[0].data_ptr()
 
 
 @pytest.mark.parametrize(
@@ -431,17 +407,12 @@ def test_an_implementation_is_what_it_is_called(
     options: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    compiled: list[object] = []
-
-    def remember(step: object) -> object:
-        compiled.append(step)
-        return step
-
-    monkeypatch.setattr(torch, "compile", remember)
+    compiler = Mock(side_effect=lambda step: step)
+    monkeypatch.setattr(torch, "compile", compiler)
     run = Run(IMPLEMENTATIONS[name], RULES["adam"], Values(FEW, "cpu").start)
     assert type(run.optimizer) is optimizer
     assert options.items() <= run.optimizer.param_groups[0].items()
-    assert compiled == ([run.optimizer.step] if name == "compiled" else [])
+    assert compiler.mock_calls == ([call(run.optimizer.step)] if name == "compiled" else [])
 
 
 @needs_high_water_mark
