@@ -196,7 +196,6 @@ def check_device(ctx: click.Context, param: click.Parameter, device: str) -> str
 POSITIVE = click.IntRange(min=1)
 MODULE_NAME = Kind("MODULE:NAME", Named)
 NAME_VALUE = Kind("NAME=VALUE", assignment)
-DIRECTORY = Kind("DIR", output_directory)
 
 device_option = click.option(
     "--device",
@@ -213,3 +212,9 @@ json_option = click.option(
     default="",
     help="write all numbers to this file, too; without a name print them in place of tables",
 )
+
+
+def output_option(default: str) -> Callable[[F], F]:
+    """Make the option that says where files are written."""
+    kind = Kind("DIR", output_directory)
+    return click.option("--output", type=kind, default=default, help=f"default: {default}")
