@@ -95,7 +95,10 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def parity(session: nox.Session) -> None:
-    """Compare every configuration with torch.optim, bit by bit, and print the matrix."""
+    """Compare every configuration with torch.optim, bit by bit, for docs/parity-cpu.txt.
+
+    The tests run a third of them, in which every pair of settings is met.
+    """
     install(session, "-e", ".")
     python(session, "-m", "optimlab", "parity", *session.posargs)
 

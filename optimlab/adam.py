@@ -92,8 +92,7 @@ class Adam(Rule):
         eps: :math:`\epsilon \ge 0`, added to the root; bounds the step where gradients vanish.
         weight_decay: :math:`\lambda \ge 0`, an L2 penalty added to the gradient.
         amsgrad: divide by the largest :math:`v_t` so far.
-        foreach: carry the rule out on lists of tensors; ``None`` chooses as torch does: lists on
-            CUDA, tensor by tensor on CPU.
+        foreach: carry the rule out on lists of tensors; ``None`` does so on CUDA, as torch does.
         maximize: ascend instead of descend (:math:`g_t` is negated).
         capturable: keep step counts on the device, for CUDA graphs.
         differentiable: let autograd differentiate through the step.
@@ -167,8 +166,7 @@ class Adam(Rule):
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
     ) -> None:
-        by_number = foreach and not capturable
-        checks.check_tensor("lr", lr, listed_by_number=by_number)
+        checks.check_tensor("lr", lr, listed_by_number=foreach and not capturable)
         if not 0.0 <= lr:
             raise ValueError(f"Invalid learning rate: {lr}")
         if not 0.0 <= eps:
@@ -182,7 +180,7 @@ class Adam(Rule):
         if not any(all(isinstance(beta, kind) for beta in pair) for kind in (float, Tensor)):
             raise ValueError("betas must be either both floats or both Tensors")
         for i, beta in enumerate(pair):
-            checks.check_tensor(f"betas[{i}]", beta, listed_by_number=by_number)
+            checks.check_tensor(f"betas[{i}]", beta, listed_by_number=foreach and not capturable)
         defaults = {
             "lr": lr,
             "betas": tuple(map(as_scalar, betas)),
@@ -273,8 +271,6 @@ class Adam(Rule):
         if scaling.found_inf is not None:  # then the kernel changed nothing
             step.sub_(scaling.found_inf)
 
-    # What torch's Adam looks at, and refuses, before and besides.
-
     def _foreach_by_default(self, params: Sequence[Tensor], group: ParamGroup) -> bool:
         lr_by_number = isinstance(group["lr"], Tensor) and not group["capturable"]
         return super()._foreach_by_default(params, group) and not lr_by_number
@@ -285,8 +281,7 @@ class Adam(Rule):
 
     def _collect_member(self, param: Tensor, grad: Tensor, group: ParamGroup) -> Member:
         member = super()._collect_member(param, grad, group)
-        if group["differentiable"]:
-            checks.check_no_gradient(member)
+        checks.check_no_gradient(member, group)
         if group["foreach"]:
             checks.check_lr_on_lists(group)
         return member

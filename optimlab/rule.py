@@ -226,11 +226,7 @@ class Rule(Optimizer):
         return batch
 
     def _collect(self, group: ParamGroup) -> Batch:
-        """Collect what a parameter group takes part in a step with.
-
-        Raises:
-            KeyError: if the group lacks an entry, as one of another optimizer's checkpoint may.
-        """
+        """Collect what a parameter group takes part in a step with, and miss what it lacks."""
         pairs = ((param, param.grad) for param in group["params"])
         members = [self._collect_member(p, grad, group) for p, grad in pairs if grad is not None]
         for key in self.keys:
@@ -245,13 +241,7 @@ class Rule(Optimizer):
         )
 
     def _collect_member(self, param: Tensor, grad: Tensor, group: ParamGroup) -> Member:
-        """Collect what a parameter takes part in a step with.
-
-        Raises:
-            RuntimeError: for a sparse gradient that the rule does not take, or a parameter that a
-                fused kernel does not take.
-            KeyError: if the parameter has state, but not all of it.
-        """
+        """Collect what a parameter takes part in a step with; refuse what the rule cannot take."""
         if grad.is_sparse and self.sparse_gradients is not True:
             raise RuntimeError(self.sparse_gradients)
         spec = self.state_spec

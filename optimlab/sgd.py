@@ -254,11 +254,6 @@ class SGD(Rule):
         return devices.foreach_by_default(params, differentiable=False)
 
     def _collect_member(self, param: Tensor, grad: Tensor, group: ParamGroup) -> Member:
-        """Collect what a parameter takes part with; the first of all is looked at for ``fused``.
-
-        Raises:
-            RuntimeError: if that is no floating point, which fused kernels take only.
-        """
         if group["fused"] and self._need_device_dtype_check_for_fused:
             devices.check_fused(param)
             self._need_device_dtype_check_for_fused = False

@@ -1,15 +1,18 @@
-"""What a program sees of the classes themselves: signatures, errors, groups, subclasses."""
+"""The container: signatures, parameters, subclasses; hooks are in test_hooks.py."""
 
 import inspect
-import itertools
-import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from actions import (
+    LIBRARIES,
+    leaf,
+)
 from beside import (
     NAMES,
     STATEFUL,
@@ -19,18 +22,18 @@ from beside import (
     all_warnings,
     assert_equal,
     names,
-    one_thread,  # noqa: F401 - applies to every test here
+    profiled,
     raised,
 )
+from one_thread import one_thread  # noqa: F401 - applies to every test here
 from torch import Tensor, nn
-from torch.optim.optimizer import required
+from torch.optim.optimizer import (
+    required,
+)
 
 import optimlab
 from optimlab.lab.compare.snapshot import snapshot
 from optimlab.lab.lockstep.clone import clone
-
-LIBRARIES = (optimlab, torch.optim)
-NAN = float("nan")
 
 # Signatures and classes.
 
@@ -72,60 +75,12 @@ def test_classes_are_subclasses_of_each_other_as_in_torch(name: str, other: str)
 
 
 @names
-def test_the_name_of_a_class_is_torchs(name: str) -> None:
+def test_the_names_of_a_class_and_its_step_are_torchs(name: str) -> None:
     ours, theirs = (getattr(library, name) for library in LIBRARIES)
     assert ours.__name__ == theirs.__name__
     assert ours.__qualname__ == theirs.__qualname__
-
-
-# What construction leaves: `Pair` compares defaults, groups with the order of keys, repr and more.
-
-ACCEPTED: dict[str, Options] = {
-    "": {},
-    "lr=1": {"lr": 1},
-    "tensor lr": {"lr": torch.tensor(0.01)},
-    "tensor lr of one dimension": {"lr": torch.tensor([0.01])},
-    "tensor lr of two dimensions": {"lr": torch.tensor([[0.01]])},
-    "tensor weight_decay": {"weight_decay": torch.tensor(0.1)},
-    "infinite lr": {"lr": float("inf")},
-    "negative zero": {"lr": -0.0},
-    "lr as bool": {"lr": True},
-    "maximize": {"maximize": True},
-    "foreach": {"foreach": True},
-    "differentiable": {"differentiable": True},
-}
-ALSO_ACCEPTED: dict[str, dict[str, Options]] = {
-    "SGD": {
-        "nan lr": {"lr": NAN},
-        "nan momentum": {"momentum": NAN},
-        "negative dampening": {"momentum": 0.9, "dampening": -1.0},
-        "nesterov": {"momentum": 0.9, "nesterov": True},
-        "fused": {"fused": True},
-        "fused and no foreach": {"fused": True, "foreach": False},
-    },
-    "Adam": {
-        "betas as a list": {"betas": [0.5, 0.75]},
-        "tensor betas": {"betas": (torch.tensor(0.5), torch.tensor([[0.75]]))},
-        "tensor lr with foreach": {"lr": torch.tensor(0.1), "foreach": True, "capturable": True},
-        "fused": {"fused": True},
-    },
-    "RMSprop": {"alpha above 1": {"alpha": 2}, "centered": {"centered": True, "momentum": 0.9}},
-}
-ALSO_ACCEPTED["AdamW"] = ALSO_ACCEPTED["Adam"]
-
-
-def accepted() -> Iterator[Any]:
-    """Yield each optimizer with each setting that it takes."""
-    for name in NAMES:
-        for words, options in {**ACCEPTED, **ALSO_ACCEPTED[name]}.items():
-            yield pytest.param(name, options, id=f"{name}-{words or 'defaults'}")
-
-
-@pytest.mark.parametrize(("name", "options"), list(accepted()))
-def test_defaults_groups_and_repr_are_torchs(name: str, options: Options) -> None:
-    pair = Pair(name, **options)
-    assert pair.comparison.values > 50
-    assert list(pair.ours.optimizer.defaults) == list(pair.theirs.optimizer.defaults)
+    assert ours.step.__name__ == theirs.step.__name__
+    assert ours.step.__qualname__ == theirs.step.__qualname__
 
 
 @names
@@ -159,122 +114,7 @@ def test_a_tensor_lr_stays_the_very_object_in_every_group(name: str, shape: tupl
         assert all(group["lr"] is lr for group in optimizer.param_groups)
 
 
-@pytest.mark.parametrize("name", ["Adam", "AdamW"])
-def test_tensor_betas_without_dimensions_stay_the_very_objects(name: str) -> None:
-    for library in LIBRARIES:
-        betas = [torch.tensor(0.5), torch.tensor([0.75])]
-        optimizer = getattr(library, name)([nn.Parameter(torch.ones(2))], betas=betas)
-        kept = optimizer.param_groups[0]["betas"]
-        assert type(kept) is tuple
-        assert kept[0] is betas[0]
-        assert [beta.dim() for beta in kept] == [0, 0]
-        assert kept[1].data_ptr() == betas[1].data_ptr()
-
-
-# Errors of hyperparameters.
-
-INVALID: dict[str, tuple[Any, ...]] = {
-    "lr": (-1e-9, NAN, torch.tensor([0.1, 0.1]), torch.tensor(-1.0), torch.tensor([]), "1", None),
-    "weight_decay": (-1, NAN, torch.tensor(-1.0), "1"),
-    "foreach": (True,),
-    "maximize": (True,),
-    "differentiable": (True,),
-    "no_such_option": (1,),
-}
-_INVALID_ADAM: dict[str, tuple[Any, ...]] = {
-    **INVALID,
-    "betas": (
-        (1.0, 0.9),
-        (0.9, 1.0),
-        (-0.1, 0.9),
-        (0.9, NAN),
-        (0, 0),
-        (0.9, 0),
-        (0.9, torch.tensor(0.9)),
-        (torch.tensor(0.9), 0.9),
-        (torch.tensor(0.9), torch.tensor(1.5)),
-        (torch.tensor(0.9), torch.tensor(0.9)),
-        (torch.tensor([0.9, 0.9]), torch.tensor(0.9)),
-        (torch.tensor(0.9), torch.tensor([])),
-        (0.9,),
-        0.9,
-        None,
-    ),
-    "eps": (-1e-9, NAN, "1"),
-    "capturable": (True,),
-    "fused": (True,),
-    "decoupled_weight_decay": (True,),
-}
-INVALID_FOR: dict[str, dict[str, tuple[Any, ...]]] = {
-    "SGD": {
-        **INVALID,
-        "momentum": (-0.5, NAN, 0.5, "1"),
-        "dampening": (0.5, -1.0),
-        "nesterov": (True,),
-        "fused": (True,),
-    },
-    "Adam": _INVALID_ADAM,
-    "AdamW": _INVALID_ADAM,
-    "RMSprop": {
-        **INVALID,
-        "alpha": (-0.1, NAN),
-        "eps": (-1e-9, NAN),
-        "momentum": (-1.0, NAN),
-        "capturable": (True,),
-        "fused": (True,),
-    },
-}
-
-
-def one_or_two(name: str) -> Iterator[Options]:
-    """Yield every invalid value, and every two together: the first check decides the error."""
-    single = [{key: value} for key, values in INVALID_FOR[name].items() for value in values]
-    yield from single
-    if name == "SGD":
-        yield {"nesterov": True, "momentum": 0.5, "dampening": 0.5}
-        yield {"nesterov": True, "momentum": 0.5, "dampening": 0.0}
-    for first, second in itertools.combinations(single, 2):
-        if first.keys() != second.keys():
-            yield {**first, **second}
-
-
-def constructed(library: Any, name: str, params: Any, options: Options) -> Any:
-    """Return the error of a construction, without the name of the class's module."""
-    return raised(lambda: getattr(library, name)(params, **clone(options)))
-
-
-@names
-def test_invalid_hyperparameters_are_refused_before_the_parameters_are_looked_at(name: str) -> None:
-    refused = set()
-    for options in one_or_two(name):
-        ours, theirs = (constructed(library, name, None, options) for library in LIBRARIES)
-        assert ours == theirs, options
-        refused.add(theirs)
-    # None is no parameters at all: among the errors is the one that says so.
-    assert (TypeError, "'NoneType' object is not iterable") in refused
-    assert len(refused) > 10
-
-
-@names
-def test_invalid_hyperparameters_are_refused_with_torchs_error(name: str) -> None:
-    outcomes = set()
-    for options in one_or_two(name):
-        params = [nn.Parameter(torch.ones(2))]
-        ours, theirs = (constructed(library, name, params, options) for library in LIBRARIES)
-        assert ours == theirs, options
-        outcomes.add(theirs)
-    assert None in outcomes  # some of them go together
-    if name != "RMSprop":
-        assert (RuntimeError, "`fused` does not support `differentiable`") in outcomes
-        assert (RuntimeError, "`fused` and `foreach` cannot be `True` together.") in outcomes
-
-
 # Parameters that are given.
-
-
-def leaf(*shape: int) -> nn.Parameter:
-    """Make a parameter."""
-    return nn.Parameter(torch.ones(shape))
 
 
 def retained() -> Tensor:
@@ -390,6 +230,17 @@ def test_two_optimizers_made_from_one_dict_do_not_share_their_learning_rate(name
     assert [o.param_groups[0]["lr"] for o in (first, second)] == [0.5, 0.25]
 
 
+def test_a_hyperparameter_may_be_required_of_every_group() -> None:
+    defaults = {"lr": required}
+    errors = [
+        raised(partial(base, [{"params": leaf(2)}], defaults))
+        for base in (optimlab.Optimizer, torch.optim.Optimizer)
+    ]
+    assert errors[0] == errors[1]
+    assert errors[0] is not None
+    assert errors[0][0] is ValueError
+
+
 # Subclasses that users write.
 
 
@@ -434,37 +285,6 @@ def test_a_subclass_may_override_step_and_setstate(name: str) -> None:
     pair.step(2)
 
 
-@names
-def test_hyperparameters_and_state_that_a_user_adds_are_kept(name: str) -> None:
-    pair = Pair(name, **STATEFUL[name])
-    pair.step()
-
-    def extend(side: Side) -> None:
-        for group in side.optimizer.param_groups:
-            group["color"] = "red"
-        for held in side.optimizer.state.values():
-            held["seen"] = [torch.zeros(2), "text"]
-
-    pair.both(extend)
-    pair.step(2)
-    assert all(held["seen"][1] == "text" for held in pair.ours.optimizer.state.values())
-
-
-@names
-def test_state_that_a_user_adds_before_the_first_step_is_taken_as_in_torch(name: str) -> None:
-    pair = Pair(name, **STATEFUL[name])
-
-    def extend(side: Side) -> None:
-        side.optimizer.state[side.params[0]]["seen"] = torch.zeros(2)
-
-    pair.both(extend)
-    pair.set_gradients()
-    if name == "SGD":  # makes its state whenever that is missing
-        pair.step(2)
-    else:
-        pair.refused(lambda side: side.optimizer.step())
-
-
 @pytest.mark.parametrize("base", [optimlab.Optimizer, optimlab.Rule])
 def test_a_base_class_has_no_rule_and_says_so(base: Any) -> None:
     param = leaf(2)
@@ -475,19 +295,45 @@ def test_a_base_class_has_no_rule_and_says_so(base: Any) -> None:
     assert torch.equal(param, torch.ones(2))
 
 
-def test_a_hyperparameter_may_be_required_of_every_group() -> None:
-    defaults = {"lr": required}
-    errors = [
-        raised(partial(base, [{"params": leaf(2)}], defaults))
-        for base in (optimlab.Optimizer, torch.optim.Optimizer)
-    ]
-    assert errors[0] == errors[1]
-    assert errors[0] is not None
-    assert errors[0][0] is ValueError
+class Descent(optimlab.Optimizer):
+    """A container with a step of its own, as LBFGS has one."""
+
+    def __init__(self, params: Any, lr: float = 0.5) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        with torch.enable_grad():
+            loss = closure()
+        for group in self.param_groups:
+            for param in group["params"]:
+                held = self.state[param]
+                held["seen"] = held.get("seen", torch.zeros(())) + 1
+                param.sub_(param.grad, alpha=group["lr"])
+        return loss
 
 
-def test_no_warning_is_given_without_a_reason() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for name in NAMES:
-            Pair(name).step(2)
+def test_the_container_carries_an_optimizer_with_a_step_of_its_own() -> None:
+    param = leaf(2)
+    optimizer = Descent([param])
+    calls: list[str] = []
+    optimizer.register_step_pre_hook(lambda *_: calls.append("pre"))
+    optimizer.register_step_post_hook(lambda *_: calls.append("post"))
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = (param * param).sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).item() == 2.0
+    assert param.tolist() == [0.0, 0.0]
+    assert calls == ["pre", "post"]
+    assert "Optimizer.step#Descent.step" in profiled(lambda: optimizer.step(closure))
+    assert list(optimizer.param_groups[0]) == ["params", "lr"]
+    again = Descent([leaf(2)], lr=0.25)
+    again.load_state_dict(deepcopy(optimizer).state_dict())
+    assert_equal(again.state_dict(), optimizer.state_dict())
+    optimizer.add_param_group({"params": leaf(3)})
+    assert len(optimizer.param_groups) == 2
+    assert not isinstance(optimizer, optimlab.Rule)

@@ -78,8 +78,7 @@ def run(settings: Settings, folder: Path, *, quiet: bool = False) -> Results:
         meter = LoadMeter()
         results = Results(asked, environment(settings.device))
         report = Report(results, settings.parts, quiet=quiet)
-        with report.progress:
-            report.introduce()
+        with report.running():
             time_workloads(settings, results, report)
             time_series(settings, results, report)
             measure_memory(settings, results, report)
@@ -119,10 +118,8 @@ def time_series(settings: Settings, results: Results, report: Report) -> None:
 
 def timed(rule: str, values: Values, settings: Settings, report: Report) -> Outcome:
     """Time a rule on a workload."""
-    report.doing(f"{values.workload}: {RULES[rule].title}")
-    outcome = measure(rule, values, settings.implementations, settings.effort)
-    report.advance()
-    return outcome
+    with report.part(f"{values.workload}: {RULES[rule].title}"):
+        return measure(rule, values, settings.implementations, settings.effort)
 
 
 def measure_memory(settings: Settings, results: Results, report: Report) -> None:
@@ -131,22 +128,21 @@ def measure_memory(settings: Settings, results: Results, report: Report) -> None
     if unavailable:
         results.remarks.append(unavailable)
         return
+    count = torch.get_num_threads()
     for workload, rule in settings.memory:
-        report.doing(f"Peak memory: {workload.title}: {RULES[rule].title}")
         names = [
             name
             for name, each in IMPLEMENTATIONS.items()
             if name in settings.implementations  # but not the compiler, who needs more than a step
             if not (each.compiled or each.missing(RULES[rule], workload))
         ]
-        count = torch.get_num_threads()
         request = memory.Request(workload, rule, names, count, settings.device)
-        try:
-            found = memory.measure(request)
-            results.memory.append(Memory(**about(workload, rule), extra_bytes=found))
-        except RuntimeError as error:  # the times are not lost for it
-            results.remarks.append(str(error))
-        report.advance()
+        with report.part(f"Peak memory: {workload.title}: {RULES[rule].title}"):
+            try:
+                found = memory.measure(request)
+                results.memory.append(Memory(**about(workload, rule), extra_bytes=found))
+            except RuntimeError as error:  # the times are not lost for it
+                results.remarks.append(str(error))
     report.memory()
 
 

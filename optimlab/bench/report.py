@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from optimlab.bench import tables
 from optimlab.bench.implementations import OURS
 from optimlab.bench.results import Outcome, Results, reasons
-from optimlab.lab.report import console, progress, rich_table
+from optimlab.lab.report import Progress, console, progress, rich_table
 
 LEGEND = """\
 Medians in milliseconds of one interleaved run. limit: the bytes that a step must move, at the
@@ -24,22 +25,24 @@ class Report:
     def __init__(self, results: Results, parts: int, *, quiet: bool = False) -> None:
         self.results, self.device = results, str(results.settings["device"])
         self.console = console(quiet=quiet)
-        # Redrawing ten times in a second would be work for one of the processors being timed.
-        self.progress = progress(self.console, auto_refresh=False)
-        self.task = self.progress.add_task("", total=parts)
+        self.done, self.parts = 0, parts
+        self.show: Progress = lambda done, total, doing: None
 
-    def introduce(self) -> None:
-        """Say where it is measured, and what the columns are."""
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Say where it is measured, and what the columns are, and show how far it has come."""
         self.console.print(tables.described(self.results.environment))
         self.console.print(LEGEND, style="dim")
+        # Redrawing ten times in a second would be work for one of the processors being timed.
+        with progress(self.console, auto_refresh=False) as self.show:
+            yield
 
-    def doing(self, what: str) -> None:
-        """Say what is going to be measured next."""
-        self.progress.update(self.task, description=what, refresh=True)
-
-    def advance(self) -> None:
-        """Count a part that is done."""
-        self.progress.advance(self.task)
+    @contextmanager
+    def part(self, what: str) -> Iterator[None]:
+        """Say what is going to be measured next, and count it as done."""
+        self.show(self.done, self.parts, what)
+        yield
+        self.done += 1
 
     def workload(self, outcomes: Sequence[Outcome]) -> None:
         """Print the times of all rules on a workload."""

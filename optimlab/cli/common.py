@@ -101,13 +101,7 @@ def explain_missing(error: ModuleNotFoundError, command: str) -> None:
 def command(
     summary: str, description: str, example: str
 ) -> Callable[[Callable[..., Any]], Command]:
-    """Make a command of a function.
-
-    Args:
-        summary: a few words for the list of commands.
-        description: what it does and prints, what it writes, and what its exit status says.
-        example: a command line or more, a line each.
-    """
+    """Make a command of a function: a few words for the list of commands, help, command lines."""
     return click.command(
         cls=Command,
         short_help=summary,
@@ -117,12 +111,7 @@ def command(
 
 
 class Kind(ParamType):
-    """A kind of argument.
-
-    Args:
-        name: its form, as the help shows it.
-        read: makes a value of the text, or raises :class:`MisuseError`.
-    """
+    """A kind of argument: its form, as the help shows it, and what makes a value of a text."""
 
     def __init__(self, name: str, read: Callable[[str], Any]) -> None:
         self.name, self.read = name, read
@@ -139,11 +128,7 @@ class Named:
     text: str
 
     def load(self) -> Any:
-        """Import it, from the current directory, too.
-
-        Raises:
-            MisuseError: if there is no such module or attribute.
-        """
+        """Import it, from the current directory, too."""
         from optimlab.lab.importing import UnknownNameError, import_named
 
         try:
@@ -152,11 +137,11 @@ class Named:
             raise MisuseError(str(error)) from error
 
 
-def assignment(text: str, read: Callable[[str], Any] = ast.literal_eval) -> tuple[str, Any]:
+def assignment(text: str) -> tuple[str, Any]:
     """Read ``name=value``, the value as Python's literal."""
     name, _, value = text.partition("=")
     try:
-        return name, read(value)
+        return name, ast.literal_eval(value)
     except (ValueError, SyntaxError) as error:
         raise MisuseError(f"{text!r} is not of the form name=value") from error
 

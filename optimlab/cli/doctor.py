@@ -87,11 +87,7 @@ def doctor(
 def check(
     other: Path | None, against: Named | None, repair: Path | None, keep: Sequence[str]
 ) -> None:
-    """Refuse options that make no sense.
-
-    Raises:
-        MisuseError: if there are two references, or nothing to repair, or to keep.
-    """
+    """Refuse options that make no sense."""
     if other is not None and against is not None:
         raise MisuseError("compare with CKPT2 or with --against, not with both")
     if keep and repair is None:
@@ -101,11 +97,7 @@ def check(
 
 
 def made_by(factory: Named) -> tuple[Optimizer, nn.Module | None]:
-    """Return the optimizer to compare with, and the model whose parameters it names.
-
-    Raises:
-        MisuseError: if the factory raises an error, or makes no optimizer.
-    """
+    """Return the optimizer to compare with, and the model whose parameters it names."""
     from torch import nn
     from torch.optim import Optimizer
 

@@ -100,11 +100,7 @@ def maker(named: Named, given: dict[str, Any], foreach: bool) -> partial[Any]:
 
 
 def check_makes(makes: Sequence[Any]) -> None:
-    """Refuse what makes no optimizer with these hyperparameters.
-
-    Raises:
-        MisuseError: if a constructor raises, or what it returns cannot step.
-    """
+    """Refuse what makes no optimizer with these hyperparameters."""
     import torch
 
     for make in makes:
@@ -117,11 +113,7 @@ def check_makes(makes: Sequence[Any]) -> None:
 
 
 def rehearse(makes: Sequence[Any], scenario: Scenario) -> None:
-    """Put each optimizer through the scenario alone, to tell its own errors from those of explain.
-
-    Raises:
-        MisuseError: if a constructor or step raises; the message says which, and its reason.
-    """
+    """Put each optimizer through the scenario alone: its own errors are none of explain."""
     from optimlab.lab.compare.snapshot import parameters
     from optimlab.lab.lockstep.clone import give_gradients
     from optimlab.lab.record.pair import made

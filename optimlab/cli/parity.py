@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from optimlab.lab.parity.cases import Case
     from optimlab.lab.parity.configurations import Level
     from optimlab.lab.parity.result import TableResult
 
@@ -55,11 +54,7 @@ SHOWN_DIFFERENCES = 20
 
 
 def names_of_state(text: str) -> tuple[str, str]:
-    """Read ``THEIRS=MINE``.
-
-    Raises:
-        MisuseError: if it is something else.
-    """
+    """Read ``THEIRS=MINE``."""
     theirs, equals, mine = text.partition("=")
     if not (theirs and equals and mine):
         raise MisuseError(f"{text!r} is not of the form THEIRS=MINE, such as exp_avg=m")
@@ -118,14 +113,12 @@ def parity(
 def compare_table(
     level: Level, optimizers: Sequence[str], device: str, seed: int, json: Json
 ) -> int:
-    """Compare the optimizers of the table with torch's, and print the matrix.
-
-    Raises:
-        MisuseError: if the table has no such optimizer.
-    """
+    """Compare the optimizers of the table with torch's, and print the matrix."""
+    from optimlab.lab.parity.case_result import environment
     from optimlab.lab.parity.cases import cases
+    from optimlab.lab.parity.checking import check_table
     from optimlab.lab.parity.table import TABLE
-    from optimlab.lab.report import console
+    from optimlab.lab.report import console, progress
 
     known = [row.name for row in TABLE]
     unknown = ", ".join(name for name in optimizers if name not in known)
@@ -133,7 +126,10 @@ def compare_table(
         raise MisuseError(f"no optimizer {unknown} in the table, which has {', '.join(known)}")
     chosen = list(cases(level, optimizers=optimizers, device=device, seed=seed))
     shown_on, began = console(quiet=json.printed), time.perf_counter()
-    report = run_cases(shown_on, device, chosen)
+    facts = ", ".join(f"{name} {value}" for name, value in environment(device).items())
+    shown_on.print(f"Comparing with torch.optim: {facts}")
+    with progress(shown_on) as show:
+        report = check_table(chosen, device, show)
     print_report(shown_on, report)
     about = {"extent": level, "seed": seed, "seconds": time.perf_counter() - began}
     json.write(report.as_json(**about))
@@ -151,12 +147,7 @@ def compare_pair(
     state_name: Sequence[tuple[str, str]],
     **options: Any,
 ) -> int:
-    """Compare two optimizers behind a progress bar, and print the result.
-
-    Raises:
-        MisuseError: if one makes no optimizer, there is no such dtype or implementation, or there
-            is nothing to compare.
-    """
+    """Compare two optimizers behind a progress bar, and print the result."""
     from optimlab.lab.parity import NothingCompared, check
     from optimlab.lab.parity.checking import require_optimizers
     from optimlab.lab.parity.configurations import Coverage
@@ -168,13 +159,8 @@ def compare_pair(
     except (TypeError, ValueError) as error:
         raise MisuseError(str(error)) from error
     shown_on = console(quiet=json.printed)
-    with progress(shown_on) as bar:
-        task = bar.add_task("", total=None)
-
-        def show(done: int, total: int, doing: str) -> None:
-            bar.update(task, completed=done, total=total, description=doing[:50])
-
-        try:
+    try:
+        with progress(shown_on) as show:
             result = check(
                 mine,
                 reference,
@@ -185,44 +171,27 @@ def compare_pair(
                 progress=show,
                 **options,
             )
-        except NothingCompared as error:
-            raise MisuseError(str(error)) from error
+    except NothingCompared as error:
+        raise MisuseError(str(error)) from error
     shown_on.print(str(result))
     json.write(result.as_json())
     return EQUAL if result.equal else DIFFERENT
 
 
-def run_cases(shown_on: Console, device: str, chosen: list[Case]) -> TableResult:
-    """Run the cases behind a progress bar."""
-    from optimlab.lab.parity.case_result import environment
-    from optimlab.lab.parity.checking import check_table
-    from optimlab.lab.report import progress
-
-    facts = ", ".join(f"{name} {value}" for name, value in environment(device).items())
-    shown_on.print(f"Comparing with torch.optim: {facts}")
-    with progress(shown_on) as bar:
-        task = bar.add_task("", total=len(chosen))
-
-        def show(done: int, total: int, doing: str) -> None:
-            bar.update(task, completed=done, total=total, description=doing)
-
-        return check_table(chosen, device, show)
-
-
-def print_report(console: Console, report: TableResult) -> None:
+def print_report(shown_on: Console, report: TableResult) -> None:
     """Print the matrix, the totals, and what differs."""
-    console.print(matrix(report))
-    console.print(LEGEND, style="dim")
-    console.print()
-    console.print(report.totals())
+    shown_on.print(matrix(report))
+    shown_on.print(LEGEND, style="dim")
+    shown_on.print()
+    shown_on.print(report.totals())
     for exclusion in report.exclusions:
-        console.print(f"excluded: {exclusion}")
+        shown_on.print(f"excluded: {exclusion}")
     for found in report.alike[:SHOWN_DIFFERENCES]:
         others = f" and {len(found) - 1} more cases" if len(found) > 1 else ""
-        console.print(f"\n{found[0].configuration}{others}", style="bold")
-        console.print(f"  {found[0].outcome}")
+        shown_on.print(f"\n{found[0].configuration}{others}", style="bold")
+        shown_on.print(f"  {found[0].outcome}")
     if len(report.alike) > SHOWN_DIFFERENCES:
-        console.print(f"\nand {len(report.alike) - SHOWN_DIFFERENCES} other differences")
+        shown_on.print(f"\nand {len(report.alike) - SHOWN_DIFFERENCES} other differences")
 
 
 def matrix(report: TableResult) -> Table:

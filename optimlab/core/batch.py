@@ -105,20 +105,11 @@ class Stepped(Protocol):
     param_groups: list[dict[str, Any]]
 
     @property
-    def state(self) -> defaultdict[Tensor, Any]:
-        """The state of each parameter."""
-
+    def state(self) -> defaultdict[Tensor, Any]: ...
     @property
-    def state_spec(self) -> StateSpec:
-        """The state that the rule keeps."""
-
+    def state_spec(self) -> StateSpec: ...
     @property
-    def update(self) -> Any:
-        """The update rule."""
-
+    def update(self) -> Any: ...
     @property
-    def fused_update(self) -> Any:
-        """The fused form of the rule."""
-
-    def check(self, batch: Batch) -> None:
-        """Refuse what the rule cannot do."""
+    def fused_update(self) -> Any: ...
+    def check(self, batch: Batch) -> None: ...

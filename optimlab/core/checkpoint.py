@@ -83,16 +83,7 @@ def steps_to_tensors(
     groups: Iterable[ParamGroup],
     flag: Callable[[ParamGroup, str], Any],
 ) -> None:
-    """Turn the plain numbers that an older version saved as ``step`` into tensors.
-
-    Args:
-        state: of each parameter.
-        groups: the parameter groups.
-        flag: looks an option of a group up, if the optimizer has it.
-
-    Raises:
-        ValueError: if a step count is a string.
-    """
+    """Turn the plain numbers that an older version saved as ``step`` into tensors."""
     for group in groups:
         fused = flag(group, "fused")
         for param in group["params"]:

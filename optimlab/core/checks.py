@@ -15,16 +15,7 @@ NOT_ON_LISTS = "{} as a Tensor is not supported for capturable=False and foreach
 
 
 def check_tensor(name: str, value: Any, *, listed_by_number: object = False) -> None:
-    """Refuse a tensor hyperparameter that cannot be one.
-
-    Args:
-        name: of the hyperparameter.
-        value: of the hyperparameter.
-        listed_by_number: whether lists of tensors take it as a number only.
-
-    Raises:
-        ValueError: if it is a tensor where it has to be a number, or not of one element.
-    """
+    """Refuse a tensor of more than one element, or one that lists would take as a number only."""
     if isinstance(value, Tensor):
         if listed_by_number:
             raise ValueError(NOT_ON_LISTS.format(name))
@@ -33,22 +24,13 @@ def check_tensor(name: str, value: Any, *, listed_by_number: object = False) -> 
 
 
 def check_lr_on_lists(group: ParamGroup) -> None:
-    """Refuse a tensor lr that lists would have to read.
-
-    Raises:
-        RuntimeError: if lr is a tensor, and the group not capturable.
-    """
+    """Refuse a tensor lr whose value lists would have to read."""
     if isinstance(group["lr"], Tensor) and not group["capturable"]:
         raise RuntimeError(NOT_ON_LISTS.format("lr"))
 
 
 def check_tensors_on_lists(group: ParamGroup) -> None:
-    """Check the hyperparameters that lists take as tensors only if they are capturable.
-
-    Raises:
-        RuntimeError: if lr is a tensor, and the group not capturable.
-        ValueError: if a beta is, or a tensor has not one element.
-    """
+    """Refuse tensor hyperparameters whose values lists would have to read."""
     beta1, beta2 = group["betas"]
     check_lr_on_lists(group)
     for name, value in {"lr": group["lr"], "beta1": beta1, "beta2": beta2}.items():
@@ -56,26 +38,14 @@ def check_tensors_on_lists(group: ParamGroup) -> None:
 
 
 def check_scaling(optimizer: object, batch: Batch) -> None:
-    """Refuse what ``torch.amp.GradScaler`` leaves for fused kernels only.
-
-    Raises:
-        AssertionError: if it left anything and the kernel is not asked for.
-    """
+    """Refuse what ``torch.amp.GradScaler`` leaves for fused kernels only."""
     left = [getattr(optimizer, name, None) for name in ("grad_scale", "found_inf")]
     if batch.execution is not Execution.FUSED and any(item is not None for item in left):
         raise AssertionError("Expected grad_scale and found_inf to be None")
 
 
 def check_capturable(batch: Batch, *, lists_on_xla: bool = True) -> None:
-    """Refuse ``capturable`` where no graph can be captured.
-
-    Args:
-        batch: the group and its parameters.
-        lists_on_xla: whether lists of tensors may be on XLA devices.
-
-    Raises:
-        AssertionError: if a parameter or its step count is on another device.
-    """
+    """Refuse ``capturable`` where no graph can be captured; XLA may be a place for lists."""
     if batch.capturable and batch.execution is not Execution.FUSED:
         devices.check_capturable(
             ((m.param, m.param if m.step is None else m.step) for m in batch.members),
@@ -84,35 +54,23 @@ def check_capturable(batch: Batch, *, lists_on_xla: bool = True) -> None:
 
 
 def check_autograd(batch: Batch) -> None:
-    """Refuse to differentiate through operations on lists.
-
-    Raises:
-        AssertionError: if ``differentiable`` is combined with lists of tensors.
-    """
+    """Refuse to differentiate through operations on lists."""
     if batch.execution is Execution.FOREACH and batch.members and batch.differentiable:
         raise AssertionError("_foreach ops don't support autograd")
 
 
 def check_counts(batch: Batch) -> None:
-    """Refuse a step count that is no tensor.
-
-    Raises:
-        RuntimeError: if there is one.
-    """
+    """Refuse a step count that is no tensor."""
     if not all(member.is_new or isinstance(member.step, Tensor) for member in batch.members):
         raise RuntimeError(
             "API has changed, `state_steps` argument must contain a list of singleton tensors"
         )
 
 
-def check_no_gradient(member: Member) -> None:
-    """Refuse a step count that autograd differentiates.
-
-    Raises:
-        RuntimeError: if it requires a gradient.
-    """
+def check_no_gradient(member: Member, group: ParamGroup) -> None:
+    """Refuse a step count that autograd would differentiate."""
     step: Any = member.step
-    if not member.is_new and step.requires_grad:
+    if group["differentiable"] and not member.is_new and step.requires_grad:
         raise RuntimeError("`requires_grad` is not supported for `step` in differentiable mode")
 
 

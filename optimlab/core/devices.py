@@ -38,15 +38,7 @@ def foreach_by_default(params: Iterable[Tensor], *, differentiable: bool) -> boo
 
 
 def check_capturable(pairs: Iterable[tuple[Tensor, Tensor]], *, supports_xla: bool) -> None:
-    """Check that parameters and their step counts are where a graph can be captured.
-
-    Args:
-        pairs: each parameter with its step count.
-        supports_xla: whether XLA is such a place.
-
-    Raises:
-        AssertionError: if a parameter is elsewhere.
-    """
+    """Check that parameters and their step counts are where a graph can be captured."""
     if torch.compiler.is_compiling():  # the compiler checks for itself
         return
     devices = _get_capturable_supported_devices(supports_xla=supports_xla)
@@ -59,11 +51,7 @@ def check_capturable(pairs: Iterable[tuple[Tensor, Tensor]], *, supports_xla: bo
 
 
 def check_fused(param: Tensor) -> None:
-    """Check that torch's fused kernels take a parameter.
-
-    Raises:
-        RuntimeError: if it is not floating point, or its device has no fused kernels.
-    """
+    """Check that torch's fused kernels take a parameter: floating point, on some devices."""
     _device_dtype_check_for_fused(param)
 
 

@@ -61,14 +61,9 @@ def build_network(seed: int) -> nn.Sequential:
 class Batches:
     """An endless stream of shuffled, augmented batches whose position can be saved and restored.
 
-    Each epoch takes the images in a new order and shifts every image by up to one pixel; order and
-    shifts are drawn from one generator, so equal seeds give equal batches and a restored stream
-    goes on with the batch that would have come next.
-
-    Args:
-        digits: The data; batches are drawn from its training part.
-        batch_size: Images per batch; the last batch of an epoch may be smaller.
-        seed: Seed of the generator.
+    Each epoch takes the training images in a new order and shifts every image by up to one pixel;
+    order and shifts are drawn from one generator, so equal seeds give equal batches and a restored
+    stream goes on with the batch that would have come next.
     """
 
     def __init__(self, digits: Digits, batch_size: int, seed: int) -> None:

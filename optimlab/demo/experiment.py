@@ -15,18 +15,11 @@ from optimlab.demo.training import LockStep, reproducible
 
 
 def run(settings: Sequence[Settings], folder: Path, *, quiet: bool = False) -> Results:
-    """Train with each of the settings, print how it goes and write what was found.
-
-    Args:
-        settings: One for each optimizer.
-        folder: A directory for figure, numbers and checkpoints; it is made where it is not there.
-        quiet: Whether to print nothing.
-    """
+    """Train with each of the settings, print how it goes, unless quiet, and write the findings."""
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     report = Report(settings, quiet=quiet)
-    with reproducible(), report.progress:
+    with reproducible(), report.running():
         digits = read_digits()
-        report.introduce()
         results = Results(
             [train_and_resume(each, digits, folder / "checkpoints", report) for each in settings]
         )

@@ -35,15 +35,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Settings:
-    """What to train, how long, where and from which seed; equal settings give equal bits.
-
-    Attributes:
-        recipe: Key of ``RECIPES``.
-        epochs: How often all training images are seen.
-        batch_size: Images per step.
-        seed: Seed of the network's first parameters and of the data order.
-        device: ``"cpu"`` or ``"cuda"``.
-    """
+    """What to train, how long, where and from which seed; equal settings give equal bits."""
 
     recipe: str
     epochs: int

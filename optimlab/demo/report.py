@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -28,38 +28,31 @@ SAME, DIFFERENT = "bold green", "bold red"
 
 
 class Report:
-    """Prints how the demo goes and what it has found, in at most 100 columns.
-
-    Args:
-        settings: What is going to be trained, one for each optimizer.
-        quiet: Whether to print nothing.
-    """
+    """Prints how training with each of the settings goes, and what it has found."""
 
     def __init__(self, settings: Sequence[Settings], *, quiet: bool = False) -> None:
         self.console, self.settings = report.console(quiet=quiet), settings
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TimeElapsedColumn(),
-            console=self.console,
-            transient=True,
-        )
         # Resuming counts as much as training: three halves, and the new process imports everything.
-        self.task = self.progress.add_task("", total=2 * sum(each.epochs for each in settings))
+        self.done, self.parts = 0, 2 * sum(each.epochs for each in settings)
+        self.doing = ""
+        self.show: report.Progress = lambda done, total, doing: None
 
-    def introduce(self) -> None:
-        """Say what is compared with what, and where."""
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Say what is compared with what, and where, and show how far it has come."""
         names, first = versions(), self.settings[0]
         self.console.print(
             f"optimlab {names['optimlab']} and torch.optim {names['torch']} in lock step on "
             f"handwritten digits ({device_name(first.device)}, seed {first.seed})"
         )
+        with report.progress(self.console) as self.show:
+            yield
 
     def start(self, settings: Settings) -> None:
         """Open the section of an optimizer."""
         recipe = RECIPES[settings.recipe]
-        self.progress.update(self.task, description=f"{recipe.title}: training")
+        self.doing = f"{recipe.title}: training"
+        self.show(self.done, self.parts, self.doing)
         self.console.print()
         self.console.print(f"{recipe.title}: {recipe}", style="bold")
         self.console.print(HEADER, style="dim")
@@ -67,7 +60,8 @@ class Report:
     def epoch(self, epoch: Epoch) -> None:
         """Print the numbers of an epoch."""
         loss, accuracy = epoch.training_loss, epoch.test_accuracy
-        self.progress.advance(self.task)
+        self.done += 1
+        self.show(self.done, self.parts, self.doing)
         row = Text(
             f"  {epoch.epoch:5}  {loss['torch']:8.6f}  {loss['optimlab']:8.6f}  "
             f"{percent(accuracy['torch']):>10}{percent(accuracy['optimlab']):>10}  "
@@ -78,14 +72,14 @@ class Report:
     def resume(self, settings: Settings, taken: int, steps: int) -> None:
         """Say where the runs were interrupted and that they now go on elsewhere."""
         title = RECIPES[settings.recipe].title
-        self.progress.update(self.task, description=f"{title}: resuming in a new process")
+        self.show(self.done, self.parts, f"{title}: resuming in a new process")
         self.console.print(
             f"  interrupted after step {taken} of {steps}, resumed in a new process:"
         )
 
     def outcome(self, outcome: Outcome) -> None:
         """Print how the resumed runs ended, and where bits first differed if they did."""
-        self.progress.advance(self.task, outcome.settings.epochs)
+        self.done += outcome.settings.epochs
         for label, count in zip(COMPARISONS[1:], outcome.resumed, strict=True):
             self.console.print(Text(f"    {label:<46}").append_text(counted(count)))
         if outcome.first_differing_step is not None:

@@ -67,14 +67,7 @@ class Epoch(Count):
 
 @dataclass(frozen=True)
 class Resumption(Count):
-    """A run that was interrupted half-way and carried on in another process.
-
-    Attributes:
-        saved_by: Library of the interrupted run.
-        resumed_by: Library of the run that went on, with whose uninterrupted run it is compared.
-        process: Id of the process that went on.
-        losses: The loss of every step, from the first.
-    """
+    """A run that was carried on in another process, beside the uninterrupted run of its library."""
 
     saved_by: LibraryName
     resumed_by: LibraryName
@@ -84,18 +77,7 @@ class Resumption(Count):
 
 @dataclass(frozen=True)
 class Outcome:
-    """All that was found with one recipe.
-
-    Attributes:
-        settings: What was trained and how long.
-        optimizer: The class and its arguments.
-        steps: Number of steps of the whole training.
-        interrupted_after_step: Number of steps before the checkpoint.
-        first_differing_step: The first step after which a bit differed, or ``None``.
-        lock_step: All elements compared after all steps of the uninterrupted runs.
-        resumed: What became of the interrupted runs.
-        epochs: Loss, accuracy and differences, epoch by epoch.
-    """
+    """All that was found with one recipe; ``lock_step`` counts all steps of uninterrupted runs."""
 
     settings: Settings = field(repr=False)
     optimizer: str

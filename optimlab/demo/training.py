@@ -21,12 +21,7 @@ from optimlab.demo.results import Count, Epoch
 
 
 class Run:
-    """One training run: a network, its optimizer and the loss of every step so far.
-
-    Args:
-        settings: The recipe, the device and the seed of the network's first parameters.
-        library: Where the optimizer comes from.
-    """
+    """One training run: a network, a library's optimizer and the loss of every step so far."""
 
     def __init__(self, settings: Settings, library: LibraryName) -> None:
         self.device = torch.device(settings.device)
@@ -80,13 +75,7 @@ class Run:
 class LockStep:
     """Two runs, one per library, that take each step on the same batch.
 
-    Args:
-        settings: What to train and how long.
-        digits: The data.
-
     Attributes:
-        runs: The two runs, by library.
-        batches: The stream of batches that both see.
         first_difference: Number of the first step after which a bit differed, counted from 1.
     """
 
@@ -96,16 +85,8 @@ class LockStep:
         self.batches = Batches(digits, settings.batch_size, settings.seed)
         self.first_difference: int | None = None
         self.taken = 0
-
-    @property
-    def steps(self) -> int:
-        """Number of steps of the whole training."""
-        return self.settings.epochs * self.batches.per_epoch
-
-    @property
-    def half(self) -> int:
-        """Number of steps after which the training is interrupted: half of all, rounded down."""
-        return self.steps // 2
+        self.steps = settings.epochs * self.batches.per_epoch
+        self.half = self.steps // 2  # after so many the training is interrupted
 
     def step(self) -> Count:
         """Take one step in both runs and compare them."""

@@ -5,19 +5,22 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
     from rich.table import Table
     from rich.text import Text
 
 WIDTH = 100
+_MOST_OF_A_TASK = 50
+
+Progress: TypeAlias = Callable[[int, int, str], None]
 
 
 def as_json(value: Any) -> Any:
@@ -137,19 +140,27 @@ def console(*, quiet: bool = False) -> Console:
     return Console(width=WIDTH, highlight=False, markup=False, emoji=False, quiet=quiet)
 
 
-def progress(shown_on: Console, **options: Any) -> Progress:
-    """Make a progress bar that disappears when the work is done.
+@contextmanager
+def progress(shown_on: Console, *, auto_refresh: bool = True) -> Iterator[Progress]:
+    """Show a progress bar that disappears when the work is done.
 
     Args:
         shown_on: the console.
-        options: further arguments of :class:`rich.progress.Progress`.
-    """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        auto_refresh: whether a thread redraws it ten times in a second, or only a call does.
 
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}", markup=False),
-    )
-    return Progress(*columns, console=shown_on, transient=True, **options)
+    Yields:
+        A function to be told how much is done, how much there is, and what is being done.
+    """
+    from rich import progress as rich
+
+    text = rich.TextColumn("{task.description}", markup=False)
+    columns = (rich.BarColumn(), rich.MofNCompleteColumn(), rich.TimeElapsedColumn(), text)
+    bar = rich.Progress(*columns, console=shown_on, transient=True, auto_refresh=auto_refresh)
+    task = bar.add_task("", total=None)
+
+    def show(done: int, total: int, doing: str) -> None:
+        what, now = doing[:_MOST_OF_A_TASK], not auto_refresh
+        bar.update(task, completed=done, total=total, description=what, refresh=now)
+
+    with bar:
+        yield show

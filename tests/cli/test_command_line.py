@@ -12,6 +12,7 @@ from types import ModuleType
 
 import click
 import pytest
+import torch
 
 import optimlab
 from optimlab import cli
@@ -215,6 +216,44 @@ def test_files_that_cannot_be_written_end_with_status_2_before_any_work(
     assert capsys.readouterr().err.startswith(f"optimlab {command}: cannot write to ")
     assert main([command, "--json", str(tmp_path / "none" / "file")]) == 2
     assert "there is no directory" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+@pytest.mark.parametrize("words", ["bench", "demo", "parity", "explain a:b c:d"])
+def test_a_missing_cuda_device_ends_with_status_2(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*words.split(), "--device", "cuda"]) == 2
+    said = f"optimlab {words.split(maxsplit=1)[0]}: there is no CUDA device here\n"
+    assert capsys.readouterr().err == said
+    assert not list(tmp_path.iterdir())
+
+
+WITHOUT_EXTRA = """
+import sys
+from optimlab.cli import main
+
+class Hider:
+    @staticmethod
+    def find_spec(name, path, target=None):
+        if name in {"matplotlib", "psutil", "sklearn"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Hider)
+assert main(["demo", "--output", sys.argv[1]]) == 2
+assert main(["bench", "--output", sys.argv[1]]) == 2
+"""
+
+
+def test_without_their_extra_commands_say_what_to_install_and_make_no_directory(
+    tmp_path: Path,
+) -> None:
+    ended = run_python("-c", WITHOUT_EXTRA, str(tmp_path / "output"))
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr.count('pip install "optimlab[demo]"') == 2
+    assert "Traceback" not in ended.stderr
+    assert not (tmp_path / "output").exists()
 
 
 def test_continuous_integration_runs_the_test_command_of_the_readme_and_nothing_else() -> None:

@@ -15,10 +15,10 @@ from beside import (
     all_warnings,
     assert_equal,
     names,
-    one_thread,  # noqa: F401 - applies to every test here
     profiled,
     ways,
 )
+from one_thread import one_thread  # noqa: F401 - applies to every test here
 from torch import Tensor, nn
 
 from optimlab.lab.lockstep.clone import clone
@@ -67,6 +67,7 @@ GROUPS: dict[str, Callable[[Side], Options]] = {
     "a tensor lr": lambda side: {"lr": torch.tensor(0.5), "params": new(side, (2,))},
     "invalid options": lambda side: {"lr": -1.0, "params": new(side, (2,))},
     "unknown options": lambda side: {"color": "red", "params": new(side, (2,))},
+    "foreach and fused": lambda side: {"params": new(side, (37,)), "foreach": True, "fused": True},
 }
 
 

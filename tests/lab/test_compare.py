@@ -6,6 +6,7 @@ one place and as little as possible, stand in for ours, and that place has to be
 
 import math
 from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from optimlab.lab.compare.bits import as_integers, compare_floats, ordered, tensor_distance
+from optimlab.lab.compare.bits import (
+    as_integers,
+    compare_floats,
+    named_distances,
+    ordered,
+    tensor_distance,
+    total_distance,
+)
 from optimlab.lab.parity import (
     Difference,
     Equal,
@@ -28,7 +36,7 @@ from optimlab.lab.parity import (
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 COMPLEX = (torch.complex64, torch.complex128)
 
-Change = Callable[[torch.optim.Optimizer], None]
+Change = Callable[[torch.optim.Optimizer], object]
 
 
 def adam_that_changes(change: Change, at: int = 3, **options: Any) -> Callable[[Any], Any]:
@@ -74,67 +82,54 @@ def first_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     return state
 
 
-def test_one_flipped_bit_in_a_parameter_is_noticed() -> None:
-    # Parameter 2 has the shape (33, 17).
-    def change(optimizer: torch.optim.Optimizer) -> None:
-        flip_lowest_bit(optimizer.param_groups[0]["params"][2].data, 2, 6)
+def flip_in_parameter(optimizer: torch.optim.Optimizer) -> None:
+    flip_lowest_bit(optimizer.param_groups[0]["params"][2].data, 2, 6)
 
+
+def flip_in_group(optimizer: torch.optim.Optimizer) -> None:
+    optimizer.param_groups[1]["lr"] = math.nextafter(optimizer.param_groups[1]["lr"], 1)
+
+
+def flip_in_state(key: str) -> Change:
+    return lambda optimizer: flip_lowest_bit(first_state(optimizer)[key])
+
+
+FLIPPED: list[tuple[Change, tuple[Any, ...], str]] = [
+    (flip_in_parameter, ("parameters", 2), "parameter 2: element [2, 6]"),
+    (flip_in_state("step"), ("state", 0, "step"), "state 'step' of parameter 0"),
+    (flip_in_state("exp_avg"), ("state", 0, "exp_avg"), "state 'exp_avg' of parameter 0"),
+    (flip_in_state("exp_avg_sq"), ("state", 0, "exp_avg_sq"), "state 'exp_avg_sq' of parameter 0"),
+    (flip_in_group, ("param_groups", 1, "lr"), "param_groups[1]['lr']"),
+]
+
+
+@pytest.mark.parametrize(("change", "path", "words"), FLIPPED)
+def test_one_flipped_bit_is_noticed(change: Change, path: tuple[Any, ...], words: str) -> None:
     found = against_adam(change)
-    assert (found.path, found.mismatch.element) == (("parameters", 2), (2, 6))
-    assert (found.mismatch.ulps, found.mismatch.what) == (1, "bits")
+    assert (found.path, found.mismatch.ulps, found.mismatch.what) == (path, 1, "bits")
+    assert words in str(found)
+
+
+def test_one_flipped_bit_is_counted_among_all_elements() -> None:
+    found = against_adam(flip_in_parameter)
     distance = found.mismatch.distance
     assert distance is not None
     assert (distance.differing, distance.elements, distance.max_ulps) == (1, 561, 1)
-    assert "parameter 2: element [2, 6]" in str(found)
     assert "1 of 561 elements differ (0.18 %), at most 1 ulp" in str(found)
 
 
-@pytest.mark.parametrize("key", ["step", "exp_avg", "exp_avg_sq"])
-def test_one_flipped_bit_in_a_state_tensor_is_noticed(key: str) -> None:
-    found = against_adam(lambda optimizer: flip_lowest_bit(first_state(optimizer)[key]))
-    assert found.path == ("state", 0, key)
-    assert found.mismatch.ulps == 1
-    assert f"state {key!r} of parameter 0" in str(found)
-
-
-def test_one_flipped_bit_in_a_float_of_a_group_is_noticed() -> None:
-    def change(optimizer: torch.optim.Optimizer) -> None:
-        optimizer.param_groups[1]["lr"] = math.nextafter(optimizer.param_groups[1]["lr"], 1)
-
-    found = against_adam(change)
-    assert (found.path, found.mismatch.ulps) == (("param_groups", 1, "lr"), 1)
-    assert "param_groups[1]['lr']" in str(found)
+def with_tensor_lr(optimizer: Callable[..., Any], params: Any) -> Any:
+    """Makes a new tensor for each side: copied by `lr.clone()`, as a user's own two would."""
+    return optimizer(params, lr=torch.tensor(0.01))
 
 
 def test_one_flipped_bit_in_a_tensor_of_a_group_is_noticed() -> None:
-    # A new tensor for each side: copied by `lr.clone()`, as a user's own two optimizers would.
-    def make(optimizer: Callable[..., Any], params: Any) -> Any:
-        return optimizer(params, lr=torch.tensor(0.01))
-
-    def change(optimizer: torch.optim.Optimizer) -> None:
-        flip_lowest_bit(optimizer.param_groups[0]["lr"])
-
-    outcome = compare(partial(make, adam_that_changes(change)), partial(make, torch.optim.Adam))
+    changing = adam_that_changes(lambda each: flip_lowest_bit(each.param_groups[0]["lr"]))
+    adam = partial(with_tensor_lr, torch.optim.Adam)
+    outcome = compare(partial(with_tensor_lr, changing), adam)
     assert isinstance(outcome, Difference)
     assert outcome.path == ("param_groups", 0, "lr")
     assert outcome.mismatch.ulps == 1
-
-
-def lose_a_state_key(optimizer: torch.optim.Optimizer) -> None:
-    del first_state(optimizer)["exp_avg"]
-
-
-def reverse_the_state_keys(optimizer: torch.optim.Optimizer) -> None:
-    state = first_state(optimizer)
-    reverse_keys(state)
-
-
-def reverse_the_state(optimizer: torch.optim.Optimizer) -> None:
-    reverse_keys(optimizer.state)
-
-
-def reverse_the_group_keys(optimizer: torch.optim.Optimizer) -> None:
-    reverse_keys(optimizer.param_groups[0])
 
 
 def reverse_keys(entries: Any) -> None:
@@ -143,24 +138,12 @@ def reverse_keys(entries: Any) -> None:
     entries.update(reversed(items))
 
 
-def add_a_group_key(optimizer: torch.optim.Optimizer) -> None:
-    optimizer.param_groups[0]["invented"] = 1
-
-
 def swap_two_parameters(optimizer: torch.optim.Optimizer) -> None:
     params = optimizer.param_groups[0]["params"]
     params[0], params[1] = params[1], params[0]
 
 
-def change_a_default(optimizer: torch.optim.Optimizer) -> None:
-    optimizer.defaults["eps"] = 1e-7
-
-
-def count_steps_with_an_int(optimizer: torch.optim.Optimizer) -> None:
-    first_state(optimizer)["step"] = int(first_state(optimizer)["step"])
-
-
-def replaced(key: str, change: Callable[[Tensor], Tensor]) -> Change:
+def replaced(key: str, change: Callable[[Tensor], object]) -> Change:
     def apply(optimizer: torch.optim.Optimizer) -> None:
         state = first_state(optimizer)
         state[key] = change(state[key])
@@ -168,35 +151,30 @@ def replaced(key: str, change: Callable[[Tensor], Tensor]) -> Change:
     return apply
 
 
-@pytest.mark.parametrize(
-    ("change", "place", "what"),
-    [
-        (lose_a_state_key, ("state", 0), "keys"),
-        (reverse_the_state_keys, ("state", 0), "order of keys"),
-        (reverse_the_state, ("state",), "order of keys"),
-        (reverse_the_group_keys, ("param_groups", 0), "order of keys"),
-        (add_a_group_key, ("param_groups", 0), "keys"),
-        (swap_two_parameters, ("param_groups", 0, "params", 0), "value"),
-        (change_a_default, ("defaults", "eps"), "bits"),
-        (count_steps_with_an_int, ("state", 0, "step"), "type"),
-        (replaced("exp_avg", lambda t: t.contiguous()), ("state", 0, "exp_avg"), "stride"),
-        (replaced("exp_avg", lambda t: t.double()), ("state", 0, "exp_avg"), "dtype"),
-        (replaced("exp_avg", lambda t: t.flatten()), ("state", 0, "exp_avg"), "shape"),
-        (replaced("exp_avg", lambda t: t.to("meta")), ("state", 0, "exp_avg"), "device"),
-        (replaced("exp_avg", lambda t: t.to_sparse()), ("state", 0, "exp_avg"), "layout"),
-        (replaced("exp_avg", torch.nn.Parameter), ("state", 0, "exp_avg"), "type"),
-        (
-            replaced("exp_avg", lambda t: t.clone().requires_grad_()),
-            ("state", 0, "exp_avg"),
-            "requires_grad",
-        ),
-    ],
-)
-def test_every_other_property_is_noticed(
-    change: Change, place: tuple[object, ...], what: str
-) -> None:
+FIRST_STATE, AVERAGE = ("state", 0), ("state", 0, "exp_avg")
+CHANGED: list[tuple[Change, tuple[Any, ...], str]] = [
+    (lambda each: first_state(each).pop("exp_avg"), FIRST_STATE, "keys"),
+    (lambda each: reverse_keys(first_state(each)), FIRST_STATE, "order of keys"),
+    (lambda each: reverse_keys(each.state), ("state",), "order of keys"),
+    (lambda each: reverse_keys(each.param_groups[0]), ("param_groups", 0), "order of keys"),
+    (lambda each: each.param_groups[0].update(invented=1), ("param_groups", 0), "keys"),
+    (swap_two_parameters, ("param_groups", 0, "params", 0), "value"),
+    (lambda each: each.defaults.update(eps=1e-7), ("defaults", "eps"), "bits"),
+    (replaced("step", int), ("state", 0, "step"), "type"),
+    (replaced("exp_avg", lambda t: t.contiguous()), AVERAGE, "stride"),
+    (replaced("exp_avg", lambda t: t.double()), AVERAGE, "dtype"),
+    (replaced("exp_avg", lambda t: t.flatten()), AVERAGE, "shape"),
+    (replaced("exp_avg", lambda t: t.to("meta")), AVERAGE, "device"),
+    (replaced("exp_avg", lambda t: t.to_sparse()), AVERAGE, "layout"),
+    (replaced("exp_avg", torch.nn.Parameter), AVERAGE, "type"),
+    (replaced("exp_avg", lambda t: t.clone().requires_grad_()), AVERAGE, "requires_grad"),
+]
+
+
+@pytest.mark.parametrize(("change", "path", "what"), CHANGED)
+def test_every_other_property_is_noticed(change: Change, path: tuple[Any, ...], what: str) -> None:
     found = against_adam(change)
-    assert (found.path, found.mismatch.what) == (place, what)
+    assert (found.path, found.mismatch.what) == (path, what)
     assert str(found)
 
 
@@ -214,15 +192,13 @@ def test_a_state_dict_that_packs_otherwise_is_noticed() -> None:
 
 
 def test_a_tensor_lr_that_groups_no_longer_share_is_noticed() -> None:
-    def make(optimizer: Callable[..., Any], params: Any) -> Any:
-        return optimizer(params, lr=torch.tensor(0.01))
-
     class Copying(torch.optim.SGD):
         def add_param_group(self, param_group: dict[str, Any]) -> None:
             super().add_param_group(param_group)
             param_group["lr"] = param_group["lr"].clone()
 
-    outcome = compare(partial(make, Copying), partial(make, torch.optim.SGD))
+    sgd = partial(with_tensor_lr, torch.optim.SGD)
+    outcome = compare(partial(with_tensor_lr, Copying), sgd)
     assert isinstance(outcome, Difference)
     assert outcome.path[0] == "shared tensors"
 
@@ -266,11 +242,15 @@ def test_state_that_is_lost_in_loading_is_noticed(resume: Any) -> None:
     assert outcome.path == ("state", 0, "momentum_buffer")
 
 
-def test_an_error_on_one_side_only_is_noticed() -> None:
+def fail_with(raised: Exception) -> Change:
     def fail(_: torch.optim.Optimizer) -> None:
-        raise RuntimeError("only here")
+        raise raised
 
-    failing = adam_that_changes(fail)
+    return fail
+
+
+def test_an_error_on_one_side_only_is_noticed() -> None:
+    failing = adam_that_changes(fail_with(RuntimeError("only here")))
     for outcome in (compare(failing, torch.optim.Adam), compare(torch.optim.Adam, failing)):
         assert isinstance(outcome, Difference)
         assert (outcome.step, outcome.mismatch.what) == (3, "raised")
@@ -282,12 +262,6 @@ def test_an_error_on_one_side_only_is_noticed() -> None:
     [(ValueError("lr"), True), (ValueError("other"), False), (TypeError("lr"), False)],
 )
 def test_errors_are_equal_if_type_and_message_and_moment_are(error: Exception, equal: bool) -> None:
-    def fail_with(raised: Exception) -> Change:
-        def fail(_: torch.optim.Optimizer) -> None:
-            raise raised
-
-        return fail
-
     ours = adam_that_changes(fail_with(ValueError("lr")))
     outcome = compare(ours, adam_that_changes(fail_with(error)))
     assert outcome.equal is equal
@@ -431,25 +405,22 @@ def test_complex_numbers_are_compared_part_by_part_and_counted_whole() -> None:
     assert compare_tensors(theirs.conj(), theirs.conj().resolve_conj()) is None
 
 
-def test_elements_are_found_whatever_the_strides() -> None:
-    theirs = torch.arange(24.0).view(4, 6).t()[::2]
-    ours = torch.arange(24.0).view(4, 6).t()[::2]
-    assert compare_tensors(ours, theirs) is None
-    ours[1, 3] = 99
-    mismatch = compare_tensors(ours, theirs)
-    assert mismatch is not None
-    assert (mismatch.element, mismatch.ours) == ((1, 3), 99.0)
+STRIDED = torch.arange(24.0).view(4, 6).t()[::2]
+ZEROS = [torch.zeros(1, 4, dtype=dtype) for dtype in (torch.int64, torch.uint8, torch.bool)]
 
 
-@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool])
-def test_integers_and_flags_are_compared_without_ulps(dtype: torch.dtype) -> None:
-    theirs = torch.zeros(4, dtype=dtype)
-    ours = theirs.clone()
+@pytest.mark.parametrize(
+    ("theirs", "ulps"), [(STRIDED, 33 * 2**20), *((each, None) for each in ZEROS)]
+)
+def test_elements_are_found_whatever_the_strides_and_without_ulps_of_integers(
+    theirs: Tensor, ulps: int | None
+) -> None:
+    ours, theirs = deepcopy(theirs), deepcopy(theirs)
     assert compare_tensors(ours, theirs) is None
-    ours[3] = 1
+    ours[0, 3] = 1
     mismatch = compare_tensors(ours, theirs)
     assert mismatch is not None
-    assert (mismatch.element, mismatch.ulps) == ((3,), None)
+    assert (mismatch.element, mismatch.ours, mismatch.ulps) == ((0, 3), 1, ulps)
 
 
 def test_sparse_tensors_are_compared_by_indices_values_and_coalescence() -> None:
@@ -472,13 +443,38 @@ def test_sparse_tensors_are_compared_by_indices_values_and_coalescence() -> None
 
 @pytest.mark.parametrize(
     ("ours", "theirs", "ulps"),
-    [(0.1, 0.1, 0), (0.0, -0.0, 1), (1.0, 1 + 2**-52, 1), (1.0, 2.0, 2**52)],
+    [
+        (0.1, 0.1, 0),
+        (0.0, -0.0, 1),
+        (1.0, 1 + 2**-52, 1),
+        (1.0, 2.0, 2**52),
+        (math.nan, -math.nan, 0),
+        (math.nan, 1.0, None),
+    ],
 )
 def test_python_floats_are_compared_by_their_bits(ours: float, theirs: float, ulps: int) -> None:
     mismatch = compare_floats(ours, theirs)
     assert (mismatch.ulps if mismatch else 0) == ulps
 
 
-def test_python_nans_are_equal() -> None:
-    assert compare_floats(math.nan, -math.nan) is None
-    assert compare_floats(math.nan, 1.0) is not None
+@pytest.mark.parametrize(
+    ("theirs", "differing"),
+    [
+        ({"a": torch.ones(3), "b": torch.zeros(2)}, {}),
+        ({"a": torch.ones(3), "b": torch.tensor([0.0, -0.0])}, {"b": 1}),
+        ({"a": torch.ones(3).nextafter(torch.zeros(3)), "b": torch.zeros(2)}, {"a": 3}),
+        ({"a": torch.ones(3)}, {"b": 2}),
+        ({"a": torch.ones(3), "b": torch.zeros(2), "c": torch.zeros(7)}, {"c": 7}),
+        ({"a": torch.ones(3, dtype=torch.float64), "b": torch.zeros(2)}, {"a": 3}),
+        ({"a": torch.ones(4), "b": torch.zeros(2)}, {"a": 4}),
+    ],
+    ids=["equal", "minus zero", "1 ulp", "missing", "surplus", "dtype", "shape"],
+)
+@pytest.mark.parametrize("ulps", [False, True])
+def test_the_elements_of_named_tensors_that_differ_are_counted(
+    theirs: dict[str, Tensor], differing: dict[str, int], ulps: bool
+) -> None:
+    ours = {"a": torch.ones(3), "b": torch.zeros(2)}
+    found = named_distances(ours, theirs, ulps=ulps)
+    assert {name: each.differing for name, each in found.items() if each.differing} == differing
+    assert total_distance(ours, theirs, ulps=ulps).differing == sum(differing.values())

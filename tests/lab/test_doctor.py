@@ -26,7 +26,7 @@ import optimlab
 from optimlab.__main__ import main
 from optimlab.lab.compare.bits import same_bits
 from optimlab.lab.doctor import CheckpointError, Report, repair
-from optimlab.lab.lockstep.clone import clone, save_and_load
+from optimlab.lab.lockstep.clone import clone
 
 SHAPE = (4, 3)
 
@@ -420,12 +420,12 @@ def saved_as(path: Path, state: Any, **group: Any) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "code": (lambda path: torch.save({"o": Malicious()}, path), "more than tensors and plain"),
+    "code": (lambda path: torch.save({"o": Malicious()}, path), "holds no optimizer"),
     "no optimizer": (lambda path: torch.save({"model": {}}, path), "holds no optimizer"),
     "a number": (lambda path: torch.save(3, path), "holds no optimizer"),
-    "text": (lambda path: path.write_text("not a checkpoint"), "no checkpoint|more than tensors"),
+    "text": (lambda path: path.write_text("not a checkpoint"), "is no checkpoint"),
     "empty": (lambda path: path.write_bytes(b""), "is no checkpoint"),
-    "cut short": (lambda path: path.write_bytes(b"\x80\x02."), "is no checkpoint|more than"),
+    "cut short": (lambda path: path.write_bytes(b"\x80\x02."), "is no checkpoint"),
     "no list": (lambda path: saved_as(path, {}, params=None), "params of group 0 is NoneType"),
     "no numbers": (lambda path: saved_as(path, {}, params=[[0]]), "a list for a parameter's"),
     "no names": (lambda path: saved_as(path, {}, params=[0], param_names=3), "param_names of"),
@@ -588,12 +588,6 @@ def test_options_that_make_no_sense_exit_with_status_2(
     monkeypatch.chdir(checkpoint.parent)
     assert main(["doctor", *words]) == 2
     assert complaint in capsys.readouterr().err
-
-
-def test_a_file_reads_as_it_was_saved() -> None:
-    saved = run("Adam").step(2).saved()
-    assert optimlab.doctor(save_and_load(saved), saved).healthy
-    assert optimlab.doctor(copy.deepcopy(saved)).findings == ()
 
 
 @pytest.mark.parametrize(

@@ -239,7 +239,7 @@ EQUIVALENT: Mapping[str, Mapping[str, str]] = {
         "maximum_(state['max_exp_avg_sq'], state['exp_avg_sq'], derive=derive) -> "
         "maximum_(state['max_exp_avg_sq'], state['exp_avg_sq']) "
         "in return maximum_(state['max_exp_avg_sq'], state['exp_avg_sq']": (
-            "only where a group is not differentiable though the optimizer is; see test_as_torch.py"
+            "only where a group is not differentiable though the optimizer is; see test_adam.py"
         ),
     },
     "Adam.fused_update": {
@@ -266,7 +266,7 @@ EQUIVALENT: Mapping[str, Mapping[str, str]] = {
         "value.clone().addcmul_(scale, other.clone()) "
         "in return value.clone().addcmul_(other.clone(), scale)": _IN_ANY_ORDER,
         "value.clone() -> value in return value.clone().addcmul_(other.clone(), scale)": (
-            "it writes into the gradient, which test_as_torch.py notices"
+            "it writes into the gradient, which test_sgd.py notices"
         ),
     },
     "subtract_scaled_": {

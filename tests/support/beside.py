@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import pytest
 import torch
+from one_thread import one_thread as one_thread  # noqa: PLC0414 - for those who import it here
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -191,15 +192,6 @@ def unnoticed(optimizer: Optimizer) -> Iterator[None]:
     yield
     if cached is not None:
         cached.escaped[0] = has_escaped
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Spare tensors this small the threads, which only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def assert_equal(ours: object, theirs: object) -> None:

@@ -72,8 +72,6 @@ class PlainSGD(PlainOptimizer):
 
 
 class PlainAdam(PlainOptimizer):
-    decoupled = False
-
     def __init__(
         self,
         params: Any,
@@ -86,7 +84,8 @@ class PlainAdam(PlainOptimizer):
         maximize: bool = False,
     ) -> None:
         options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, {**options, "amsgrad": amsgrad, "maximize": maximize})
+        options |= {"amsgrad": amsgrad, "maximize": maximize}
+        PlainOptimizer.__init__(self, params, options)
 
     def first_state(self, param: Tensor, amsgrad: bool) -> Group:
         names = ["exp_avg", "exp_avg_sq", *["max_exp_avg_sq"] * amsgrad]
@@ -99,9 +98,7 @@ class PlainAdam(PlainOptimizer):
         if not state:
             state.update(self.first_state(param, group["amsgrad"]))
         state["step"] += 1
-        if decay != 0 and self.decoupled:
-            param.mul_(1 - group["lr"] * decay)
-        elif decay != 0:
+        if decay != 0:
             grad = grad.add(param, alpha=decay)
         tensors = {name: as_real(value) for name, value in state.items()}
         param, grad = as_real(param), as_real(grad)
@@ -116,23 +113,6 @@ class PlainAdam(PlainOptimizer):
         size, correction = group["lr"] / (1 - beta1**step), (1 - beta2**step) ** 0.5
         root = (moment.sqrt() / correction).add_(group["eps"])
         param.addcdiv_(exp_avg, root, value=-size)
-
-
-class PlainAdamW(PlainAdam):
-    decoupled = True
-
-    def __init__(
-        self,
-        params: Any,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 1e-2,
-        amsgrad: bool = False,
-        *,
-        maximize: bool = False,
-    ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize)
 
 
 def as_real(value: Any) -> Any:
@@ -178,13 +158,23 @@ class Wrong:
         return tuple(name for name in right if name not in wrong)
 
 
+PlainAdamW = edited(
+    PlainAdam,
+    "PlainAdamW",
+    ("weight_decay: float = 0,", "weight_decay: float = 1e-2,"),
+    ("grad = grad.add(param, alpha=decay)", 'param.mul_(1 - group["lr"] * decay)'),
+)
+CoupledDecay = edited(
+    PlainAdamW,
+    "CoupledDecay",
+    ('param.mul_(1 - group["lr"] * decay)', "grad = grad.add(param, alpha=decay)"),
+)
 DampenedFirstStep = edited(
     PlainSGD, "DampenedFirstStep", ("grad.clone()", "grad.clone().mul_(1 - dampening)")
 )
 MutatedGradient = edited(
     PlainSGD, "MutatedGradient", ("grad = grad.add(param,", "grad = grad.add_(param,")
 )
-CoupledDecay = type("CoupledDecay", (PlainAdamW,), {"decoupled": False})
 SwappedBetas = edited(PlainAdam, "SwappedBetas", ("beta1, beta2 = group", "beta2, beta1 = group"))
 MaximumAfterTheRoot = edited(
     PlainAdam,

@@ -189,11 +189,6 @@ def named_distances(
 
     A tensor that only one side has, or that is of another shape, dtype, device or stride there,
     differs in every element.
-
-    Args:
-        ours: tensors by name.
-        theirs: the other side's.
-        ulps: as in :func:`tensor_distance`.
     """
     return {
         name: _pair_distance([side[name] for side in (ours, theirs) if name in side], ulps)
@@ -227,14 +222,7 @@ def compare_floats(ours: float, theirs: float) -> Mismatch | None:
 
 
 def as_integers(tensor: Tensor) -> Tensor:
-    """View a dense tensor as the integers its bits spell.
-
-    Args:
-        tensor: any dtype. A complex tensor gains a last dimension of 2, real and imaginary part.
-
-    Returns:
-        A view with the same storage wherever one exists (not for lazily conjugated tensors).
-    """
+    """View a dense tensor as the integers its bits spell, a complex number as two of them."""
     real = _as_real(tensor)
     if not real.is_floating_point():
         return real

@@ -155,12 +155,7 @@ def _described(value: object) -> str:
 
 
 def path_name(path: Path, names: Sequence[str] = ()) -> str:
-    """Put a path into a snapshot into words.
-
-    Args:
-        path: keys and indices from the outside in.
-        names: names of the parameters, if they have any.
-    """
+    """Put a path into a snapshot into words; parameters by their names, if they have any."""
 
     def parameter(number: Any) -> str:
         named = isinstance(number, int) and number < len(names)

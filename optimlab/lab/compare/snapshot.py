@@ -22,16 +22,7 @@ def snapshot(
     params: Sequence[Tensor] | None = None,
     ignored: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Lay out all that can be seen of an optimizer, parameters being their numbers.
-
-    Args:
-        optimizer: any optimizer.
-        params: its parameters, in an order that numbers them; by default that of its groups.
-        ignored: hyperparameters to leave out.
-
-    Returns:
-        A nested value of dicts, lists, tensors and numbers. Its tensors are the live ones.
-    """
+    """Lay out all that can be seen of an optimizer, parameters being their numbers."""
     params = parameters(optimizer) if params is None else params
     numbers = {id(param): number for number, param in enumerate(params)}
     state_dict = optimizer.state_dict()

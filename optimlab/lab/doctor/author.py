@@ -9,14 +9,11 @@ from typing import Any
 
 import torch
 
-from optimlab.adam import Adam
-from optimlab.adamw import AdamW
+from optimlab import optimizers
 from optimlab.lab.doctor.checkpoint import Checkpoint
 from optimlab.lab.doctor.hyperparameters import BOOKKEEPING
 from optimlab.lab.findings import Finding, error
-from optimlab.rmsprop import RMSprop
 from optimlab.rule import Rule
-from optimlab.sgd import SGD
 
 # One key that no other package uses, of the group or of the state.
 _FOREIGN = {
@@ -27,31 +24,21 @@ _FOREIGN = {
     "state1": "bitsandbytes",
     "adam_w_mode": "apex or DeepSpeed",
 }
-_RULES: dict[type[torch.optim.Optimizer], type[Rule]] = {
-    torch.optim.SGD: SGD,
-    torch.optim.Adam: Adam,
-    torch.optim.AdamW: AdamW,
-    torch.optim.RMSprop: RMSprop,
+#: torch's classes of which the rule is known here, from the declared state of ours.
+_RULES: dict[type, type[Rule]] = {
+    getattr(torch.optim, name): rule
+    for name, rule in vars(optimizers).items()
+    if isinstance(rule, type) and issubclass(rule, Rule) and hasattr(torch.optim, name)
 }
-MOMENTS = (
-    "exp_avg",
-    "exp_avg_sq",
-    "max_exp_avg_sq",
-    "momentum_buffer",
-    "square_avg",
-    "grad_avg",
-    "exp_inf",
-    "acc_delta",
-    "sum",
-)
+#: State that has its parameter's shape.
+MOMENTS = {entry.name for rule in _RULES.values() for entry in rule.state_spec.tensors}
+MOMENTS |= {"exp_inf", "acc_delta", "sum"}  # of rules that are torch's alone
 
 
 def writer(one: Checkpoint) -> str:
-    """Name the optimizer that wrote a state dict, as well as its keys tell.
+    """Name the class of ``torch.optim`` or the package that wrote a state dict, if its keys tell.
 
-    Returns:
-        A class of ``torch.optim``, a package, ``"Adam or AdamW"`` for checkpoints from before they
-        were told apart, or ``""``.
+    For checkpoints from before they were told apart it is ``"Adam or AdamW"``.
     """
     if one.live is not None:
         own = [c.__name__ for c in type(one.live).__mro__ if c.__name__ in _torch_keys()]
@@ -92,38 +79,23 @@ def _arguments(base: type) -> set[str]:
     return set(inspect.signature(base).parameters) - {"params"}
 
 
-def read_state(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> set[str] | None:
-    """Return the keys of the state that an optimizer's rule reads, ``None`` if it is not known.
+def rule_of(optimizer: torch.optim.Optimizer) -> type[Rule] | None:
+    """Return the rule of an optimizer, where it is known."""
+    kinds = type(optimizer).__mro__
+    return next((_RULES.get(k, k) for k in kinds if k in _RULES or issubclass(k, Rule)), None)
 
-    Args:
-        optimizer: the optimizer.
-        group: a group with the hyperparameters that the step would find.
-    """
-    known = optimizer if isinstance(optimizer, Rule) else None
-    for theirs, rule in _RULES.items():
-        if known is None and isinstance(optimizer, theirs):
-            known = rule.__new__(rule)  # which names it reads is the same for all of them
+
+def read_state(rule: type[Rule] | None, group: dict[str, Any]) -> set[str] | None:
+    """Return the keys of the state that a rule reads with these hyperparameters, if known."""
     try:
-        names = None if known is None else set(known.state_spec.names(group))
+        spec = None if rule is None else rule.state_spec
+        return None if spec is None else set(spec.reading_order(spec.names(group)))
     except KeyError:  # the group lacks what the step will miss, too: that is a finding of its own
         return None
-    counts = known is not None and known.state_spec.count is not None
-    return names and names | ({"step"} if counts else set())
-
-
-def starts_silently(optimizer: torch.optim.Optimizer) -> bool:
-    """Tell whether a rule makes state that it does not find, in place of raising an error."""
-    return isinstance(optimizer, torch.optim.SGD | SGD)
 
 
 def check_writer(saved: Checkpoint, live: Checkpoint, *, loads_it: bool) -> Iterator[Finding]:
-    """Say when a state dict was written by another class than the one that would load it.
-
-    Args:
-        saved: from a checkpoint.
-        live: has the optimizer.
-        loads_it: whether torch lets that happen.
-    """
+    """Say when a state dict was written by another class than the one that would load it."""
     wrote, loads = writer(saved), writer(live)
     if wrote in ("", loads) or loads not in _torch_keys() or loads in wrote.split(" or "):
         return

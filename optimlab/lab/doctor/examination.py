@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 from torch import nn
 from torch.optim import Optimizer
 
-from optimlab.lab.doctor.checkpoint import Checkpoint, Source, checkpoints
+from optimlab.lab.doctor.checkpoint import Checkpoint
 from optimlab.lab.doctor.comparing import compare
 from optimlab.lab.doctor.errors import CheckpointError
 from optimlab.lab.doctor.loading import check_loading
-from optimlab.lab.doctor.repairing import put, repaired, write
+from optimlab.lab.doctor.repairing import plain, put, repaired, write
 from optimlab.lab.doctor.report import Report, report
+from optimlab.lab.doctor.search import Source, checkpoints
 from optimlab.lab.doctor.state_checks import examine
 
 Other = TypeVar("Other")
@@ -124,6 +125,7 @@ def repair(
         part, changes = repaired(saved, reference, keep)
         content = put(content, saved.path, part)
         done += [f"{saved.name}: {change}" for change in changes]
+    content = plain(content, ours[0].name.partition("[")[0], done)
     if out is not None:
         files = [Path(item) for item in (checkpoint, against) if isinstance(item, str | PathLike)]
         write(Path(out), content, files)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from optimlab.lab.compare.bits import same_bits
 from optimlab.lab.doctor import aliasing
-from optimlab.lab.doctor.author import check_writer, read_state, starts_silently, writer
+from optimlab.lab.doctor.author import check_writer, read_state, rule_of, writer
 from optimlab.lab.doctor.checkpoint import Checkpoint, of_optimizer
 from optimlab.lab.doctor.hyperparameters import BOOKKEEPING, IMPLEMENTATION, same, shown
 from optimlab.lab.doctor.order import check_order
@@ -93,15 +93,16 @@ def _overridden(key: str, before: Any, after: Any, where: str, *, absent: bool) 
 def _state(saved: Checkpoint, loaded: Checkpoint) -> Iterator[Finding]:
     """Compare the state with what the rule will read after loading."""
     assert loaded.live is not None
+    rule = rule_of(loaded.live)
+    silent = rule is not None and rule.state_spec.made_by_rule
     for here, group in zip(loaded.ranges, loaded.live.param_groups, strict=True):
-        reads = read_state(loaded.live, group)
+        reads = read_state(rule, group)
         if reads is None:
             continue
         held = {p: set(loaded.held(p)) for p in here}
         for missing, places in _alike({p: reads - keys for p, keys in held.items() if keys}):
             foreign = sorted({key for p in places for key in held[p]} - reads)
             instead = f"; there is {listed(foreign)} instead" if foreign else ""
-            silent = starts_silently(loaded.live)
             effect = "starts anew without an error" if silent else "raises KeyError"
             yield error(
                 "missing key",

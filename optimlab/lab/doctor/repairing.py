@@ -16,6 +16,7 @@ from torch import Tensor
 from optimlab.lab.compare.bits import same_bits
 from optimlab.lab.doctor.checkpoint import Checkpoint, Keys, StateDict
 from optimlab.lab.doctor.errors import CheckpointError
+from optimlab.lab.doctor.formats import Placeholder
 from optimlab.lab.doctor.state_checks import HALF
 from optimlab.lab.findings import listed
 
@@ -110,8 +111,32 @@ def _original(other: Any, value: Tensor) -> Tensor | None:
     return other if fits else None
 
 
+def plain(content: Any, where: str, left_out: list[str]) -> Any:
+    """Return a checkpoint without the objects that were not made; the given one stays as it is."""
+    if isinstance(content, dict):
+        items = {}
+        for key, value in content.items():
+            if isinstance(value, Placeholder):
+                left_out.append(f"left out {where}[{key!r}], a {value.kind}")
+            else:
+                items[key] = plain(value, f"{where}[{key!r}]", left_out)
+        changed = copy.copy(content)
+        changed.clear()
+        changed.update(items)
+        return changed
+    if type(content) in (list, tuple):
+        kept = [value for value in content if not isinstance(value, Placeholder)]
+        if len(kept) < len(content):
+            left_out.append(f"left out {len(content) - len(kept)} objects of {where}")
+        return type(content)(plain(value, f"{where}[...]", left_out) for value in kept)
+    return content
+
+
 def put(content: Any, path: Keys, part: StateDict) -> Any:
     """Return a checkpoint with one part replaced; the given one stays as it is."""
+    if isinstance(content, Placeholder):
+        what = f"is inside an object, a {content.kind}, which is not made here"
+        raise CheckpointError(f"the optimizer {what}: save its state_dict() with the program")
     if not path:
         return {**content, **part}
     if isinstance(content, list | tuple):
@@ -137,6 +162,9 @@ def write(path: Path, content: Any, sources: Sequence[Path] = ()) -> None:
     part = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
+            mask = os.umask(0)
+            os.umask(mask)
+            os.fchmod(file.fileno(), 0o666 & ~mask)  # as any new file, which mkstemp's is not
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())

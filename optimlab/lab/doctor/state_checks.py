@@ -23,6 +23,7 @@ _COUNTS_TO: dict[Any, int] = {torch.float16: 2048, torch.bfloat16: 256}
 
 def examine(one: Checkpoint) -> Iterator[Finding]:
     """Look for what no optimizer leaves behind, or should not go on from; nothing is changed."""
+    yield from one.beside
     for index, group in enumerate(one.groups):
         known = () if one.live is None else one.live.defaults
         yield from check_group(group, f"{one.name}, group {index}", known)

@@ -1,13 +1,8 @@
 """Where two recorded steps diverge: the operation that makes the first bits of one side alone.
 
-Two optimizers may spell one arithmetic differently: in another order, with a temporary more, with
-views, with lists. So operations are not compared by name or place but by what they result in. A
-result is *common* if the other step has it, too: for one of the optimizer's own tensors (``param``,
-``grad``, state) the same bits under the same name, for a temporary the same bits anywhere; what
-both held before the step is common. From every tensor of the optimizer that ends different,
-:func:`divergence` goes back through the operations that it was computed from, for as long as their
-results are not common. The earliest operation that it reaches is where that step leaves the other:
-the first whose result the other never has, and which matters for a tensor that ends different.
+Operations are matched by their results, as :func:`optimlab.explain` says: from every tensor of the
+optimizer that ends different, :func:`divergence` goes back through the operations that it was
+computed from, for as long as the other step does not have their results.
 """
 
 from __future__ import annotations

@@ -72,11 +72,11 @@ class Start:
     environment: Mapping[str, str] = field(default_factory=dict)
     against: str = "torch.optim, one thread"
 
-    def parameters(self) -> dict[str, Tensor]:
+    def parameters(self, steps: int = STEPS) -> dict[str, Tensor]:
         """Run all optimizers in a process that is started so, and return what they end with."""
         code = (
             f"import sys, torch; from {__spec__.name} import run;"
-            f"torch.save(run({self.library!r}, {self.threads}), sys.stdout.buffer)"
+            f"torch.save(run({self.library!r}, {self.threads}, {steps}), sys.stdout.buffer)"
         )
         ended = subprocess.run(
             [sys.executable, "-c", code],
@@ -189,7 +189,7 @@ def _apart(base: Tensor, other: Tensor) -> str:
     return f"{percent(distance.share)}, ≤ {float(distance.max_ulps or 0):.2g} ulp"
 
 
-def run(library: str, threads: int) -> dict[str, Tensor]:
+def run(library: str, threads: int, steps: int = STEPS) -> dict[str, Tensor]:
     """Step every optimizer of a library in every dtype; return the parameters, end to end."""
     torch.set_num_threads(threads)
     module: Any = optimizers if library == "optimlab" else torch.optim
@@ -199,7 +199,7 @@ def run(library: str, threads: int) -> dict[str, Tensor]:
         for name, options in OPTIMIZERS.items():
             optimizer = _optimizer(module, name, {"foreach": False, **options}, scenario)
             params = parameters(optimizer)
-            for step in range(1, STEPS + 1):
+            for step in range(1, steps + 1):
                 give_gradients(params, list(scenario.gradients(step)))
                 optimizer.step()
             ended[f"{name} {short(dtype)}"] = torch.cat([param.flatten() for param in params])
@@ -242,7 +242,7 @@ prints this page for your machine. Measured here: torch {torch}, CPU capability 
 
 ## Within one process
 
-Each way to carry out a step, compared with `foreach=False` by `optimlab.explain`. A cell that is
+Each implementation of a step, compared with `foreach=False` by `optimlab.explain`. A cell that is
 not "same" says after which step bits differ, in which tensor first, what makes the difference as
 far as experiments tell, and in which share of that tensor's elements. "–": torch refuses it.
 `capturable=True` is for CUDA graphs, torch refuses it on CPU. What is the same here need not be so

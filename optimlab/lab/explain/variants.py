@@ -18,36 +18,23 @@ _SUMS = {"lerp", "addcmul", "addcdiv", "add", "sub", "rsub"}
 
 @dataclass(frozen=True)
 class Variant:
-    """How an expression is evaluated.
+    """How an expression is evaluated; places are counted from the outermost operation inwards."""
 
-    Attributes:
-        orders: which of its formulas each operation takes, by their places in the expression; the
-            first where none is named.
-        contracted: the additions that take a product in unrounded, by their places, each with the
-            product's: the second summand (1) or the first (0).
-        by_reciprocal: whether ``a / b`` is ``a * (1 / b)``.
-        by_reciprocal_of_number: whether it is where ``b`` is a plain number.
-        complements: whether a number is ``1 - x`` of an ``x`` that was rounded to float32 first.
-        numbers: the dtype that plain numbers are rounded to first, ``None`` for none.
-        numbers_of: the only operation whose numbers are, ``""`` for all.
-        as_numbers: whether tensors without dimensions are Python's numbers: computed with in double
-            precision, and of a float32 hyperparameter the decimal number that it was rounded from.
-        results: the dtype that every operation's result is rounded to, besides its own.
-        wide: whether intermediate results of half precision stay unrounded.
-        uncast: whether everything is computed in the expression's dtype, and nothing is cast.
-    """
-
+    # Which of its formulas an operation takes, by its place, where it is not the first.
     orders: Mapping[int, int] = field(default_factory=dict)
+    # Which summand of an addition is a product that it takes in unrounded: the second (1), or 0.
     contracted: Mapping[int, int] = field(default_factory=dict)
-    by_reciprocal: bool = False
-    by_reciprocal_of_number: bool = False
-    complements: bool = False
-    numbers: torch.dtype | None = None
-    numbers_of: str = ""
+    by_reciprocal: bool = False  # a / b is a * (1 / b)
+    by_reciprocal_of_number: bool = False  # and so it is where b is a plain number
+    complements: bool = False  # a number is 1 - x of an x that was rounded to float32 first
+    numbers: torch.dtype | None = None  # what plain numbers are rounded to first,
+    numbers_of: str = ""  # those of this operation only
+    # Tensors without dimensions are Python's numbers: computed with in double precision, and of a
+    # float32 hyperparameter the decimal number that it was rounded from.
     as_numbers: bool = False
-    results: torch.dtype | None = None
-    wide: bool = False
-    uncast: bool = False
+    results: torch.dtype | None = None  # what each result is rounded to, besides its own dtype
+    wide: bool = False  # intermediate results of half precision stay unrounded
+    uncast: bool = False  # everything is computed in the expression's dtype
 
 
 def variants(expression: Expression, limit: int = 800) -> Iterator[Variant]:

@@ -19,12 +19,7 @@ _NOT_CLONED = {"step", "_cached_step"}
 
 
 def clone(value: Any, memo: dict[int, Any] | None = None) -> Any:
-    """Copy a nested value; tensors lose their history, but stay shared where they were shared.
-
-    Args:
-        value: dicts, lists, tuples, tensors; anything else is returned as it is.
-        memo: copies made so far, by the id of the original.
-    """
+    """Copy a nested value; tensors lose their history, but stay shared where they were shared."""
     memo = {} if memo is None else memo
     if isinstance(value, Tensor):
         if id(value) not in memo:

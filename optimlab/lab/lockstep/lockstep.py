@@ -67,12 +67,7 @@ def compare(
 
 
 def drive(make_sides: Callable[[], tuple[Replica, Replica]], scenario: Scenario) -> Outcome:
-    """Put two sides through a scenario, in the surroundings that it asks for.
-
-    Args:
-        make_sides: builds ours and theirs.
-        scenario: what they go through.
-    """
+    """Put two sides through a scenario, in the surroundings that it asks for."""
     with _surroundings(scenario):
         ours, theirs = make_sides()
         return _Lockstep(ours, theirs, scenario).run()

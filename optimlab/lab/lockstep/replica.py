@@ -20,24 +20,7 @@ Make: TypeAlias = Callable[[list[dict[str, Any]]], Optimizer]
 
 
 class Replica:
-    """An optimizer with parameters of its own.
-
-    Args:
-        make: makes the optimizer, anew after each resumption.
-        scenario: says which parameters there are.
-        ignored: hyperparameters that are not to be seen.
-
-    Attributes:
-        optimizer: the optimizer, once :meth:`construct` has been called.
-        params: the parameters in the order of their numbers.
-        sources: what the parameters were computed from, in a differentiable scenario; otherwise
-            the parameters themselves.
-        given: the gradients of the last step, of which the parameters hold copies.
-        passed: in a differentiable scenario, what all gradients so far were computed from.
-        derivatives: what :meth:`backward` found.
-        saved: the last state dict.
-        seen: what there was to be seen at the last :meth:`snapshot`.
-    """
+    """An optimizer with parameters of its own, and what a scenario does to it."""
 
     optimizer: Optimizer
     seen: dict[str, Any]

@@ -36,11 +36,7 @@ _RESUMPTIONS: tuple[Resume, ...] = ("no", "from own checkpoint", "from the other
 
 @dataclass(frozen=True, kw_only=True)
 class Case(Configuration):
-    """One comparison of the table.
-
-    Attributes:
-        row: the optimizer.
-    """
+    """One comparison of the table, of the optimizer in its row."""
 
     row: Row
 
@@ -100,8 +96,8 @@ class _RowPlan:
         yield from ((options, "") for options in chosen)
         for name, event in TABLE_EVENTS.items() if not coverage.quick else ():
             # Autograd keeps every intermediate result of 20 steps: gigabytes, if they are large.
-            if dtype in event.dtypes and not (event.large and way == "differentiable"):
-                few = (row.many,) if event.large else _one_at_a_time(row)
+            if dtype in event.dtypes and not (event.size and way == "differentiable"):
+                few = (row.many,) if event.size else _one_at_a_time(row)
                 yield from ((options, name) for options in few)
 
     def configuration(
@@ -196,12 +192,14 @@ def _tensors(case: Case, variant: int, level: Level) -> list[TensorSpec]:
     count = {"quick": 3, "tests": 2, "full": 5}[level]
     if case.implementation == "differentiable":  # several times as slow
         count //= 2
+    event = TABLE_EVENTS[case.event]
     sizes = _some(EDGE_SIZES, 1 + count // 3, variant // len(_SPECIAL_TENSORS))
     found = [
         *_TENSORS,
         *_some(_SPECIAL_TENSORS, count, variant),
         *(TensorSpec((size,), gradients="sometimes", group=1) for size in sizes),
-        *TABLE_EVENTS[case.event].added,
+        *[TensorSpec((6, 2), group=1)] * ("sparse" in event.changes),
+        *[TensorSpec((event.size,))] * (event.size > 0),
     ]
     late = case.implementation != "fused" or case.row.late_with_fused
     return [

@@ -134,13 +134,7 @@ def check(
 def check_table(
     cases: Sequence[Case], device: str = "cpu", progress: Progress | None = None
 ) -> TableResult:
-    """Compare in every one of some cases of the table.
-
-    Args:
-        cases: which.
-        device: where they run.
-        progress: called before each case, with how many differ so far in what is done.
-    """
+    """Compare in some cases of the table; progress is told, too, how many differ so far."""
     results: list[CaseResult] = []
     differ = 0
     for done, case in enumerate(cases):
@@ -154,26 +148,16 @@ def check_table(
 
 @dataclass
 class _Checker:
-    """Runs configurations one after the other, learning on the way what to leave out.
-
-    Attributes:
-        asked: what is asked of both.
-        ignored: keys that are left out as the caller asked.
-        names: the reference's name of a state for each of mine that is another.
-        results: what came of each configuration.
-        forms: keys that are not of one form on both sides, with both forms, each with all
-            configurations in which that is so.
-        needed: ignored keys without which something would differ.
-        hidden: keys that had to be left out in the last configuration.
-    """
+    """Runs configurations one after the other, learning on the way what to leave out."""
 
     asked: Shared
     ignored: frozenset[Key]
-    names: Mapping[str, str]
+    names: Mapping[str, str]  # the reference's of state that is called otherwise in mine
     results: list[CaseResult] = field(default_factory=list)
+    # Keys that are not of one form on both sides, and where.
     forms: dict[tuple[Key, str, str], list[Configuration]] = field(default_factory=dict)
-    needed: set[Key] = field(default_factory=set)
-    hidden: frozenset[Key] = frozenset()
+    needed: set[Key] = field(default_factory=set)  # ignored, and something would differ if not
+    hidden: frozenset[Key] = frozenset()  # what had to be left out last
 
     def run(self, configuration: Configuration) -> None:
         """Compare in one configuration, unless it is one in which torch gives random bits."""

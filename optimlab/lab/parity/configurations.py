@@ -77,15 +77,7 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Which configurations are wanted.
-
-    Attributes:
-        implementations: names; all that there are if empty.
-        dtypes: names; all if empty.
-        level: how much of each.
-        device: where the parameters are.
-        seed: of starting values and gradients.
-    """
+    """Which configurations are wanted: all implementations and dtypes if none are named."""
 
     implementations: Collection[str] = ()
     dtypes: Collection[str] = ()

@@ -53,43 +53,25 @@ _NOT_FINITE = {3: math.inf, 4: -math.inf, 5: math.nan}
 
 @dataclass(frozen=True)
 class Event:
-    """What a configuration may have besides its options.
+    """What a configuration may have besides its options."""
 
-    Attributes:
-        changes: fields of the scenario that it sets.
-        kind: the class of the scenario.
-        dtypes: names of the columns in which the table has it.
-        added: parameters that the table has besides its own. What is large, threads share.
-    """
-
-    changes: Mapping[str, Any] = field(default_factory=dict)
+    changes: Mapping[str, Any] = field(default_factory=dict)  # fields of the scenario
     kind: type[Scenario] = Scenario
-    dtypes: tuple[str, ...] = ()
-    added: tuple[TensorSpec, ...] = ()
-
-    @property
-    def large(self) -> bool:
-        """Whether more elements are added than most steps should have."""
-        return any(torch.Size(spec.shape).numel() > 1024 for spec in self.added)
+    dtypes: tuple[str, ...] = ()  # columns of the table that have it
+    size: int = 0  # elements of one more tensor, which threads share
 
 
 #: The events of the table.
 TABLE_EVENTS: Mapping[str, Event] = MappingProxyType(
     {
         "": Event(),
-        "sparse gradients": Event(
-            {"sparse": True}, dtypes=("float32",), added=(TensorSpec((6, 2), group=1),)
-        ),
+        "sparse gradients": Event({"sparse": True}, dtypes=("float32",)),
         "scaled gradients": Event({"unscale": True}, dtypes=("bfloat16", "float32")),
         "float64 by default": Event({"default_dtype": torch.float64}, dtypes=("float32",)),
         "32769 elements": Event(
-            {"threads": None},
-            dtypes=("bfloat16", "float32", "float64"),
-            added=(TensorSpec((32_769,)),),
+            {"threads": None}, dtypes=("bfloat16", "float32", "float64"), size=32_769
         ),
-        "300001 elements": Event(
-            {"threads": None}, dtypes=("float32",), added=(TensorSpec((300_001,)),)
-        ),
+        "300001 elements": Event({"threads": None}, dtypes=("float32",), size=300_001),
     }
 )
 

@@ -35,31 +35,19 @@ BEGINNING: Key = ("beginning", "state")
 
 @dataclass
 class Mask:
-    """What is compared of one optimizer.
+    """What is compared of one optimizer, and what there was."""
 
-    Attributes:
-        hidden: keys that are not compared.
-        names: names of state that are shown under another.
-        gradients: whether what a step leaves in the gradients is compared, too.
-        forms: of which types, dtypes and shapes each key was, hidden or not.
-    """
-
-    hidden: frozenset[Key] = frozenset()
-    names: Mapping[str, str] = field(default_factory=dict)
-    gradients: bool = False
+    hidden: frozenset[Key] = frozenset()  # what is not compared
+    names: Mapping[str, str] = field(default_factory=dict)  # of state that is shown under another
+    gradients: bool = False  # whether what a step leaves in the gradients is compared, too
+    # Of which types, dtypes and shapes each key was, hidden or not.
     forms: dict[Key, set[str]] = field(default_factory=dict)
     _layouts: set[frozenset[str]] = field(default_factory=set)
 
     def apply(
         self, seen: dict[str, Any], params: Sequence[Tensor], moved: set[int]
     ) -> dict[str, Any]:
-        """Return what is compared of a snapshot.
-
-        Args:
-            seen: what :func:`~optimlab.lab.compare.snapshot.snapshot` laid out.
-            params: the parameters.
-            moved: numbers of those that have had a gradient by now.
-        """
+        """Return what is compared of a snapshot; `moved` are those that had a gradient by now."""
         saved = seen["state_dict"]
         packed = [number for group in seen["param_groups"] for number in group["params"]]
         for entries in (*seen["param_groups"], seen["defaults"]):
@@ -133,13 +121,7 @@ class Mask:
 
 
 class MaskedReplica(Replica):
-    """A replica of which no more is compared than a mask shows.
-
-    Args:
-        make: makes the optimizer.
-        scenario: what it is put through.
-        mask: what is compared of it.
-    """
+    """A replica of which no more is compared than a mask shows."""
 
     def __init__(self, make: Make, scenario: Scenario, mask: Mask) -> None:
         closures = isinstance(scenario, Closures)
@@ -192,15 +174,10 @@ class MaskedReplica(Replica):
 
 @dataclass(frozen=True)
 class Masked:
-    """What came of a comparison under two masks.
-
-    Attributes:
-        outcome: the answer.
-        forms: for each key of either side its forms, mine and the reference's.
-    """
+    """What came of a comparison under two masks."""
 
     outcome: Outcome
-    forms: Mapping[Key, tuple[str, str]]
+    forms: Mapping[Key, tuple[str, str]]  # of each key, in mine and in the reference
 
     @property
     def differing(self) -> frozenset[Key]:

@@ -192,20 +192,12 @@ class ParityResult:
 
 @dataclass(frozen=True)
 class Cell:
-    """The cases of one optimizer, implementation and dtype.
-
-    Attributes:
-        same: cases that stepped to the end with the same bits.
-        raised: cases in which both sides raised the same error.
-        different: cases with a difference.
-        share: the share of elements of the parameters of the different cases that end different.
-        max_ulps: the largest distance among them.
-    """
+    """What came of the cases of one optimizer, implementation and dtype."""
 
     same: int
-    raised: int
+    raised: int  # the same error, on both sides
     different: int
-    share: float
+    share: float  # of the elements of their parameters that end different
     max_ulps: int | None
 
     @classmethod
@@ -234,12 +226,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class TableResult:
-    """Everything there is to tell about a run over the table.
-
-    Attributes:
-        device: where it ran.
-        results: what came of each case.
-    """
+    """Everything there is to tell about a run over the table."""
 
     device: str
     results: tuple[CaseResult, ...]
@@ -303,11 +290,7 @@ class TableResult:
         )
 
     def as_json(self, **about: Any) -> dict[str, Any]:
-        """Return everything as a value that the json module can write.
-
-        Args:
-            about: further entries: how the run was asked for, how long it took.
-        """
+        """Return everything, and what there is to add, as the json module can write it."""
         names = ("optimizer", "implementation", "dtype")
         return {
             **environment(self.device),

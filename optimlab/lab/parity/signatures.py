@@ -52,28 +52,16 @@ _MISSING = inspect.Parameter.empty
 
 @dataclass(frozen=True)
 class Shared:
-    """What is asked of both optimizers, and the configurations that are worth trying.
-
-    Attributes:
-        mine: the optimizer under test.
-        reference: the one it is compared with.
-        always: options that every configuration has: those the caller gave, those without a
-            default, and those whose defaults are not the same.
-        values: for each other option the values to try beside the default.
-        implementations: names of :data:`~optimlab.lab.parity.table.IMPLEMENTATIONS` whose options
-            both take.
-        defaults: options with two different defaults: mine, the reference's.
-        group_keys: hyperparameters that the parameter groups of both have, and that may differ from
-            group to group: those the caller gave stay as they are, but for ``lr``.
-    """
+    """What is asked of both optimizers, and the configurations that are worth trying."""
 
     mine: Factory
     reference: Factory
+    # Options of every configuration: given, without a default, or of two different defaults.
     always: Options
-    values: Mapping[str, tuple[Any, ...]]
+    values: Mapping[str, tuple[Any, ...]]  # to try beside the default
     implementations: tuple[str, ...]
-    defaults: Mapping[str, tuple[Any, Any]]
-    group_keys: frozenset[str]
+    defaults: Mapping[str, tuple[Any, Any]]  # that differ: mine, the reference's
+    group_keys: frozenset[str]  # hyperparameters that may differ from group to group
 
     @cached_property
     def combinations(self) -> list[Options]:
@@ -148,14 +136,7 @@ class Shared:
 def shared(
     mine: Factory, reference: Factory, options: Options, values: Mapping[str, tuple[Any, ...]]
 ) -> Shared:
-    """Read from both signatures, and by trying, what can be asked of both.
-
-    Args:
-        mine: the optimizer under test.
-        reference: the one it is compared with.
-        options: given to both in every configuration.
-        values: values of options to try, in place of :data:`VALUES`.
-    """
+    """Read from both signatures, and by trying, what can be asked of both."""
     ours, theirs = _defaults(mine), _defaults(reference)
     names = [name for name in theirs if name in ours and name not in options]
     varied = [name for name in names if name not in _WAYS]

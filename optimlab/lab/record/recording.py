@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from optimlab import native
+from optimlab.core.program import unique_name
 from optimlab.lab.record.registers import Register, Registers
 from optimlab.lab.record.step_scope import Closure, StepScope
 from optimlab.lab.record.writing import (
@@ -184,13 +185,3 @@ def settle(operations: Sequence[Operation]) -> None:
         names = taken.setdefault(register.parameter, set())
         register.name = unique_name(register.name or "tensor", names)
         register.looks = {}
-
-
-def unique_name(wanted: str, taken: set[str]) -> str:
-    """Return a name, with a number if others have taken it, and note that it is taken."""
-    number, name = 1, wanted
-    while name in taken:
-        number += 1
-        name = f"{wanted}_{number}"
-    taken.add(name)
-    return name

@@ -1,38 +1,56 @@
-"""What a step does besides its rule: closures, gradients, errors, scaling, the step count."""
+"""The one step: closures, gradients, what is refused, and what is changed between two steps.
 
+Where torch refuses once something has changed, optimlab refuses before: see `docs/decisions.md`.
+"""
+
+import warnings
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from functools import partial
 from typing import Any, TypeAlias
 
+import numpy as np
 import pytest
 import torch
+from actions import FOREACH, FUSED, LIBRARIES, Change, in_group, same_outcome, scaled, step, taken
 from beside import (
     NAMES,
     SMALL,
     STATEFUL,
-    WAYS,
     Options,
     Pair,
     Side,
     assert_equal,
     names,
-    one_thread,  # noqa: F401 - applies to every test here
     profiled,
     raised,
     ways,
 )
+from one_thread import one_thread  # noqa: F401 - applies to every test here
 from torch import Tensor
 
+import optimlab
 from optimlab.lab.lockstep.clone import clone
 from optimlab.lab.parity import TensorSpec
 
-FUSED = tuple(name for name in NAMES if name != "RMSprop")
-fused = pytest.mark.parametrize("name", FUSED)
+# What there is besides torch.
+
+PUBLIC = {
+    *("check", "fused_update", "program", "state", "state_spec", "update"),
+    *("complex_as_real", "keys", "scalars", "sparse_gradients", "state_dict_defaults"),
+}
+"""What optimizers of this package have besides torch's names."""
 
 
-def step(side: Side) -> Any:
-    """Take a step."""
-    return side.optimizer.step()
+@names
+def test_public_names_besides_torchs_are_few_and_documented(name: str) -> None:
+    ours, theirs = (set(dir(getattr(library, name))) for library in LIBRARIES)
+    added = {each for each in ours - theirs if not each.startswith("_")}
+    assert added == PUBLIC
+    documented = str(optimlab.Rule.__doc__)
+    for each in added:
+        declared = f"        {each}:" in documented
+        assert declared or getattr(optimlab.Rule, each).__doc__
 
 
 # Closures.
@@ -142,17 +160,6 @@ def test_gradients_are_only_read(name: str, way: Options, options: Options) -> N
         assert_equal(given, before)  # those of earlier steps too: no state is made of them
 
 
-def test_foreach_nesterov_gives_torchs_bits_without_overwriting_gradients_as_torch_does() -> None:
-    pair = Pair("SGD", SMALL, foreach=True, momentum=0.9, nesterov=True)
-    for _ in range(3):
-        pair.set_gradients()
-        given = clone([param.grad for param in pair.ours.params])
-        for side in pair.sides:
-            side.optimizer.step()
-        assert_equal([param.grad for param in pair.ours.params], given)
-        assert_equal(*([param.detach() for param in side.params] for side in pair.sides))
-
-
 @ways
 def test_gradients_with_a_graph_are_taken_as_numbers(name: str, way: Options) -> None:
     pair = Pair(name, SMALL, **STATEFUL[name], **way)
@@ -166,39 +173,6 @@ def test_gradients_with_a_graph_are_taken_as_numbers(name: str, way: Options) ->
     assert all(param.is_leaf for param in pair.ours.params)
 
 
-def sparse(rows: list[int], values: Tensor) -> Tensor:
-    """Make a sparse gradient, coalesced only if no row comes twice."""
-    return torch.sparse_coo_tensor(torch.tensor([rows]), values, (4, 3), check_invariants=False)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64])
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-@pytest.mark.parametrize("more", [{}, {"foreach": True}, {"maximize": True}, {"dampening": 0.5}])
-def test_sgd_takes_sparse_gradients(dtype: torch.dtype, momentum: float, more: Options) -> None:
-    pair = Pair("SGD", (TensorSpec((4, 3), dtype),), momentum=momentum, **more)
-    rows = ([0, 2], [1, 1], [3, 0])
-    for number, index in enumerate(rows):
-        for side in pair.sides:
-            values = torch.full((2, 3), number + 0.75, dtype=dtype)
-            side.params[0].grad = sparse(index, values)
-        pair.both(step)
-    assert all(param.layout is torch.strided for param in pair.ours.params)
-
-
-@pytest.mark.parametrize("more", [{"weight_decay": 0.1}, {"nesterov": True, "momentum": 0.9}])
-@pytest.mark.parametrize("foreach", [False, True])
-def test_sgd_treats_sparse_gradients_as_torch_with_every_option(
-    more: Options, foreach: bool
-) -> None:
-    pair = Pair("SGD", (TensorSpec((4, 3)),), foreach=foreach, **more)
-    for rows in ([0, 2], [1, 1], [3, 0]):
-        outcomes = []
-        for side in pair.sides:
-            side.params[0].grad = sparse(rows, torch.full((2, 3), 0.75))
-            outcomes.append([raised(partial(step, side)), side.params[0].detach()])
-        assert_equal(*outcomes)
-
-
 # Steps that are refused.
 
 
@@ -208,26 +182,7 @@ def sparse_gradient(side: Side) -> None:
     side.params[-1].grad = torch.ones(shape).to_sparse()
 
 
-def in_second_group(**options: Any) -> Callable[[Side], None]:
-    """Set options of the second group."""
-
-    def change(side: Side) -> None:
-        side.optimizer.param_groups[1].update(clone(options))
-
-    return change
-
-
-def scaled(**tensors: float) -> Callable[[Side], None]:
-    """Tell the optimizer what a GradScaler tells a fused one."""
-
-    def tell(side: Side) -> None:
-        for name, value in tensors.items():
-            setattr(side.optimizer, name, torch.tensor(value))
-
-    return tell
-
-
-def without_state(name: str) -> Callable[[Side], None]:
+def without_state(name: str) -> Change:
     """Take an entry out of the last parameter's state."""
 
     def take(side: Side) -> None:
@@ -244,7 +199,7 @@ def number_step(side: Side) -> None:
     )
 
 
-def made_complex(index: int) -> Callable[[Side], None]:
+def made_complex(index: int) -> Change:
     """Make a parameter complex, as if it were new."""
 
     def change(side: Side) -> None:
@@ -259,13 +214,13 @@ def made_complex(index: int) -> Callable[[Side], None]:
 
 TENSOR = torch.tensor(0.1)
 BETAS = (torch.tensor(0.5), torch.tensor(0.5))
-Spoilt: TypeAlias = dict[str, tuple[Options, Callable[[Side], None]]]
+Spoilt: TypeAlias = dict[str, tuple[Options, Change]]
 COUNTED: Spoilt = {
-    "lists that are to be differentiated": ({}, in_second_group(foreach=True, differentiable=True)),
+    "lists that are to be differentiated": ({}, in_group(foreach=True, differentiable=True)),
     "a sparse gradient": ({}, sparse_gradient),
     "a sparse gradient, foreach": ({"foreach": True}, sparse_gradient),
-    "capturable on CPU": ({}, in_second_group(capturable=True)),
-    "capturable foreach on CPU": ({}, in_second_group(capturable=True, foreach=True)),
+    "capturable on CPU": ({}, in_group(capturable=True)),
+    "capturable foreach on CPU": ({}, in_group(capturable=True, foreach=True)),
     "a number as step count": ({}, number_step),
     "no step count": ({}, without_state("step")),
 }
@@ -276,9 +231,9 @@ SCALED: Spoilt = {
 }
 ADAM: Spoilt = {
     "a complex parameter with fused": ({"fused": True}, made_complex(-1)),
-    "tensor lr on lists": ({"foreach": True}, in_second_group(lr=TENSOR)),
-    "tensor betas on lists": ({"foreach": True}, in_second_group(betas=BETAS)),
-    "amsgrad from now on": ({}, in_second_group(amsgrad=True)),
+    "tensor lr on lists": ({"foreach": True}, in_group(lr=TENSOR)),
+    "tensor betas on lists": ({"foreach": True}, in_group(betas=BETAS)),
+    "amsgrad from now on": ({}, in_group(amsgrad=True)),
     "no exp_avg_sq": ({}, without_state("exp_avg_sq")),
 }
 BAD_STEPS: dict[str, Spoilt] = {
@@ -292,8 +247,8 @@ BAD_STEPS: dict[str, Spoilt] = {
     "AdamW": {**COUNTED, **SCALED, **ADAM},
     "RMSprop": {
         **COUNTED,
-        "centered from now on": ({}, in_second_group(centered=True)),
-        "momentum from now on": ({}, in_second_group(momentum=0.9)),
+        "centered from now on": ({}, in_group(centered=True)),
+        "momentum from now on": ({}, in_group(momentum=0.9)),
         "no square_avg": ({}, without_state("square_avg")),
     },
 }
@@ -313,7 +268,7 @@ def bad_steps() -> Iterator[Any]:
 
 @pytest.mark.parametrize(("name", "options", "spoil", "steps_before"), list(bad_steps()))
 def test_a_refused_step_changes_nothing_at_all(
-    name: str, options: Options, spoil: Callable[[Side], None], steps_before: int
+    name: str, options: Options, spoil: Change, steps_before: int
 ) -> None:
     pair = Pair(name, SMALL, **options)
     pair.step(steps_before)
@@ -323,7 +278,7 @@ def test_a_refused_step_changes_nothing_at_all(
     pair.refused(step)
 
 
-@fused
+@pytest.mark.parametrize("name", FUSED)
 @pytest.mark.parametrize("steps_before", [0, 2])
 def test_a_scaled_step_is_refused_before_anything_changes(name: str, steps_before: int) -> None:
     pair = Pair(name, SMALL, foreach=False, **STATEFUL[name])
@@ -338,125 +293,152 @@ def test_a_scaled_step_is_refused_before_anything_changes(name: str, steps_befor
         pair.step(2)
 
 
-def test_rmsprop_does_not_know_scaling_and_ignores_it() -> None:
-    pair = Pair("RMSprop")
-    for side in pair.sides:
-        scaled(grad_scale=2.0, found_inf=1.0)(side)
-    pair.step(2)
+# Entries of groups that are missing, or too many.
 
 
-# What torch.amp.GradScaler and a fused kernel agree on.
+def without(*keys: str, index: int = -1) -> Change:
+    """Delete entries of a group."""
+
+    def delete(side: Side) -> None:
+        for key in keys:
+            side.optimizer.param_groups[index].pop(key, None)
+
+    return delete
 
 
-@pytest.mark.parametrize("scale", [None, 1024.0])
-@pytest.mark.parametrize("overflow", [None, 0.0, 1.0])
-@pytest.mark.parametrize("options", [True, False], ids=["stateful", "plain"])
-@fused
-def test_a_fused_step_unscales_and_skips_as_torchs(
-    name: str, options: bool, overflow: float | None, scale: float | None
+def entries() -> Iterator[Any]:
+    """Yield each optimizer with each entry of its groups."""
+    for name in NAMES:
+        for key in getattr(torch.optim, name)([torch.ones(1)]).param_groups[0]:
+            if key != "params":
+                yield pytest.param(name, key, id=f"{name}-{key}")
+
+
+@pytest.mark.parametrize(("name", "key"), list(entries()))
+@pytest.mark.parametrize("steps_before", [0, 2])
+@pytest.mark.parametrize("way", [{}, FOREACH], ids=str)
+def test_a_group_needs_the_entries_that_torch_reads_and_no_others(
+    name: str, key: str, steps_before: int, way: Options
 ) -> None:
-    pair = Pair(name, SMALL, fused=True, **(STATEFUL[name] if options else {}))
-    for found_inf in (overflow and 0.0, overflow, 0.0):
-        pair.set_gradients()
-        before = clone([param.detach() for param in pair.ours.params])
-        for side in pair.sides:
-            for key, value in (("grad_scale", scale), ("found_inf", found_inf)):
-                setattr(side.optimizer, key, None if value is None else torch.tensor(value))
-        pair.both(step)
-        unmoved = [torch.equal(a, b) for a, b in zip(before, pair.ours.params, strict=True)]
-        assert unmoved == [found_inf == 1.0] * len(SMALL)
-    if name != "SGD":
-        steps = [held["step"].item() for held in pair.ours.optimizer.state.values()]
-        assert steps == [2.0 if overflow == 1.0 else 3.0] * len(SMALL)
-
-
-@fused
-def test_a_first_step_that_overflows_leaves_zeros(name: str) -> None:
-    pair = Pair(name, SMALL, fused=True, **STATEFUL[name])
-    pair.set_gradients()
-    before = clone([param.detach() for param in pair.ours.params])
-    for side in pair.sides:
-        scaled(found_inf=1.0)(side)
-        side.optimizer.step()
-    assert_equal([param.detach() for param in pair.ours.params], before)
-    for held in pair.ours.optimizer.state.values():
-        assert not any(tensor.any() for tensor in held.values())
-    if name != "SGD":  # whose momentum torch leaves to whatever the memory held
-        pair.compare()
-
-
-@ways
-def test_only_a_fused_optimizer_says_that_it_unscales(name: str, way: Options) -> None:
-    pair = Pair(name, **way)
-    attribute = "_step_supports_amp_scaling"
-    ours, theirs = (getattr(side.optimizer, attribute, None) for side in pair.sides)
-    assert ours == theirs == (True if way.get("fused") else None)
-
-
-# The step count and other state tensors.
-
-
-@pytest.mark.parametrize("default", [torch.float32, torch.float64, torch.float16])
-@pytest.mark.parametrize(("name", "way"), [way for way in WAYS if "SGD" not in way.values])
-def test_the_step_count_has_torchs_dtype(name: str, way: Options, default: torch.dtype) -> None:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(default)
-    try:
-        pair = Pair(name, **way)
-        pair.step(2)
-    finally:
-        torch.set_default_dtype(before)
-    pair.step(2)
-    wide = default is torch.float64 and not way.get("fused")
-    for held in pair.ours.optimizer.state.values():
-        assert held["step"].dtype is (torch.float64 if wide else torch.float32)
-        assert held["step"].shape == ()
-
-
-@ways
-def test_step_counts_and_state_are_changed_in_place(name: str, way: Options) -> None:
     pair = Pair(name, SMALL, **STATEFUL[name], **way)
-    pair.step(1)
-    tensors = [id(t) for held in pair.ours.optimizer.state.values() for t in held.values()]
-    params = [param.data_ptr() for param in pair.ours.params]
-    pair.step(3)
-    after = [id(t) for held in pair.ours.optimizer.state.values() for t in held.values()]
-    assert after == tensors
-    assert [param.data_ptr() for param in pair.ours.params] == params
+    pair.step(steps_before)
+    for side in pair.sides:
+        without(key)(side)
+    pair.set_gradients()
+    same_outcome(pair)
 
 
-@ways
-def test_state_lies_in_memory_as_its_parameter_does(name: str, way: Options) -> None:
-    pair = Pair(name, **STATEFUL[name], **way)
-    pair.step(2)
-    convolution = pair.ours.params[0]
-    assert convolution.is_contiguous(memory_format=torch.channels_last)
-    held = pair.ours.optimizer.state[convolution]
-    strides = {key: value.stride() for key, value in held.items() if key != "step"}
-    assert set(strides.values()) == {convolution.stride()}
+@pytest.mark.parametrize("with_gradients", [False, True])
+@pytest.mark.parametrize("steps_before", [0, 2])
+@names
+def test_of_several_missing_entries_the_one_that_torch_misses_first_is_named(
+    name: str, steps_before: int, with_gradients: bool
+) -> None:
+    keys = list(getattr(torch.optim, name)([torch.ones(1)]).defaults)
+    for first in keys:
+        for second in keys:
+            pair = Pair(name, SMALL, **STATEFUL[name])
+            pair.step(steps_before)
+            pair.set_gradients()
+            for side in pair.sides:
+                without(first, second)(side)
+                for param in side.params if not with_gradients else ():
+                    param.grad = None
+            same_outcome(pair)
 
 
-def test_sgds_momentum_lies_in_memory_as_its_first_gradient_did() -> None:
-    specs = (TensorSpec((4, 3), gradient_layout="transposed"),)
-    pair = Pair("SGD", specs, momentum=0.9)
-    pair.step(2)
-    (held,) = pair.ours.optimizer.state.values()
-    assert held["momentum_buffer"].stride() == (1, 4) != pair.ours.params[0].stride()
+@pytest.mark.parametrize("option", ["fused", "capturable", "foreach", "differentiable", "amsgrad"])
+@pytest.mark.parametrize("more", [{}, FOREACH, {"lr": torch.tensor(0.1)}], ids=str)
+@names
+def test_an_option_of_other_optimizers_in_a_group_is_ignored_as_in_torch(
+    name: str, more: Options, option: str
+) -> None:
+    pair = Pair(name, SMALL, **{**STATEFUL[name], **taken(name, {"amsgrad": False})})
+    for side in pair.sides:
+        in_group(**{option: True, **more})(side)
+    for _ in range(3):
+        pair.set_gradients()
+        if not same_outcome(pair):
+            break
+
+
+class Mine(optimlab.Rule):
+    """An optimizer of somebody else's, which does not say what it reads."""
+
+    def update(self, param: Any, grad: Any, state: Any, step: Any, group: Any) -> None:
+        param.add_(grad, alpha=-group["lr"])
+
+
+def test_an_own_optimizer_needs_the_hyperparameters_that_it_was_made_with() -> None:
+    params = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
+    optimizer = Mine([{"params": param} for param in params], {"lr": 0.5})
+    for param in params:
+        param.grad = torch.ones(2)
+    optimizer.defaults["mine"] = 1
+    optimizer.step()
+    del optimizer.param_groups[1]["lr"]
+    with pytest.raises(KeyError, match="lr"):
+        optimizer.step()
+    assert [param.tolist() for param in params] == [[0.5, 0.5]] * 2
+
+
+# Hyperparameters of odd kinds.
+
+ODD: tuple[Any, ...] = (
+    *(np.array(0.05), np.float64(0.05), np.float32(0.05), np.array([0.05])),
+    *(2**53 + 1, 2**64, 1152921573326323713, 10**400, True, 0, 1, -0.0, -0.5, 1.5),
+    *("0.1", None, 1j, [0.1], float("nan"), float("inf")),
+    *(torch.tensor(0.05), torch.tensor([0.05]), torch.tensor([0.1, 0.2]), torch.tensor(1)),
+    torch.tensor(0.05, dtype=torch.float64),
+)
+NUMBERS = {
+    "SGD": ("lr", "momentum", "dampening", "weight_decay"),
+    "Adam": ("lr", "betas", "eps", "weight_decay"),
+    "AdamW": ("lr", "betas", "eps", "weight_decay"),
+    "RMSprop": ("lr", "alpha", "eps", "weight_decay", "momentum"),
+}
+
+
+def odd_hyperparameters() -> Iterator[Any]:
+    """Yield each hyperparameter that is a number, with the implementations that take it."""
+    for name, hyperparameters in NUMBERS.items():
+        for way in ({}, FOREACH, {"fused": True}):
+            if "fused" not in way or name != "RMSprop":
+                for key in hyperparameters:
+                    yield pytest.param(name, key, way, id=f"{name}-{key}-{way}")
+
+
+@pytest.mark.parametrize("maximize", [False, True])
+@pytest.mark.parametrize("steps_before", [0, 2])
+@pytest.mark.parametrize(("name", "key", "way"), list(odd_hyperparameters()))
+def test_a_hyperparameter_of_an_odd_kind_does_what_it_does_in_torch(
+    name: str, key: str, way: Options, steps_before: int, maximize: bool
+) -> None:
+    for value in ODD:
+        pairs = [(value, 0.9), (0.9, value), (0.9, 0.9, value)] if key == "betas" else []
+        for each in (value, *pairs):
+            # torch overwrites gradients that it looks ahead from, if they are not negated.
+            options = {"maximize": maximize, **taken(name, {"nesterov": maximize})}
+            pair = Pair(name, SMALL, **{**STATEFUL[name], **options}, **way)
+            pair.step(steps_before)
+            pair.set_gradients()
+            for side in pair.sides:
+                in_group(**{key: deepcopy(each)})(side)
+            same_outcome(pair)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_sgd_has_state_only_with_momentum_and_never_counts(momentum: float) -> None:
-    pair = Pair("SGD", momentum=momentum)
-    pair.step(2)
-    keys = [list(held) for held in pair.ours.optimizer.state.values()]
-    assert keys == ([["momentum_buffer"]] * 4 if momentum else [])
-
-
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @names
-def test_looking_a_parameter_up_in_the_state_makes_an_entry_as_in_torch(name: str) -> None:
-    pair = Pair(name, **STATEFUL[name])
-    assert pair.both(lambda side: side.optimizer.state[side.params[0]]) == {}
-    pair.step(2)
+def test_a_large_integer_is_not_rounded_before_torch_rounds_it(
+    name: str, dtype: torch.dtype, momentum: float
+) -> None:
+    options = {**taken(name, {"momentum": momentum}), "lr": 1152921573326323713}
+    for weight_decay in (0, 2**53 + 1, 1152921573326323713):
+        pair = Pair(name, (TensorSpec((9,), dtype),), weight_decay=weight_decay, **options)
+        for _ in range(2):
+            pair.set_gradients()
+            same_outcome(pair)
 
 
 # What people change by hand between two steps.
@@ -469,13 +451,20 @@ def transposed_state(side: Side) -> None:
             side.optimizer.state[side.params[1]][key] = value.t().contiguous().t()
 
 
+def load_both(side: Side) -> None:
+    """Load a checkpoint whose last group asks for foreach and fused."""
+    saved = side.optimizer.state_dict()
+    saved["param_groups"][-1].update(foreach=True, fused=True)
+    side.optimizer.load_state_dict(saved)
+
+
 CHANGES: dict[str, Callable[[Side], Any]] = {
-    "lr of a group": in_second_group(lr=0.5),
-    "a tensor lr": in_second_group(lr=torch.tensor(0.5)),
-    "lr 0": in_second_group(lr=0.0),
-    "weight_decay": in_second_group(weight_decay=0.25),
-    "maximize": in_second_group(maximize=True),
-    "another implementation": in_second_group(foreach=True, fused=None),
+    "lr of a group": in_group(lr=0.5),
+    "a tensor lr": in_group(lr=torch.tensor(0.5)),
+    "lr 0": in_group(lr=0.0),
+    "weight_decay": in_group(weight_decay=0.25),
+    "maximize": in_group(maximize=True),
+    "another implementation": in_group(foreach=True, fused=None),
     "one parameter less": lambda side: side.optimizer.state.pop(
         side.optimizer.param_groups[0]["params"].pop()
     ),
@@ -500,14 +489,27 @@ CHANGES: dict[str, Callable[[Side], Any]] = {
         side.params[1], "data", torch.full((3, 4), 0.5).t()
     ),
     "values": lambda side: side.params[1].detach().mul_(2),
+    "foreach and fused": in_group(foreach=True, fused=True),
+    "foreach and fused, by loading": load_both,
+    "an unknown default": lambda side: side.optimizer.defaults.update(mine=1),
+    "an unknown entry": in_group(color="red"),
+    "an unknown entry of state": lambda side: side.optimizer.state[side.params[0]].update(
+        seen=[torch.zeros(2), "text"]
+    ),
 }
+BOTH = ("foreach and fused", "foreach and fused, by loading")
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    ("change", "steps_before"),
+    [*((change, 3) for change in CHANGES), *((both, 0) for both in BOTH)],
+)
 @ways
-def test_a_change_between_two_steps_is_seen(name: str, way: Options, change: str) -> None:
+def test_a_change_between_two_steps_is_seen(
+    name: str, way: Options, change: str, steps_before: int
+) -> None:
     pair = Pair(name, SMALL, **STATEFUL[name], **way)
-    pair.step(3)
+    pair.step(steps_before)
     for side in pair.sides:
         CHANGES[change](side)
     pair.compare()
@@ -520,7 +522,48 @@ def test_a_change_between_two_steps_is_seen(name: str, way: Options, change: str
         pair.compare()
 
 
-# Profiles.
+# Arguments of `step`, hooks that change them, and profiles.
+
+ARGUMENTS: dict[str, Callable[[Any], Any]] = {
+    "two": lambda optimizer: optimizer.step(1, 2),
+    "three": lambda optimizer: optimizer.step(None, None, None),
+    "an unknown keyword": lambda optimizer: optimizer.step(other=1),
+    "a closure twice": lambda optimizer: optimizer.step(None, closure=None),
+    "no optimizer": lambda optimizer: type(optimizer).step(),
+    "no optimizer but a keyword": lambda optimizer: type(optimizer).step(closure=None),
+    "a number for an optimizer": lambda optimizer: type(optimizer).step(1),
+    "nothing for an optimizer": lambda optimizer: type(optimizer).step(None),
+    "a closure that cannot be called": lambda optimizer: optimizer.step(1),
+}
+
+
+@pytest.mark.parametrize("arguments", ARGUMENTS)
+@names
+def test_wrong_arguments_of_step_are_refused_in_torchs_words(name: str, arguments: str) -> None:
+    pair = Pair(name, SMALL)
+    pair.step(1)
+    pair.refused(lambda side: ARGUMENTS[arguments](side.optimizer))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [((), {}), (("x",), {}), ((1, 2), {}), ((), {"x": 1}), (("x", "y"), {"z": 1})],
+    ids=repr,
+)
+@names
+def test_a_hook_that_makes_arguments_unfit_is_answered_in_torchs_words(
+    name: str, changed: Any
+) -> None:
+    pair = Pair(name, SMALL)
+    pair.step(1)
+    for side in pair.sides:
+        side.optimizer.register_step_pre_hook(lambda *_: changed)
+    pair.refused(step)
+
+
+def test_the_step_of_an_own_rule_is_named_after_its_class() -> None:
+    assert Mine.step.__qualname__ == "Mine.step"
+    assert Mine.step.__module__ == __name__
 
 
 @ways
@@ -529,3 +572,10 @@ def test_a_step_shows_in_a_profile_as_torchs_does(name: str, way: Options) -> No
     pair.set_gradients()
     ours, theirs = (profiled(side.optimizer.step) for side in pair.sides)
     assert ours == theirs == [f"Optimizer.step#{name}.step"]
+
+
+def test_no_warning_is_given_without_a_reason() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in NAMES:
+            Pair(name).step(2)
