@@ -59,15 +59,10 @@ class Pair:
 
     def check(self, quick: bool) -> ParityResult:
         """Compare the two."""
-        mine = getattr(importlib.import_module(self.module), self.name)
-        theirs = getattr(torch.optim, self.reference)
-        return check(
-            partial(mine, **self.given),
-            partial(theirs, **self.beside),
-            options=self.always,
-            state_names=self.state_names,
-            quick=quick,
-        )
+        mine = partial(getattr(importlib.import_module(self.module), self.name), **self.given)
+        theirs = partial(getattr(torch.optim, self.reference), **self.beside)
+        names = self.state_names
+        return check(mine, theirs, options=self.always, state_names=names, quick=quick)
 
     def __str__(self) -> str:
         return f"`{self.name}{_options({**self.given, **self.always})}`"
@@ -106,8 +101,7 @@ PAIRS = (
 
 def main() -> int:
     """Check every pair whose package is here, and print or write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the table into this file")
     parser.add_argument("--quick", action="store_true", help="a few configurations of each")
     parser.add_argument("--report", metavar="NAME", help="print the whole report of this class")
@@ -136,16 +130,13 @@ def lines(quick: bool) -> Iterator[str]:
         f"{about['device']}, {about['cpu capability']}, one thread."
     )
     for package, module in (TIMM, KOZISTR, OPTIMI, BYTES):
-        yield ""
         release = _installed(package)
         if release is None:
-            yield f"**{package}** was not installed."
+            yield f"\n**{package}** was not installed."
             continue
-        yield f"**{package} {release}**"
-        yield ""
+        yield f"\n**{package} {release}**\n"
         if torchs := _torchs(module):
-            yield f"Torch's own classes under another name, the same by definition: {torchs}."
-            yield ""
+            yield f"Torch's own classes under another name, the same by definition: {torchs}.\n"
         yield "| optimizer | beside | same bits | same parameters | what differs first |"
         yield "|---|---|---|---|---|"
         for pair in PAIRS:
@@ -163,14 +154,9 @@ def row(pair: Pair, quick: bool) -> str:
         return f"| {pair} | {beside} | – | – | nothing compared: {str(error).splitlines()[-1]} |"
     compared = [each for each in result.results if each.compared]
     ended = sum(map(ends_the_same, compared))
-    cells = (
-        str(pair),
-        beside,
-        f"{len(result.same)} of {len(compared)}",
-        f"{ended} of {len(compared)}",
-        "; ".join(differences(result, compared)) or "nothing",
-    )
-    return f"| {' | '.join(cells)} |"
+    said = "; ".join(differences(result, compared)) or "nothing"
+    of = f"of {len(compared)}"
+    return f"| {pair} | {beside} | {len(result.same)} {of} | {ended} {of} | {said} |"
 
 
 def ends_the_same(each: CaseResult) -> bool:
@@ -187,11 +173,9 @@ def differences(result: ParityResult, compared: list[CaseResult]) -> Iterator[st
         outcome = found[0].outcome
         assert isinstance(outcome, Difference)
         mismatch = outcome.mismatch
-        text = f"{outcome.where.partition(' of parameter')[0]} {mismatch.what}"
-        if outcome.path[0] == "parameters":
-            text = f"parameter {mismatch.what}"
-        if outcome.path[0] == "gradients":
-            text = "writes to `p.grad`"
+        place = f"{outcome.where.partition(' of parameter')[0]} {mismatch.what}"
+        said = {"parameters": f"parameter {mismatch.what}", "gradients": "writes to `p.grad`"}
+        text = said.get(str(outcome.path[0]), place)
         ulps = f", {mismatch.ulps} ulp" if mismatch.ulps and "grad" not in text else ""
         where = common(found, compared)
         yield f"{text} in step {outcome.step}{ulps} ({len(found)}{where})"
@@ -208,18 +192,16 @@ def _options(options: Mapping[str, Any]) -> str:
 def _installed(package: str) -> str | None:
     """Return the release of a package, ``None`` if it is not here."""
     try:
-        found = version(package)
+        release = version(package)
     except PackageNotFoundError:
         return None
-    if package == "timm":
+    if package == "timm" and "timm" not in sys.modules:
         _load_timm_without_models()
-    return found
+    return release
 
 
 def _load_timm_without_models() -> None:
     """Let ``timm.optim`` be imported by itself: the models need a torchvision that fits torch."""
-    if "timm" in sys.modules:
-        return
     found = importlib.util.find_spec("timm")
     assert found is not None
     package, models = types.ModuleType("timm"), types.ModuleType("timm.models")
@@ -230,14 +212,11 @@ def _load_timm_without_models() -> None:
 
 def _torchs(module: str) -> str:
     """Name what a package hands on from torch."""
-    found = importlib.import_module(module)
-    names = [
-        name
-        for name, value in vars(found).items()
-        if inspect.isclass(value) and issubclass(value, Optimizer) and value is not Optimizer
-        if value.__module__.startswith("torch.optim")
-    ]
-    return ", ".join(f"`{name}`" for name in sorted(names))
+    found = inspect.getmembers(importlib.import_module(module), inspect.isclass)
+    classes = {name: each for name, each in found if issubclass(each, Optimizer)}
+    classes.pop("Optimizer", None)
+    torchs = [n for n, each in classes.items() if each.__module__.startswith("torch.optim")]
+    return ", ".join(f"`{name}`" for name in torchs)
 
 
 if __name__ == "__main__":

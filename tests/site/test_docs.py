@@ -5,11 +5,11 @@ What pages run and print has tests of its own; here nothing is run, and nothing 
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -19,11 +19,8 @@ NEEDED = (
     *("sphinx", "myst_parser", "pydata_sphinx_theme", "sphinx_design", "sphinx_gallery"),
     *("sphinx-mathjax-offline", "matplotlib"),
 )
-MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-
-pytestmark = pytest.mark.skipif(
-    bool(MISSING), reason=f"the pages are built with {', '.join(MISSING)} (extra `pages`)"
-)
+if missing := [name for name in NEEDED if find_spec(name) is None]:
+    pytest.skip(f"the pages are built with {', '.join(missing)}", allow_module_level=True)
 
 PAGE = """\
 # Names
@@ -47,19 +44,16 @@ from dataclasses import dataclass
 from typing import Generic, ParamSpec, TypeVar
 
 _P = ParamSpec("_P")
-_R = TypeVar("_R")
 Public = TypeVar("Public")
 
 
-class _Private:
-    pass
+class _Private: ...
 
 
-class Undocumented:
-    pass
+class Undocumented: ...
 
 
-def declare(update: Callable[_P, _R], private: _Private, public: Public) -> Undocumented:
+def declare(update: Callable[_P, Public], private: _Private) -> Undocumented:
     """Return what :class:`Absent` is not.
 
     Raises:
