@@ -114,6 +114,8 @@ RENAMED = {
     "optimlab.scalar": "optimlab.core.scalar",
     "optimlab.shadow": "optimlab.lab.shadow",
     "optimlab.terminal": "optimlab.lab.report",
+    "optimlab.terminal.MisuseError": "optimlab.cli.common.MisuseError",
+    "optimlab.terminal.resolve": "optimlab.lab.importing.import_named",
     "optimlab.values.Unread": "optimlab.core.values.StepCount",
 }
 """Each old name of a module, class or function, and where it is now.
