@@ -99,6 +99,8 @@ RENAMED = {
     "optimlab.shadow": "optimlab.lab.shadow",
     "optimlab.values.Unread": "optimlab.core.values.StepCount",
     "optimlab.terminal": "optimlab.lab.report",
+    "optimlab.terminal.MisuseError": "optimlab.cli.common.MisuseError",
+    "optimlab.terminal.resolve": "optimlab.lab.importing.import_named",
 }
 """Each old name of a module, class or function, and where it is now.
 
