@@ -14,7 +14,6 @@ from optimlab.lab.compare.snapshot import parameters
 from optimlab.lab.record.step_scope import Closure, StepScope
 from optimlab.lab.report import table
 
-
 Names: TypeAlias = Iterable[tuple[str, Tensor]]
 
 
