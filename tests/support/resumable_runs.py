@@ -119,7 +119,7 @@ class Unequal(Training):
 
     def load_state_dict(self, saved: dict[str, Any], /) -> None:
         super().load_state_dict(saved)
-        held = self.optimizer.state[self.model[0].weight]
+        held = self.optimizer.state[next(self.model.parameters())]
         match self.change:
             case "lr":
                 self.optimizer.param_groups[0]["lr"] = 0.1
