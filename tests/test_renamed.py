@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from inspect import isfunction
@@ -91,6 +92,19 @@ def test_import_optimlab_loads_no_tool() -> None:
     assert "optimlab" in loaded
     assert not {each for each in loaded if each.startswith(("optimlab.lab", "optimlab.cli"))}
     assert not {"torch", "click", "rich"} & loaded
+
+
+def test_editors_and_type_checkers_are_told_where_each_name_comes_from() -> None:
+    tree = ast.parse((ROOT / "optimlab" / "__init__.py").read_text(encoding="utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    told = {
+        name.asname: f"{node.module}.{name.name}"
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for name in node.names
+    }
+    homes = {name: f"optimlab.{home}.{name}" for name, home in optimlab._HOMES.items()}
+    assert told == homes | {name: f"optimlab.{name}" for name in ("parity", "values")}
 
 
 @pytest.mark.parametrize("name", optimlab.__all__)

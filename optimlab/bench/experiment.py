@@ -91,8 +91,8 @@ def run(settings: Settings, folder: Path, *, quiet: bool = False) -> Results:
 def threads(count: int | None) -> Iterator[None]:
     """Let torch use so many threads; ``None`` leaves it to torch."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
     try:
+        torch.set_num_threads(count or before)
         yield
     finally:
         torch.set_num_threads(before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -76,15 +77,13 @@ def about(workload: Workload, rule: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Outcome(Subject):
-    """What was measured of one rule on one workload.
+    """What was measured of one rule on one workload, by implementation.
 
     Attributes:
         steps: how many steps each implementation made, timed or not.
-        seconds: the times of each implementation.
         missing: why others were not measured.
-        limit: the time that the memory needs.
         phases: where the time of optimlab's step goes, see :func:`optimlab.bench.phases.phases`.
-        bits: how far each implementation's are from those of torch's default.
+        bits: how far they are from those of torch's default.
         times_optimlab: how many times as long as optimlab each takes, by the medians.
         share_of_limit: the limit's time as a share of optimlab's: 1 is as fast as the memory.
     """
@@ -164,10 +163,8 @@ def measured(outcomes: Iterable[Outcome]) -> list[str]:
 
 def by_workload(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
     """Gather the outcomes of each workload, under its description."""
-    gathered: dict[str, list[Outcome]] = {}
-    for outcome in outcomes:
-        gathered.setdefault(outcome.described, []).append(outcome)
-    return gathered
+    groups = groupby(outcomes, lambda outcome: outcome.described)
+    return {described: list(group) for described, group in groups}
 
 
 def reasons(outcomes: Sequence[Outcome]) -> list[str]:

@@ -63,13 +63,13 @@ class Turn:
 
     def take(self, entrant: Entrant, step: int, device: str) -> list[float]:
         """Make the steps, from this number, and return the seconds of those that are timed."""
-        seconds = []
+        seconds, wait = [], torch.cuda.synchronize if device == "cuda" else bool
         for number in range(step, step + self.untimed + self.timed):
             entrant.prepare(number)
-            synchronize(device)
+            wait()
             began = time.perf_counter_ns()
             entrant.run()
-            synchronize(device)
+            wait()
             seconds.append((time.perf_counter_ns() - began) / 1e9)
         return seconds[self.untimed :]
 
@@ -110,12 +110,6 @@ def time_in_turns(
                 seconds[name] += turn.take(entrants[name], step, device)
             step += turn.untimed + turn.timed
     return seconds, step
-
-
-def synchronize(device: str) -> None:
-    """Wait for the device to finish."""
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 @contextmanager

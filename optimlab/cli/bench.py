@@ -9,17 +9,7 @@ import click
 
 from optimlab.bench.rules import RULES
 from optimlab.bench.workloads import QUICK, WORKLOADS
-from optimlab.cli.common import (
-    DIFFERENT,
-    DIRECTORY,
-    EQUAL,
-    POSITIVE,
-    Json,
-    command,
-    device_option,
-    json_option,
-    words,
-)
+from optimlab.cli import common
 
 DESCRIPTION = """\
 Time a step of optimlab against torch's for-loop, foreach and fused implementations, and against the
@@ -37,18 +27,24 @@ LEAST_STEPS, LEAST_SECONDS = 30, 0.5
 LEAST_STEPS_QUICK, LEAST_SECONDS_QUICK = 5, 0.1
 
 
-@command("time a step against torch.optim and against the memory's bandwidth", DESCRIPTION, EXAMPLE)
+@common.command(
+    "time a step against torch.optim and against the memory's bandwidth", DESCRIPTION, EXAMPLE
+)
 @click.option("--quick", is_flag=True, help="fewer steps and workloads: less than a minute")
-@words("--optimizer", f"some of {', '.join(RULES)}; default: all", type=click.Choice([*RULES]))
-@words(
+@common.words(
+    "--optimizer", f"some of {', '.join(RULES)}; default: all", type=click.Choice([*RULES])
+)
+@common.words(
     "--workload",
     f"some of {', '.join(WORKLOADS)}; default: all; with --quick: {' '.join(QUICK)}",
     type=click.Choice([*WORKLOADS]),
 )
-@click.option("--threads", type=POSITIVE, metavar="N", help="default: as many as torch takes")
+@click.option(
+    "--threads", type=common.POSITIVE, metavar="N", help="default: as many as torch takes"
+)
 @click.option(
     "--repeats",
-    type=POSITIVE,
+    type=common.POSITIVE,
     metavar="N",
     help=f"at least so many timed steps, default: {LEAST_STEPS}, quick: {LEAST_STEPS_QUICK}",
 )
@@ -56,9 +52,9 @@ LEAST_STEPS_QUICK, LEAST_SECONDS_QUICK = 5, 0.1
 @click.option(
     "--compile", "compiled", is_flag=True, help="also time torch.compile(step), on few tensors"
 )
-@device_option
-@click.option("--output", type=DIRECTORY, default="optimlab-bench", help="default: optimlab-bench")
-@json_option
+@common.device_option
+@common.output_option("optimlab-bench")
+@common.json_option
 def bench(
     quick: bool,
     optimizer: Sequence[str],
@@ -69,7 +65,7 @@ def bench(
     compiled: bool,
     device: str,
     output: Path,
-    json: Json,
+    json: common.Json,
 ) -> int:
     """Measure, and write what was found."""
     from optimlab.bench import experiment
@@ -92,4 +88,4 @@ def bench(
     )
     results = experiment.run(settings, output, quiet=json.printed)
     json.write(results.as_json())
-    return EQUAL if results.same_bits else DIFFERENT
+    return common.EQUAL if results.same_bits else common.DIFFERENT

@@ -8,17 +8,7 @@ from pathlib import Path
 
 import click
 
-from optimlab.cli.common import (
-    DIFFERENT,
-    DIRECTORY,
-    EQUAL,
-    POSITIVE,
-    Json,
-    command,
-    device_option,
-    json_option,
-    words,
-)
+from optimlab.cli import common
 from optimlab.demo.recipes import RECIPES, Settings
 
 DESCRIPTION = """\
@@ -32,23 +22,23 @@ checkpoints to OUTPUT/checkpoints. The exit status is 0 if all bits are the same
 EXAMPLE = "optimlab demo --optimizers sgd adam --epochs 5 --output /tmp/digits"
 
 
-@command(
+@common.command(
     "train on real digits with torch.optim and optimlab, and compare the bits",
     DESCRIPTION,
     EXAMPLE,
 )
-@click.option("--epochs", type=POSITIVE, default=25, help="default: 25")
-@click.option("--batch-size", type=POSITIVE, default=64, help="images per step, default: 64")
+@click.option("--epochs", type=common.POSITIVE, default=25, help="default: 25")
+@click.option("--batch-size", type=common.POSITIVE, default=64, help="images per step, default: 64")
 @click.option("--seed", type=int, default=0, help="of the network and the data order, default: 0")
-@device_option
-@words(
+@common.device_option
+@common.words(
     "--optimizers",
     f"some of {', '.join(RECIPES)}, default: all",
     type=click.Choice([*RECIPES]),
     default=[*RECIPES],
 )
-@click.option("--output", type=DIRECTORY, default="optimlab-demo", help="default: optimlab-demo")
-@json_option
+@common.output_option("optimlab-demo")
+@common.json_option
 def demo(
     epochs: int,
     batch_size: int,
@@ -56,7 +46,7 @@ def demo(
     device: str,
     optimizers: Sequence[str],
     output: Path,
-    json: Json,
+    json: common.Json,
 ) -> int:
     """Train, compare, and write what was found."""
     from optimlab.demo import experiment
@@ -70,4 +60,4 @@ def demo(
     ]
     results = experiment.run(settings, output, quiet=json.printed)
     json.write(results.as_json())
-    return EQUAL if results.same_bits else DIFFERENT
+    return common.EQUAL if results.same_bits else common.DIFFERENT

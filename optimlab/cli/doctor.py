@@ -8,17 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from optimlab.cli.common import (
-    DIFFERENT,
-    EQUAL,
-    MODULE_NAME,
-    Json,
-    MisuseError,
-    Named,
-    command,
-    json_option,
-    words,
-)
+from optimlab.cli import common
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,25 +32,27 @@ EXAMPLE = "optimlab doctor --against train:make_optimizer run.pt --repair fixed.
 STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 
-@command("find out what is wrong with an optimizer's checkpoint", DESCRIPTION, EXAMPLE)
+@common.command("find out what is wrong with an optimizer's checkpoint", DESCRIPTION, EXAMPLE)
 @click.argument("checkpoint", type=Path, metavar="CKPT")
 @click.argument("other", type=Path, required=False, metavar="[CKPT2]")
 @click.option(
     "--against",
-    type=MODULE_NAME,
+    type=common.MODULE_NAME,
     metavar="MODULE:FACTORY",
     help="a function without arguments that makes the optimizer, or (model, optimizer)",
 )
 @click.option("--repair", type=Path, metavar="OUT", help="write a repaired copy to this new file")
-@words("--keep", "with --repair: take these hyperparameters from CKPT2 or the live optimizer")
-@json_option
+@common.words(
+    "--keep", "with --repair: take these hyperparameters from CKPT2 or the live optimizer"
+)
+@common.json_option
 def doctor(
     checkpoint: Path,
     other: Path | None,
-    against: Named | None,
+    against: common.Named | None,
     repair: Path | None,
     keep: Sequence[str],
-    json: Json,
+    json: common.Json,
 ) -> int:
     """Examine, repair and print; equal is a checkpoint in which nothing is wrong."""
     from optimlab.lab import doctor as lab
@@ -75,28 +67,28 @@ def doctor(
         if repair is not None:
             repaired = lab.repair(checkpoint, repair, reference, keep=keep, model=model)
     except lab.CheckpointError as error:
-        raise MisuseError(str(error)) from error
+        raise common.MisuseError(str(error)) from error
     print_report(console, found)
     if repair is not None and repaired is not None:
         print_repaired(console, repair, repaired)
     json.write(as_json(found, repaired))
     healthy = found.healthy if repaired is None else repaired.report.healthy
-    return EQUAL if healthy else DIFFERENT
+    return common.EQUAL if healthy else common.DIFFERENT
 
 
 def check(
-    other: Path | None, against: Named | None, repair: Path | None, keep: Sequence[str]
+    other: Path | None, against: common.Named | None, repair: Path | None, keep: Sequence[str]
 ) -> None:
     """Refuse options that make no sense."""
     if other is not None and against is not None:
-        raise MisuseError("compare with CKPT2 or with --against, not with both")
+        raise common.MisuseError("compare with CKPT2 or with --against, not with both")
     if keep and repair is None:
-        raise MisuseError("--keep goes with --repair")
+        raise common.MisuseError("--keep goes with --repair")
     if keep and other is None and against is None:
-        raise MisuseError("--keep needs CKPT2 or --against to take the hyperparameters from")
+        raise common.MisuseError("--keep needs CKPT2 or --against to take the hyperparameters from")
 
 
-def made_by(factory: Named) -> tuple[Optimizer, nn.Module | None]:
+def made_by(factory: common.Named) -> tuple[Optimizer, nn.Module | None]:
     """Return the optimizer to compare with, and the model whose parameters it names."""
     from torch import nn
     from torch.optim import Optimizer
@@ -106,12 +98,14 @@ def made_by(factory: Named) -> tuple[Optimizer, nn.Module | None]:
         made = make()
     except Exception as error:  # whatever it is, there is nothing to compare with
         what = f"{name}() raised {type(error).__name__}: {error}"
-        raise MisuseError(f"{what}; it has to make an optimizer without arguments") from error
+        raise common.MisuseError(
+            f"{what}; it has to make an optimizer without arguments"
+        ) from error
     parts = made if isinstance(made, tuple) else (made,)
     optimizers = [part for part in parts if isinstance(part, Optimizer)]
     models = [part for part in parts if isinstance(part, nn.Module)]
     if len(optimizers) != 1:
-        raise MisuseError(f"{name}() returned {type(made).__name__}, and no optimizer")
+        raise common.MisuseError(f"{name}() returned {type(made).__name__}, and no optimizer")
     return optimizers[0], models[0] if models else None
 
 

@@ -11,20 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from optimlab.cli.common import (
-    DIFFERENT,
-    EQUAL,
-    MODULE_NAME,
-    NAME_VALUE,
-    POSITIVE,
-    Json,
-    MisuseError,
-    Named,
-    command,
-    device_option,
-    json_option,
-    words,
-)
+from optimlab.cli import common
 
 if TYPE_CHECKING:
     from optimlab.lab.lockstep.scenario import Scenario
@@ -42,12 +29,16 @@ HYPERPARAMETERS = "hyperparameters of {}, as Python writes them: betas=(0.9,0.99
 DTYPES = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
 
 
-@command("find the operation at which two optimizers part, and why", DESCRIPTION, EXAMPLE)
-@click.argument("a", type=MODULE_NAME, metavar="MODULE:CLASS")
-@click.argument("b", type=MODULE_NAME, metavar="MODULE:CLASS")
-@words("--options", HYPERPARAMETERS.format("both"), "NAME=VALUE...", type=NAME_VALUE)
-@words("--options-a", HYPERPARAMETERS.format("the first"), "NAME=VALUE...", type=NAME_VALUE)
-@words("--options-b", HYPERPARAMETERS.format("the second"), "NAME=VALUE...", type=NAME_VALUE)
+@common.command("find the operation at which two optimizers part, and why", DESCRIPTION, EXAMPLE)
+@click.argument("a", type=common.MODULE_NAME, metavar="MODULE:CLASS")
+@click.argument("b", type=common.MODULE_NAME, metavar="MODULE:CLASS")
+@common.words("--options", HYPERPARAMETERS.format("both"), "NAME=VALUE...", type=common.NAME_VALUE)
+@common.words(
+    "--options-a", HYPERPARAMETERS.format("the first"), "NAME=VALUE...", type=common.NAME_VALUE
+)
+@common.words(
+    "--options-b", HYPERPARAMETERS.format("the second"), "NAME=VALUE...", type=common.NAME_VALUE
+)
 @click.option("--foreach", is_flag=True, help="foreach=True for those that have it")
 @click.option(
     "--dtype",
@@ -55,18 +46,18 @@ DTYPES = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128"
     default="float32",
     help="of the parameters, default: float32",
 )
-@click.option("--steps", type=POSITIVE, default=20, help="at most, default: 20")
+@click.option("--steps", type=common.POSITIVE, default=20, help="at most, default: 20")
 @click.option("--seed", type=int, default=0, help="of starting values and gradients, default: 0")
-@device_option
-@json_option
+@common.device_option
+@common.json_option
 def explain(
-    a: Named,
-    b: Named,
+    a: common.Named,
+    b: common.Named,
     options: Sequence[tuple[str, Any]],
     options_a: Sequence[tuple[str, Any]],
     options_b: Sequence[tuple[str, Any]],
     foreach: bool,
-    json: Json,
+    json: common.Json,
     **given: Any,
 ) -> int:
     """Print where the two part."""
@@ -82,18 +73,18 @@ def explain(
     try:
         found = explaining.explain(*makes, scenario(**given))
     except NothingCompared as error:
-        raise MisuseError(str(error)) from error
+        raise common.MisuseError(str(error)) from error
     if not json.printed:
         print(found)
     json.write(found.as_json())
-    return EQUAL if found.equal else DIFFERENT
+    return common.EQUAL if found.equal else common.DIFFERENT
 
 
-def maker(named: Named, given: dict[str, Any], foreach: bool) -> partial[Any]:
+def maker(named: common.Named, given: dict[str, Any], foreach: bool) -> partial[Any]:
     """Import what makes an optimizer, and give it its hyperparameters."""
     made = named.load()
     if not callable(made):
-        raise MisuseError(f"{named.text} makes no optimizer")
+        raise common.MisuseError(f"{named.text} makes no optimizer")
     if foreach and "foreach" in inspect.signature(made).parameters:
         given = {**given, "foreach": True}
     return partial(made, **given)
@@ -107,9 +98,11 @@ def check_makes(makes: Sequence[Any]) -> None:
         try:
             made = make([{"params": [torch.zeros(1)]}])
         except (TypeError, ValueError, RuntimeError) as error:
-            raise MisuseError(f"{make.func.__name__}: {error}") from error
+            raise common.MisuseError(f"{make.func.__name__}: {error}") from error
         if not isinstance(made, torch.optim.Optimizer):
-            raise MisuseError(f"{make.func.__name__} makes a {type(made).__name__}, no optimizer")
+            raise common.MisuseError(
+                f"{make.func.__name__} makes a {type(made).__name__}, no optimizer"
+            )
 
 
 def rehearse(makes: Sequence[Any], scenario: Scenario) -> None:
@@ -130,7 +123,9 @@ def rehearse(makes: Sequence[Any], scenario: Scenario) -> None:
                     optimizer.step()
         except Exception as error:
             reason = str(error) or type(error).__name__
-            raise MisuseError(f"{make.func.__name__} refuses the scenario: {reason}") from error
+            raise common.MisuseError(
+                f"{make.func.__name__} refuses the scenario: {reason}"
+            ) from error
 
 
 def scenario(dtype: str, steps: int, seed: int, device: str) -> Scenario:

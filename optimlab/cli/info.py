@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from optimlab.cli.common import EQUAL, Json, command, json_option
+from optimlab.cli import common
 
 
-@command(
+@common.command(
     "say which execution serves which optimizer here, and why",
     "Says which execution serves which optimizer on this machine, and why.",
     "optimlab info --json",
 )
-@json_option
-def info(json: Json) -> int:
+@common.json_option
+def info(json: common.Json) -> int:
     """Print what was found."""
     from optimlab.lab.info import info
 
@@ -19,4 +19,4 @@ def info(json: Json) -> int:
     if not json.printed:
         print(found)
     json.write(found)
-    return EQUAL
+    return common.EQUAL

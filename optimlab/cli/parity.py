@@ -12,26 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from optimlab.cli.common import (
-    DIFFERENT,
-    EQUAL,
-    MODULE_NAME,
-    Json,
-    Kind,
-    MisuseError,
-    Named,
-    command,
-    device_option,
-    json_option,
-    words,
-)
+from optimlab.cli import common
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
     from optimlab.lab.parity.configurations import Level
-    from optimlab.lab.parity.result import TableResult
+    from optimlab.lab.parity.table_result import TableResult
 
 DESCRIPTION = """\
 Compare every optimizer with torch.optim, bit by bit: all combinations of its options, for each
@@ -57,26 +45,26 @@ def names_of_state(text: str) -> tuple[str, str]:
     """Read ``THEIRS=MINE``."""
     theirs, equals, mine = text.partition("=")
     if not (theirs and equals and mine):
-        raise MisuseError(f"{text!r} is not of the form THEIRS=MINE, such as exp_avg=m")
+        raise common.MisuseError(f"{text!r} is not of the form THEIRS=MINE, such as exp_avg=m")
     return theirs, mine
 
 
-STATE_NAMES = Kind("THEIRS=MINE", names_of_state)
+STATE_NAMES = common.Kind("THEIRS=MINE", names_of_state)
 
 
-@command("compare every configuration with torch.optim, bit by bit", DESCRIPTION, EXAMPLE)
-@click.argument("mine", required=False, type=MODULE_NAME, metavar="[MODULE:NAME]")
-@click.argument("reference", required=False, type=MODULE_NAME, metavar="[MODULE:NAME]")
+@common.command("compare every configuration with torch.optim, bit by bit", DESCRIPTION, EXAMPLE)
+@click.argument("mine", required=False, type=common.MODULE_NAME, metavar="[MODULE:NAME]")
+@click.argument("reference", required=False, type=common.MODULE_NAME, metavar="[MODULE:NAME]")
 @click.option("--quick", is_flag=True, help="a few options in two dtypes: seconds, not minutes")
-@words("--optimizer", "default: all of the table")
-@device_option
-@json_option
+@common.words("--optimizer", "default: all of the table")
+@common.device_option
+@common.json_option
 @click.option("--seed", default=0, help="of starting values and gradients, default: 0")
-@words("--dtype", "with two names: such as bfloat16, default: all")
-@words("--implementation", "with two names: such as fused")
-@words("--ignore-state", "with two names: state not to be compared")
-@words("--ignore-option", "with two names: and hyperparameters")
-@words(
+@common.words("--dtype", "with two names: such as bfloat16, default: all")
+@common.words("--implementation", "with two names: such as fused")
+@common.words("--ignore-state", "with two names: state not to be compared")
+@common.words("--ignore-option", "with two names: and hyperparameters")
+@common.words(
     "--state-name",
     "with two names: state that has another name, such as exp_avg=m",
     "THEIRS=MINE...",
@@ -86,12 +74,12 @@ STATE_NAMES = Kind("THEIRS=MINE", names_of_state)
     "--strict", is_flag=True, help="with two names: what one side alone refuses is a difference"
 )
 def parity(
-    mine: Named | None,
-    reference: Named | None,
+    mine: common.Named | None,
+    reference: common.Named | None,
     quick: bool,
     optimizer: Sequence[str],
     device: str,
-    json: Json,
+    json: common.Json,
     seed: int,
     **of_pair: Any,
 ) -> int:
@@ -100,30 +88,34 @@ def parity(
         given = [f"--{name.replace('_', '-')}" for name, value in of_pair.items() if value]
         if given:
             flags = ", ".join(given)
-            raise MisuseError(f"{flags} needs the names of two optimizers to compare")
+            raise common.MisuseError(f"{flags} needs the names of two optimizers to compare")
         return compare_table("quick" if quick else "full", optimizer, device, seed, json)
     if reference is None:
-        raise MisuseError("two names are needed: of an optimizer, and of one to compare it with")
+        raise common.MisuseError(
+            "two names are needed: of an optimizer, and of one to compare it with"
+        )
     if optimizer:
-        raise MisuseError("--optimizer is for the table, which is not used with two names")
+        raise common.MisuseError("--optimizer is for the table, which is not used with two names")
     pair = mine.load(), reference.load()
     return compare_pair(*pair, json, device=device, seed=seed, quick=quick, **of_pair)
 
 
 def compare_table(
-    level: Level, optimizers: Sequence[str], device: str, seed: int, json: Json
+    level: Level, optimizers: Sequence[str], device: str, seed: int, json: common.Json
 ) -> int:
     """Compare the optimizers of the table with torch's, and print the matrix."""
     from optimlab.lab.parity.case_result import environment
     from optimlab.lab.parity.cases import cases
-    from optimlab.lab.parity.checking import check_table
     from optimlab.lab.parity.table import TABLE
+    from optimlab.lab.parity.table_result import check_table
     from optimlab.lab.report import console, progress
 
     known = [row.name for row in TABLE]
     unknown = ", ".join(name for name in optimizers if name not in known)
     if unknown:
-        raise MisuseError(f"no optimizer {unknown} in the table, which has {', '.join(known)}")
+        raise common.MisuseError(
+            f"no optimizer {unknown} in the table, which has {', '.join(known)}"
+        )
     chosen = list(cases(level, optimizers=optimizers, device=device, seed=seed))
     shown_on, began = console(quiet=json.printed), time.perf_counter()
     facts = ", ".join(f"{name} {value}" for name, value in environment(device).items())
@@ -133,13 +125,13 @@ def compare_table(
     print_report(shown_on, report)
     about = {"extent": level, "seed": seed, "seconds": time.perf_counter() - began}
     json.write(report.as_json(**about))
-    return EQUAL if report.equal else DIFFERENT
+    return common.EQUAL if report.equal else common.DIFFERENT
 
 
 def compare_pair(
     mine: Any,
     reference: Any,
-    json: Json,
+    json: common.Json,
     *,
     dtype: Sequence[str],
     implementation: Sequence[str],
@@ -157,7 +149,7 @@ def compare_pair(
         require_optimizers(mine, reference, {})
         Coverage(implementation, dtype)
     except (TypeError, ValueError) as error:
-        raise MisuseError(str(error)) from error
+        raise common.MisuseError(str(error)) from error
     shown_on = console(quiet=json.printed)
     try:
         with progress(shown_on) as show:
@@ -172,10 +164,10 @@ def compare_pair(
                 **options,
             )
     except NothingCompared as error:
-        raise MisuseError(str(error)) from error
+        raise common.MisuseError(str(error)) from error
     shown_on.print(str(result))
     json.write(result.as_json())
-    return EQUAL if result.equal else DIFFERENT
+    return common.EQUAL if result.equal else common.DIFFERENT
 
 
 def print_report(shown_on: Console, report: TableResult) -> None:
@@ -207,7 +199,8 @@ def matrix(report: TableResult) -> Table:
         rows.append([optimizer if optimizer != previous else "", implementation, *texts])
         previous = optimizer
     headings = ["optimizer", "implementation", *DTYPES]
-    return rich_table(headings, rows, colour, left=2, box=None, padding=(0, 1, 0, 0))
+    look = {"box": None, "padding": (0, 1, 0, 0), "pad_edge": True, "show_edge": False}
+    return rich_table(headings, rows, colour, left=2, **look)
 
 
 def colour(heading: str, cell: str) -> str:

@@ -45,7 +45,7 @@ def writer(one: Checkpoint) -> str:
         name = own[0] if own else type(one.live).__name__
         return _by_decay(one) if name in ("Adam", "AdamW") else name
     keys = {str(key) for group in one.groups for key in group} - BOOKKEEPING
-    held = {key for place in range(len(one.numbers)) for key in one.held(place)}
+    held = {key.rpartition(".")[2] for place in range(len(one.numbers)) for key in one.held(place)}
     for key, package in _FOREIGN.items():
         if key in keys | held:
             return package

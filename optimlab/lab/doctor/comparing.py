@@ -20,7 +20,7 @@ from optimlab.lab.doctor.hyperparameters import (
     same,
     shown,
 )
-from optimlab.lab.doctor.order import check_moments, check_order
+from optimlab.lab.doctor.order import check_moments, check_order, names_apart
 from optimlab.lab.findings import Finding, error, note, warning
 
 States: TypeAlias = dict[int, dict[str, Any]]
@@ -30,6 +30,7 @@ def compare(ours: Checkpoint, theirs: Checkpoint) -> tuple[list[Finding], int]:
     """Compare groups, names, shapes, dtypes, then bits; return also how many elements."""
     if ours.sizes != theirs.sizes:
         what = f"{ours.sizes} parameters in its groups, {theirs.sizes} in {theirs.name}"
+        what += names_apart(ours, theirs)
         return [error("groups", ours.name, what, "torch refuses to load one into the other.")], 0
     found = [*_classes(ours, theirs), *check_order(ours, theirs)]
     found += [

@@ -18,7 +18,7 @@ from optimlab.lab.doctor.loading import check_loading
 from optimlab.lab.doctor.repairing import plain, put, repaired, write
 from optimlab.lab.doctor.report import Report, report
 from optimlab.lab.doctor.search import Source, checkpoints
-from optimlab.lab.doctor.state_checks import examine
+from optimlab.lab.doctor.state_checks import examine, has_stepped
 
 Other = TypeVar("Other")
 
@@ -79,8 +79,9 @@ def doctor(
         >>> print(optimlab.doctor(saved, torch.optim.SGD([("weight", weight)], lr=0.1)).verdict)
         state dict against the live SGD: 1 warning (1 optimizer, 1 parameter, 0 state tensors)
     """
-    ours = checkpoints(checkpoint, model)[0]
-    theirs = None if against is None else checkpoints(against, model)[0]
+    one, other = _names(checkpoint, against)
+    ours = checkpoints(checkpoint, model, one)[0]
+    theirs = None if against is None else checkpoints(against, model, other)[0]
     found, elements = _examined(ours, theirs)
     live = any(one.live is not None for one in (*ours, *(theirs or ())))
     if elements == 0 and found.healthy and not live:
@@ -133,6 +134,16 @@ def repair(
     return Repaired(content, tuple(done), _examined(copies, theirs)[0])
 
 
+def _names(*sources: Any) -> tuple[str, str]:
+    """Call two files by as many folders as it takes to tell them apart."""
+    if not all(isinstance(source, str | PathLike) for source in sources):
+        return "", ""
+    one, other = (Path(source).absolute().parts for source in sources)
+    deepest = min(len(one), len(other))
+    count = next((n for n in range(1, deepest) if one[-n] != other[-n]), 1)
+    return "/".join(one[-count:]), "/".join(other[-count:])
+
+
 def _examined(ours: list[Checkpoint], theirs: list[Checkpoint] | None) -> tuple[Report, int | None]:
     """Return what was found, and how many elements were compared, if bits were to be compared."""
     looked_at = _looked_at(ours)
@@ -144,7 +155,7 @@ def _examined(ours: list[Checkpoint], theirs: list[Checkpoint] | None) -> tuple[
         findings += [*examine(one), *examine(other)]
         loads = other.live is not None and one.live is None
         findings += check_loading(one, other) if loads else ()
-        if not loads or other.state:
+        if not loads or has_stepped(other):
             found, compared = compare(one, other)
             elements = (elements or 0) + compared
             # Loading has already told about everything but bits.

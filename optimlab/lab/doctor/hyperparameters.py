@@ -15,15 +15,27 @@ from optimlab.lab.findings import Finding, error, note, warning
 Group: TypeAlias = Mapping[str, Any]
 
 #: What schedulers and torch itself write into a group beside the optimizer's hyperparameters.
-BOOKKEEPING = {"params", "param_names", "name", "initial_lr", "max_lr", "min_lr", "swa_lr"}
-BOOKKEEPING |= {"base_momentum", "max_momentum"}
+SCHEDULE = ("initial_lr", "max_lr", "min_lr")
+BOOKKEEPING = {
+    "params",
+    "param_names",
+    "name",
+    "swa_lr",
+    "base_momentum",
+    "max_momentum",
+    *SCHEDULE,
+}
 IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")
 
 Check: TypeAlias = tuple[str, Callable[[float, Group], bool], str]
 
 
+def _of(group: Group, key: str) -> float:
+    return number(group[key]) if is_number(group.get(key)) else 0.0
+
+
 def _turns_signs(x: float, group: Group) -> bool:
-    return bool(group.get("decoupled_weight_decay")) and x * number(group["lr"]) > 1
+    return bool(group.get("decoupled_weight_decay")) and x * _of(group, "lr") > 1
 
 
 # Name, when it is wrong, and what is the matter. A constructor checks some of them, but not what is
@@ -48,7 +60,7 @@ _WARNINGS: tuple[Check, ...] = (
     ("eps", lambda x, _: x >= 0.1, "it drowns the root of the second moment"),
     (
         "dampening",
-        lambda x, group: x >= 1 and number(group.get("momentum", 0)) > 0,
+        lambda x, group: x >= 1 and _of(group, "momentum") > 0,
         "the buffer takes in no gradient after the first",
     ),
     ("weight_decay", lambda x, group: x > 1 and "decoupled_weight_decay" not in group, "large"),
@@ -66,6 +78,11 @@ def check_group(group: Group, where: str, known: Collection[str] = ()) -> Iterat
                 yield say("hyperparameter", where, what, advice)
     yield from _check_betas(group, where)
     yield from _check_keys(group, where, known)
+    missing = [key for key in known if key not in group and key not in IMPLEMENTATION]
+    if missing:
+        what = f"has no {', '.join(missing)}: the next step raises KeyError"
+        advice = "set them in this group of param_groups: a load of another's groups dropped them."
+        yield error("missing key", where, what, advice)
 
 
 def _check_betas(group: Group, where: str) -> Iterator[Finding]:
@@ -99,20 +116,25 @@ def _check_keys(group: Group, where: str, known: Collection[str]) -> Iterator[Fi
 def is_number(value: Any) -> bool:
     """Tell whether a hyperparameter is a number, or a tensor with one element."""
     if isinstance(value, Tensor):
-        return value.numel() == 1 and not value.is_complex()
+        return value.numel() == 1 and not value.is_complex() and value.device.type != "meta"
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def number(value: Any) -> float:
-    """Return a hyperparameter's value."""
-    return float(value.detach()) if isinstance(value, Tensor) else float(value)
+    """Return a hyperparameter's value; an integer beyond all floats is infinite."""
+    try:
+        return float(value.detach()) if isinstance(value, Tensor) else float(value)
+    except OverflowError:
+        return math.inf
 
 
 def shown(value: Any) -> str:
     """Print a hyperparameter in a few characters."""
-    if isinstance(value, Tensor) and value.numel() == 1:
+    if isinstance(value, Tensor) and is_number(value):
         return f"tensor({number(value):g})"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float) or (isinstance(value, int) and abs(value) > 10**18):
+        return f"{number(value):g}"
+    return str(value)
 
 
 def same(one: Any, other: Any) -> bool:

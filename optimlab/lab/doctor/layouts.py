@@ -8,8 +8,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from optimlab.lab.doctor.checkpoint import Checkpoint
 from optimlab.lab.doctor.formats import Placeholder
 from optimlab.lab.findings import Finding, error, listed, note, warning
+
+_PROGRESS = ("epoch", "step", "global_step", "iteration", "iter", "steps")
 
 #: What was met in a checkpoint, and where.
 Visited: TypeAlias = Sequence[tuple[Any, str]]
@@ -50,6 +53,17 @@ def beside(visited: Visited, name: str) -> Iterator[Finding]:
             )
         elif isinstance(value, Mapping) and _is_model(value):
             yield from _weights(value, where)
+
+
+def check_empty(one: Checkpoint, content: Any) -> Iterator[Finding]:
+    """Say that an optimizer has no state, if the checkpoint says that it has made steps."""
+    made = {key: content[key] for key in _PROGRESS if key in content} if not one.state else {}
+    steps = [f"{key} {n}" for key, n in made.items() if isinstance(n, int) and n > 0]
+    plain = all(not group.get("momentum", True) for group in one.groups)
+    if steps and one.numbers and not plain:
+        what = f"has no state of any parameter, after {listed(steps)}"
+        advice = "its moments were lost on saving, or on an earlier load: take another checkpoint."
+        yield warning("missing state", one.name, what, advice)
 
 
 def _is_model(value: Mapping[Any, Any]) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from optimlab.lab.doctor.checkpoint import Checkpoint, of_optimizer
-from optimlab.lab.doctor.hyperparameters import shown
+from optimlab.lab.doctor.hyperparameters import is_number, number, shown
 from optimlab.lab.doctor.report import Report, report
 from optimlab.lab.doctor.state_checks import examine
 from optimlab.lab.findings import Finding, error, listed, note, warning
@@ -67,10 +67,23 @@ def _frozen(one: Checkpoint) -> Iterator[Finding]:
         what = "requires_grad is False, but there is still a gradient: every step moves it on"
         where = f"{one.name}: {one.parameters(stale)}"
         yield warning("frozen", where, what, "set grad to None: zero_grad() does.")
+    trained = [p for p in quiet if _has_trained(one, p)]
+    if one.params and len(quiet) == len(one.params):
+        what = "all parameters are frozen, requires_grad is False: nothing can move"
+        yield error("frozen", one.name, what, "call requires_grad_() on what is to be trained.")
+    elif trained:
+        what = f"{one.parameters(trained)}: trained until now, and frozen: requires_grad is False"
+        advice = "call requires_grad_() on them, if they are to go on; drop their state, if not."
+        yield warning("frozen", one.name, what, advice)
     if quiet:
         what = f"{len(quiet)} parameters are frozen: {one.parameters(quiet)}"
         advice = "they stay as they are, as long as they have no gradient."
         yield note("frozen", one.name, what, advice)
+
+
+def _has_trained(one: Checkpoint, place: int) -> bool:
+    step = one.held(place).get("step")
+    return bool(number(step)) if is_number(step) else bool(one.held(place))
 
 
 def _equal_groups(one: Checkpoint) -> Iterator[Finding]:
@@ -90,12 +103,12 @@ def _shared(several: list[Checkpoint]) -> Iterator[Finding]:
     """What several groups, or several optimizers, have in common and should not."""
     tensors: defaultdict[tuple[int, str], list[str]] = defaultdict(list)
     owners: defaultdict[int, list[str]] = defaultdict(list)
-    for number, one in enumerate(several):
-        label = one.name if len(several) == 1 else f"{one.name} {number}"
-        for index, group in enumerate(one.groups):
+    for index, one in enumerate(several):
+        label = one.name if len(several) == 1 else f"{one.name} {index}"
+        for place, group in enumerate(one.groups):
             for key, value in group.items():
                 if isinstance(value, Tensor):
-                    tensors[id(value), key].append(f"{label}, group {index}")
+                    tensors[id(value), key].append(f"{label}, group {place}")
         for param in {id(param) for param in one.params}:
             owners[param].append(label)
     for (_, key), places in tensors.items():

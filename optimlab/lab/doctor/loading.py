@@ -18,8 +18,8 @@ from optimlab.lab.compare.bits import same_bits
 from optimlab.lab.doctor import aliasing
 from optimlab.lab.doctor.author import check_writer, read_state, rule_of, writer
 from optimlab.lab.doctor.checkpoint import Checkpoint, of_optimizer
-from optimlab.lab.doctor.hyperparameters import BOOKKEEPING, IMPLEMENTATION, same, shown
-from optimlab.lab.doctor.order import check_order
+from optimlab.lab.doctor.hyperparameters import BOOKKEEPING, IMPLEMENTATION, SCHEDULE, same, shown
+from optimlab.lab.doctor.order import check_order, sizes_apart
 from optimlab.lab.findings import Finding, Severity, error, listed, note, warning
 
 
@@ -28,7 +28,7 @@ def check_loading(saved: Checkpoint, live: Checkpoint) -> Iterator[Finding]:
     loaded = try_to_load(saved, live)
     yield from check_writer(saved, live, loads_it=not isinstance(loaded, Exception))
     if isinstance(loaded, Exception):
-        what = f"loading fails: {type(loaded).__name__}: {loaded}"
+        what = f"loading fails: {type(loaded).__name__}: {loaded}{sizes_apart(saved, live)}"
         advice = "make the optimizer with the groups that the checkpoint has, or load its own."
         yield error("refused", saved.name, what, advice)
         return
@@ -70,7 +70,17 @@ def _hyperparameters(saved: Checkpoint, live: Checkpoint, loaded: Checkpoint) ->
             yield error("missing key", where, what, advice)
         for key in before:
             if key in own & after.keys() and not same(before[key], after[key]):
-                yield _overridden(key, before[key], after[key], where, absent=key not in wrote)
+                follows = [each for each in SCHEDULE if key == "lr" and each in after]
+                yield _overridden(
+                    key, before[key], after[key], where, follows, absent=key not in wrote
+                )
+        schedule = sorted(set(SCHEDULE) & (before.keys() ^ wrote.keys()))
+        if schedule:
+            what = f"{listed(schedule)} of a schedule: only one of the two has it"
+            advice = (
+                "make the scheduler again before loading its state; a distributed load drops it."
+            )
+            yield note("foreign key", where, what, advice)
         foreign = after.keys() - before.keys() - BOOKKEEPING
         if foreign:
             what = f"brings {listed(sorted(map(str, foreign)))}, which the optimizer does not read"
@@ -78,14 +88,19 @@ def _hyperparameters(saved: Checkpoint, live: Checkpoint, loaded: Checkpoint) ->
             yield warning("foreign key", where, what, advice)
 
 
-def _overridden(key: str, before: Any, after: Any, where: str, *, absent: bool) -> Finding:
+def _overridden(
+    key: str, before: Any, after: Any, where: str, follows: list[str], *, absent: bool
+) -> Finding:
+    goes_on = (
+        f"; a schedule goes by {listed(follows)}, which --keep lr keeps, too" if follows else ""
+    )
     severity: Severity = "error" if absent else "warning"
     return Finding(
         "note" if key in IMPLEMENTATION else severity,
         "missing key" if absent else "hyperparameter overridden",
         where,
         f"loading replaces {key} = {shown(before)} by {shown(after)}, "
-        + ("which it fills in where the checkpoint has none" if absent else "its own"),
+        + ("which it fills in where the checkpoint has none" if absent else f"its own{goes_on}"),
         f"set {key} again after loading, or keep it: --repair OUT --keep {key}.",
     )
 

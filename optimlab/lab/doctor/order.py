@@ -38,6 +38,25 @@ def check_order(saved: Checkpoint, reference: Checkpoint) -> Iterator[Finding]:
         )
 
 
+def sizes_apart(saved: Checkpoint, live: Checkpoint) -> str:
+    """Say how many groups and parameters there are on each side, and which only one side has."""
+    if saved.sizes == live.sizes:
+        return ""
+    counts = f"; its groups have {saved.sizes} parameters, those of {live.name} {live.sizes}"
+    return counts + names_apart(saved, live)
+
+
+def names_apart(ours: Checkpoint, theirs: Checkpoint) -> str:
+    """Say which parameters only one side has, by name."""
+    if not (ours.names and theirs.names):
+        return ""
+    here, there = set(ours.names), set(theirs.names)
+    gone = [name for name in ours.names if name not in there]
+    new = [name for name in theirs.names if name not in here]
+    only = f"; only here {listed(gone)}" if gone else ""
+    return only + (f"; only in {theirs.name} {listed(new)}" if new else "")
+
+
 def check_moments(ours: Checkpoint, theirs: Checkpoint) -> Iterator[Finding]:
     """Find out, without names, whether both hold the same moments in another order."""
     left, right = _largest(ours), _largest(theirs)

@@ -17,6 +17,7 @@ from optimlab.lab.compare.bits import same_bits
 from optimlab.lab.doctor.checkpoint import Checkpoint, Keys, StateDict
 from optimlab.lab.doctor.errors import CheckpointError
 from optimlab.lab.doctor.formats import Placeholder
+from optimlab.lab.doctor.hyperparameters import SCHEDULE, is_number, number
 from optimlab.lab.doctor.state_checks import HALF
 from optimlab.lab.findings import listed
 
@@ -76,8 +77,19 @@ def _keep(name: str, made: Checkpoint, reference: Checkpoint | None) -> str:
     if not all(name in group for group in reference.groups):
         raise CheckpointError(f"{reference.name} has no hyperparameter {name}")
     for group, other in zip(made.groups, reference.groups, strict=True):
+        ratio = _ratio(other[name], group.get(name)) if name == "lr" else None
         group[name] = _separate(other[name])
-    return f"kept {name} of {reference.name}"
+        for key in SCHEDULE if name == "lr" else ():
+            if key in group and (key in other or key == "initial_lr"):
+                group[key] = _separate(other.get(key, other["lr"]))
+            elif key in group and ratio is not None:
+                group[key] = number(group[key]) * ratio
+    scheduled = [key for key in SCHEDULE if name == "lr" and any(key in g for g in made.groups)]
+    return f"kept {listed([name, *scheduled])} of {reference.name}"
+
+
+def _ratio(new: Any, old: Any) -> float | None:
+    return number(new) / number(old) if is_number(new) and is_number(old) and old else None
 
 
 def _widen(made: Checkpoint, reference: Checkpoint | None) -> list[str]:
@@ -90,11 +102,11 @@ def _widen(made: Checkpoint, reference: Checkpoint | None) -> list[str]:
         "made float32, without the bits lost before": [],
     }
     restored, widened = done.values()
-    for place, number in enumerate(made.numbers):
+    for place, key_of_state in enumerate(made.numbers):
         known = (
             {} if reference is None or place >= len(reference.numbers) else reference.held(place)
         )
-        held = made.state.get(number, {})
+        held = made.state.get(key_of_state, {})
         for key, value in held.items():
             if isinstance(value, Tensor) and value.dtype in HALF:
                 other = _original(known.get(key), value)

@@ -52,7 +52,8 @@ def checkpoints(
         what = "nothing in it has 'state' and 'param_groups'"
         instead = layouts.instead([(value, where) for value, where, *_ in visited])
         raise CheckpointError(f"{name} holds no optimizer: {what}{instead}")
-    beside = layouts.beside([(value, where) for value, where, *_ in visited], name)
+    beside = [*layouts.beside([(value, where) for value, where, *_ in visited], name)]
+    beside += [empty for one in found for empty in layouts.check_empty(one, content)]
     found[0] = replace(found[0], beside=tuple(beside))
     return found, content
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimlab.lab.doctor import aliasing
-from optimlab.lab.doctor.author import MOMENTS
+from optimlab.lab.doctor import aliasing, precision
+from optimlab.lab.doctor.author import MOMENTS, rule_of
 from optimlab.lab.doctor.checkpoint import Checkpoint
 from optimlab.lab.doctor.hyperparameters import check_group, is_number, number
 from optimlab.lab.findings import Finding, error, listed, note, warning
@@ -31,10 +31,25 @@ def examine(one: Checkpoint) -> Iterator[Finding]:
     yield from _completeness(one)
     yield from _steps(one)
     for place, key, tensor in one.tensors():
-        if tensor.layout is torch.strided and (tensor.is_floating_point() or tensor.is_complex()):
+        if tensor.device.type == "meta":
+            what = "is on the meta device, which holds no numbers"
+            yield error("empty", _where(one, place, key), what, "save it from where it has some.")
+        elif tensor.layout is torch.strided and (tensor.is_floating_point() or tensor.is_complex()):
             yield from _values(_where(one, place, key), key.rpartition(".")[2], tensor)
     yield from _shapes(one)
+    for here, group in zip(one.ranges, one.groups, strict=True):
+        for place in here:
+            yield from precision.check_squares(one, place, group)
+    if one.live is not None:
+        yield from precision.check_live(one)
     yield from aliasing.check_within(one)
+
+
+def has_stepped(one: Checkpoint) -> bool:
+    """Tell whether there is state, other than what some optimizers make when they are made."""
+    steps = [one.held(place).get("step") for place in one.places.values()]
+    counts = [number(step) for step in steps if is_number(step)]
+    return bool(one.state) and (not counts or any(counts))
 
 
 def _where(one: Checkpoint, place: int, key: str) -> str:
@@ -75,14 +90,15 @@ def _completeness(one: Checkpoint) -> Iterator[Finding]:
         if not keys:
             continue
         without = [place for place in here if place not in keys]
-        if without:
+        if without and not (list(keys) == [here.start] and not keys[here.start] & MOMENTS):
             what = f"{one.parameters(without)}: no state, where {len(keys)} of the group have one"
             advice = "fine, if they never had a gradient; otherwise their moments are lost and "
             advice += "start from zero without an error."
             yield warning("missing state", one.name, what, advice)
         [(usual, _)] = Counter(keys.values()).most_common(1)
         for place, found in keys.items():
-            if not usual <= found:
+            # Factored, mixed and 8-bit state differs from parameter to parameter, and should.
+            if found < usual and (usual - found) & (MOMENTS | {"step"}):
                 where = f"{one.name}: {one.parameter(place)}"
                 what = f"has no {listed(sorted(usual - found))}, which the others of its group have"
                 advice = "take it from an earlier checkpoint, or drop this parameter's whole state."
@@ -90,14 +106,29 @@ def _completeness(one: Checkpoint) -> Iterator[Finding]:
 
 
 def _steps(one: Checkpoint) -> Iterator[Finding]:
+    uncounted = [
+        place
+        for place in one.places.values()
+        if {"exp_avg", "exp_avg_sq"} <= (held := one.held(place)).keys()
+        and not any(key.rpartition(".")[2] == "step" for key in held)
+    ]
+    if uncounted and not any("step" in group for group in one.groups):
+        what = f"{one.parameters(uncounted)}: moments without a step count"
+        advice = "torch refuses to load it, or bias correction starts anew: add the right step."
+        yield warning("step", one.name, what, advice)
     steps = {p: step for p in one.places.values() if (step := one.held(p).get("step")) is not None}
+    rule = None if one.live is None else rule_of(one.live)
+    needs_tensors = rule is not None and rule.state_spec.count is not None
     counts = {place: number(step) if is_number(step) else math.nan for place, step in steps.items()}
     for place, step in steps.items():
         where = _where(one, place, "step")
         if not (counts[place].is_integer() and counts[place] >= 0):
             what = f"{counts[place]:g} is no number of steps"
             yield error("step", where, what, "bias correction needs it.")
-        if not isinstance(step, Tensor):
+        if not isinstance(step, Tensor) and needs_tensors:
+            what = f"is the number {counts[place]:g}, and no tensor: the next step raises an error"
+            yield error("step", where, what, "make it one: torch.tensor(float(step)).")
+        elif not isinstance(step, Tensor):
             what = "is a plain number, as torch before 1.12 wrote it"
             yield note("step", where, what, "torch turns it into a tensor on loading.")
         elif step.dtype in _COUNTS_TO:
@@ -163,4 +194,4 @@ def _shapes(one: Checkpoint) -> Iterator[Finding]:
 def _is_less(one: Tensor | None, other: Tensor | None) -> bool:
     if one is None or other is None or one.shape != other.shape or one.is_complex():
         return False
-    return bool((one < other.to(one.dtype)).any())
+    return one.device.type != "meta" and bool((one < other.to(one)).any())
