@@ -9,7 +9,7 @@ r"""Directives that show what was really printed, recorded and computed while th
 ``{three-steps} Adam(lr=0.1)``
     three steps on two weights, operation by operation, in numbers.
 ``{numpy}``
-    the page's formula as NumPy, as the tests carry it out.
+    the page's formula as NumPy, as the tests execute it.
 ``{speed}``
     how many times as fast as torch a step is, from the benchmark's record.
 
@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -35,6 +34,7 @@ import torch
 from docutils import nodes
 from docutils.parsers.rst import directives
 from executed import formulas
+from gallery import environment
 from listing import as_numpy
 from mathematics import read
 from sphinx.application import Sphinx
@@ -94,7 +94,7 @@ def printed(words: Sequence[str], status: int = 0) -> str:
     command = [sys.executable, *words]
     if words[0] != "-m":
         command[1] = str(ROOT / words[0])
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "90", "NO_COLOR": "1"}
+    env = environment()
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             command, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=900

@@ -128,6 +128,11 @@ def draw_sentence(text: str, path: Path) -> None:
     figure.savefig(path)
 
 
+def environment() -> dict[str, str]:
+    """Return what a program is run with whose output a page shows."""
+    return {**os.environ, "COLUMNS": "90", "NO_COLOR": "1", "PYTHONPATH": str(ROOT)}
+
+
 def execute(program: str) -> None:
     """Run a program as a reader would, and print what it printed.
 
@@ -136,7 +141,7 @@ def execute(program: str) -> None:
     """
     done = subprocess.run(
         [sys.executable, str(SOURCE / program)],
-        env={**os.environ, "COLUMNS": "90", "NO_COLOR": "1", "PYTHONPATH": str(ROOT)},
+        env=environment(),
         stdout=subprocess.PIPE,
         text=True,
         check=True,

@@ -36,19 +36,12 @@ second."""
 LEVELS = 13
 
 
-def write(
-    out: Path,
-    grid: Grid | None = None,
-    surfaces: Sequence[str] = tuple(SURFACES),
-    choices: Sequence[str] = tuple(CHOICES),
-) -> None:
+def write(out: Path, grid: Grid | None = None) -> None:
     """Write the viewer into a folder, which is made if it is missing.
 
     Args:
         out: the folder; ``viewer.html`` in it is the page.
         grid: learning rates, momenta and number of steps; by default those of the site.
-        surfaces: keys of :data:`surfaces.SURFACES` to write.
-        choices: keys of :data:`recorded.CHOICES` to write.
     """
     grid = grid or Grid()
     data = out / "data"
@@ -56,43 +49,39 @@ def write(
     here = Path(__file__).parent
     for path in (*here.glob("*.html"), *here.glob("*.css"), *here.glob("*.js")):
         shutil.copy(path, out / path.name)
-    _hand_over(data / "index.js", "index", _index(grid, surfaces, choices))
+    _hand_over(data / "index.js", "index", _index(grid))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the tensors are tiny
     try:
-        for key in choices:
-            _write_runs(data, key, surfaces, grid)
+        for key in CHOICES:
+            _write_runs(data, key, grid)
     finally:
         torch.set_num_threads(threads)
 
 
-def _write_runs(data: Path, key: str, surfaces: Sequence[str], grid: Grid) -> None:
+def _write_runs(data: Path, key: str, grid: Grid) -> None:
     """Write the runs of one optimizer on every surface, and once what they have in common."""
     common: Recorded | None = None
-    for surface in surfaces:
-        recorded = record(CHOICES[key], SURFACES[surface], grid)
-        _hand_over(data / f"{surface}-{key}.js", "runs", surface, key, _packed(recorded.numbers))
+    for name, surface in SURFACES.items():
+        recorded = record(CHOICES[key], surface, grid)
+        _hand_over(data / f"{name}-{key}.js", "runs", name, key, _packed(recorded.numbers))
         common = common or recorded
         if recorded.kinds != common.kinds or (recorded.scalars != common.scalars).any():
-            raise RuntimeError(f"{key} computes otherwise on {surface} than on {surfaces[0]}")
+            raise RuntimeError(f"{key} computes otherwise on {name} than elsewhere")
     if common is not None:
         rule = {"kinds": common.kinds, "scalars": _packed(common.scalars)}
         _hand_over(data / f"{key}.js", "rule", key, rule)
 
 
-def _index(grid: Grid, surfaces: Sequence[str], choices: Sequence[str]) -> dict[str, Any]:
+def _index(grid: Grid) -> dict[str, Any]:
     """Return what the page needs before it shows the first run."""
     return {
         **asdict(grid),
         "torch": torch.__version__,
-        "surfaces": {key: _drawn(SURFACES[key]) for key in surfaces},
+        "surfaces": {key: _drawn(surface) for key, surface in SURFACES.items()},
         "optimizers": {
-            key: {
-                "title": CHOICES[key].title,
-                "momentum": CHOICES[key].momentum,
-                "call": CHOICES[key].call,
-            }
-            for key in choices
+            key: {"title": choice.title, "momentum": choice.momentum, "call": choice.call}
+            for key, choice in CHOICES.items()
         },
         "notes": NOTES,
         "opening": OPENING,

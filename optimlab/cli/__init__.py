@@ -23,11 +23,9 @@ class Commands(click.Group):
     """The commands, each imported when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of all commands."""
         return [*COMMANDS]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """Import a command."""
         if name not in COMMANDS:
             return None
         command: click.Command = getattr(importlib.import_module(f"{__name__}.{name}"), name)
@@ -35,13 +33,14 @@ class Commands(click.Group):
 
 
 @click.command(
+    "optimlab",
     cls=Commands,
     context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]},
     epilog="optimlab COMMAND --help explains a command and gives an example. Whole programs to "
     "read and to run are in the examples/ of the repository; its README.md lists them.",
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
-def optimlab() -> None:
+def commands() -> None:
     """PyTorch's optimizers re-derived in code you can read, giving the same bits."""
 
 
@@ -56,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         understood, a package is not installed, or an error ended it.
     """
     try:
-        status: int = optimlab.main(arguments, "optimlab", standalone_mode=False)
+        status: int = commands.main(arguments, "optimlab", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return MISUSE

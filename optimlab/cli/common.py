@@ -34,7 +34,6 @@ class MisuseError(click.ClickException):
         self.command = click.get_current_context().command_path
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Print the message after the name of the command."""
         click.echo(f"{self.command}: {self.message}", file=file or sys.stderr)
 
 
@@ -51,7 +50,6 @@ class Command(click.Command):
     """A command whose function returns the exit status; an error of any kind makes it 2."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read the arguments; what stands after an option of several words is each one's own."""
         return super().parse_args(ctx, [*self.spread(ctx, args)])
 
     def spread(self, ctx: click.Context, args: Sequence[str]) -> Iterator[str]:
@@ -65,7 +63,7 @@ class Command(click.Command):
             if word.startswith("-") and word != "-":
                 option = word if word in several else ""
                 alone = option and (not args[place + 1 :] or args[place + 1].startswith("-"))
-                if alone and not ctx.resilient_parsing:  # that is: while the shell completes
+                if alone and not ctx.resilient_parsing:  # which is what a shell completes by
                     text = f"Option {option!r} requires an argument."
                     raise click.BadOptionUsage(option, text, ctx)
                 if alone or not option:
@@ -74,7 +72,6 @@ class Command(click.Command):
                 yield from (option, word) if option else (word,)
 
     def invoke(self, ctx: click.Context) -> int:
-        """Run the command and return its exit status."""
         try:
             status: int = super().invoke(ctx)
         except click.ClickException:
@@ -117,7 +114,6 @@ class Kind(ParamType):
         self.name, self.read = name, read
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        """Read a text; what has been read already stays as it is."""
         return self.read(value) if isinstance(value, str) else value
 
 

@@ -187,12 +187,7 @@ class Recorder:
 
     def write(self, operation: str, *operands: Any, **keywords: Any) -> Symbol:
         """Write an operation down and return the symbol of its result."""
-        first: Symbol = operands[0]
-        in_place = operation.endswith("_") and not operation.endswith("__")
-        is_complex = first.is_complex and operation != "as_real"
-        result = first if in_place else Symbol(self, is_complex=is_complex)
-        self.append(operation, result, operands, keywords)
-        return result
+        return _written(operation)(*operands, **keywords)
 
     def append(
         self, operation: str, result: Symbol, operands: tuple[Any, ...], keywords: dict[str, Any]
@@ -266,7 +261,8 @@ def _written(operation: str, *positional: str) -> Callable[..., Symbol]:
         for name in positional[len(operands) :]:  # given by keyword
             if name in keywords:
                 operands = (*operands, keywords.pop(name))
-        result = self if in_place else Symbol(self.recorder, is_complex=self.is_complex)
+        is_complex = self.is_complex and operation != "as_real"
+        result = self if in_place else Symbol(self.recorder, is_complex=is_complex)
         self.recorder.append(operation, result, (self, *operands), keywords)
         return result
 

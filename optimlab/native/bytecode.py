@@ -1,7 +1,7 @@
 """From a trace to bytecode: six numbers for each instruction of the kernel.
 
 The numbers are an opcode, the registers of the result and of three operands, and a scalar. What the
-kernel has no instruction for is refused, and carried out by ATen.
+kernel has no instruction for is refused, and executed by ATen.
 """
 
 from __future__ import annotations

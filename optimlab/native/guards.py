@@ -15,7 +15,7 @@ import ctypes
 import functools
 from array import array
 from collections.abc import Container, Iterable
-from itertools import compress
+from itertools import compress, repeat
 from typing import Any
 
 import torch
@@ -31,27 +31,16 @@ _ANYTHING = 1  # in place of the address of a value, which is never so small
 class _Table(ctypes.Structure):
     """The beginning of ``DLPackExchangeAPI`` in dlpack.h."""
 
+    _FUNCTIONS = ("allocate", "managed_from_object", "managed_to_object", "describe")
     _fields_ = [
-        ("major", ctypes.c_uint32),
-        ("minor", ctypes.c_uint32),
-        ("previous", ctypes.c_void_p),
-        ("allocate", ctypes.c_void_p),
-        ("managed_from_object", ctypes.c_void_p),
-        ("managed_to_object", ctypes.c_void_p),
-        ("describe", ctypes.c_void_p),
+        *(("major", ctypes.c_uint32), ("minor", ctypes.c_uint32), ("previous", ctypes.c_void_p)),
+        *zip(_FUNCTIONS, repeat(ctypes.c_void_p)),
     ]
 
 
 _FUNCTIONS = (
-    "PyObject_GetAttr",
-    "PyObject_Type",
-    "Py_DecRef",
-    "PyDict_GetItemWithError",
-    "PyDict_Next",
-    "PyList_Size",
-    "PyList_GetItem",
-    "PyObject_CallFunctionObjArgs",
-    "PyErr_Clear",
+    *("PyObject_GetAttr", "PyObject_Type", "Py_DecRef", "PyDict_GetItemWithError", "PyDict_Next"),
+    *("PyList_Size", "PyList_GetItem", "PyObject_CallFunctionObjArgs", "PyErr_Clear"),
 )
 _OBJECTS: tuple[object, ...] = (_GRAD, Tensor.is_neg, Tensor, torch.nn.Parameter, None, False)
 
@@ -60,9 +49,8 @@ class _Python(ctypes.Structure):
     """The structure ``Python`` of guards.c, field by field."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in _FUNCTIONS),
-        ("describe", ctypes.c_void_p),
-        *((f"object_{place}", ctypes.c_void_p) for place in range(len(_OBJECTS))),
+        *zip((*_FUNCTIONS, "describe"), repeat(ctypes.c_void_p)),
+        *zip(map("object_{}".format, range(len(_OBJECTS))), repeat(ctypes.c_void_p)),
     ]
 
 

@@ -19,6 +19,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -48,19 +49,15 @@ class UnusableError(Exception):
 class LaunchRecord(ctypes.Structure):
     """What the kernel guards and runs: the structure ``Launch`` of program.h, field by field."""
 
+    _ADDRESSES = (
+        *("tensors", "state_dicts", "names", "gradients", "layouts", "written"),
+        *("pointers", "sizes", "steps", "code"),
+    )
+    _LONGS = ("length", "inputs", "count", "total", "step_count", "written_count")
     _fields_ = [
-        *(
-            (name, ctypes.c_void_p)
-            for name in (
-                *("tensors", "state_dicts", "names", "gradients", "layouts", "written"),
-                *("pointers", "sizes", "steps", "code"),
-            )
-        ),
-        *(
-            (name, ctypes.c_long)
-            for name in ("length", "inputs", "count", "total", "step_count", "written_count")
-        ),
-        *((name, ctypes.c_int) for name in ("is_double", "steps_are_double", "threads", "joined")),
+        *zip(_ADDRESSES, repeat(ctypes.c_void_p)),
+        *zip(_LONGS, repeat(ctypes.c_long)),
+        *zip(("is_double", "steps_are_double", "threads", "joined"), repeat(ctypes.c_int)),
     ]
 
 
@@ -113,13 +110,11 @@ class Kernel:
         self.has_mkl = self._find_mkl()
 
     def _take_functions(self, library: ctypes.PyDLL) -> None:
-        for name in ("has_usual_mode", "processor", "limit_instruction_set", "set_roots", "run"):
+        names = ("has_usual_mode", "processor", "limit_instruction_set", "set_roots", "run")
+        for name in (*names, "joined_length"):
             setattr(self, name, getattr(library, f"optimlab_{name}"))
         self._step, self._stayed = library.optimlab_step, library.optimlab_stayed
-        self.joined_length, self._odd_threads = (
-            library.optimlab_joined_length,
-            library.optimlab_odd_threads,
-        )
+        self._odd_threads = library.optimlab_odd_threads
         for function in (library.optimlab_joined_length, library.optimlab_odd_threads):
             function.restype = ctypes.c_long
         self._library = library
@@ -196,41 +191,23 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_note_fork)
 
 
-def load() -> Kernel:
-    """Load the library, once in a process.
-
-    Raises:
-        UnusableError: if there is none, it is disabled, or it cannot be used.
-    """
-    found = _found()
-    if isinstance(found, UnusableError):
-        raise found
-    return found
-
-
 @functools.cache
-def _found() -> Kernel | UnusableError:
-    try:
-        return _load()
-    except UnusableError as error:
-        return error
-
-
-def _load() -> Kernel:
+def load() -> Kernel | UnusableError:
+    """Load the library, once in a process; return the error if it cannot be used."""
     chosen = os.environ.get(VARIABLE)
     if chosen == "0":
-        raise UnusableError(f"disabled by {VARIABLE}=0")
+        return UnusableError(f"disabled by {VARIABLE}=0")
     if not getattr(sys, "_is_gil_enabled", lambda: True)():
-        raise UnusableError("this Python runs threads at once; the kernel relies on Python's lock")
+        return UnusableError("this Python runs threads at once; the kernel relies on Python's lock")
     if guards.describer() is None:
-        raise UnusableError("this torch does not describe tensors through DLPack's table")
+        return UnusableError("this torch does not describe tensors through DLPack's table")
     failed = UnusableError("not built: pip found no C compiler, or none that can build it")
     for path in [Path(chosen)] if chosen else candidates():
         try:
             return Kernel(path)
         except UnusableError as error:
             failed = error
-    raise failed
+    return failed
 
 
 def candidates() -> Sequence[Path]:

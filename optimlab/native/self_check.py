@@ -31,6 +31,7 @@ from optimlab.native.library import (
     UnusableError,
     load,
 )
+from optimlab.native.superinstructions import Instruction, superinstructions, with_two_results
 
 SIZE = 4099
 TAIL = 7
@@ -60,64 +61,6 @@ REFERENCES: Mapping[Opcode, Reference] = {
     Opcode.ADD_QUOTIENT: lambda a, b, c, s: a.addcdiv(b, c, value=s),
     Opcode.MAXIMUM: lambda a, b, c, s: torch.maximum(a, b),
 }
-Instruction = tuple[Opcode, int, int, int, int, float]
-"""Opcode, result, three operands and a scalar; results and operands are numbers of registers."""
-
-_T1, _T2 = 4, 5  # temporaries; 0 to 3 are tensors
-
-
-def superinstructions(a: int, b: int, c: int, result: int) -> dict[str, list[Instruction]]:
-    """Write down what is joined to a single instruction, on given registers."""
-    op = Opcode
-    scale = (op.MULTIPLY_SCALAR, _T1, a, a, a, 0.9)
-    sign = (op.SIGN, _T2, b, b, b, 0.0)
-    add = (op.ADD_SCALED, _T2, b, c, c, 0.7)
-    root = (op.SQUARE_ROOT, _T2, c, c, c, 0.0)
-    divide = (op.DIVIDE_SCALAR, _T2, _T2, _T2, _T2, 0.3)
-    add_eps = (op.ADD_SCALAR, _T2, _T2, _T2, _T2, 1e-8)
-    divide_c = (op.DIVIDE_SCALAR, _T2, c, c, c, 0.3)
-    add_eps_to_c = (op.ADD_SCALAR, _T2, c, c, c, 1e-8)
-
-    def quotient(of: int) -> Instruction:
-        return (op.ADD_QUOTIENT, result, of, b, _T2, -0.01)
-
-    return {
-        "scaled, plus": [scale, (op.ADD_SCALED, result, _T1, b, b, 0.3)],
-        "scaled, plus product": [scale, (op.ADD_PRODUCT, result, _T1, b, c, 0.01)],
-        "scaled, plus quotient": [scale, (op.ADD_QUOTIENT, result, _T1, b, c, -0.01)],
-        "plus sign": [sign, (op.ADD_SCALED, result, a, _T2, a, -0.01)],
-        "scaled, plus sign": [sign, scale, (op.ADD_SCALED, result, _T1, _T2, _T1, -0.01)],
-        "plus sum": [add, (op.ADD_SCALED, result, a, _T2, a, -0.01)],
-        "scaled, plus sum": [scale, add, (op.ADD_SCALED, result, _T1, _T2, _T1, -0.01)],
-        "divided, plus": [
-            (op.DIVIDE_SCALAR, _T1, a, a, a, 0.3),
-            (op.ADD_SCALAR, result, _T1, _T1, _T1, 0.5),
-        ],
-        "plus quotient by sum": [add_eps_to_c, quotient(a)],
-        "scaled, plus quotient by sum": [scale, add_eps_to_c, quotient(_T1)],
-        "plus quotient by quotient": [divide_c, add_eps, quotient(a)],
-        "scaled, plus quotient by quotient": [divide_c, add_eps, scale, quotient(_T1)],
-        "plus quotient by root": [root, add_eps, quotient(a)],
-        "scaled, plus quotient by root": [root, scale, add_eps, quotient(_T1)],
-        "plus quotient by divided root": [root, divide, add_eps, quotient(a)],
-        "scaled, plus quotient by divided root": [scale, root, divide, add_eps, quotient(_T1)],
-    }
-
-
-def with_two_results() -> dict[str, list[Instruction]]:
-    """Write down what is joined to one instruction that has two results."""
-    op = Opcode
-    squares = [(op.MULTIPLY_SCALAR, 2, 2, 2, 2, 0.99), (op.ADD_PRODUCT, 2, 2, 1, 1, 0.01)]
-    first: Instruction = (op.ADD_SCALED, 0, 0, 1, 1, 0.7)
-    second: Instruction = (op.ADD_SCALED, 2, 2, 0, 2, -0.3)
-    scale_first: Instruction = (op.MULTIPLY_SCALAR, 0, 0, 0, 0, 0.9)
-    scale_second: Instruction = (op.MULTIPLY_SCALAR, 2, 2, 2, 2, 1.1)
-    return {
-        "average and squares": [(op.LERP, 0, 0, 1, 0, 0.1), *squares],
-        "average and squares, from the other end": [(op.LERP, 0, 0, 1, 0, 0.7), *squares],
-        "sum and sum with it": [first, second],
-        "scaled sum and scaled sum with it": [scale_first, first, scale_second, second],
-    }
 
 
 @dataclass(frozen=True)
@@ -155,6 +98,8 @@ def capabilities() -> Capabilities:
 def _loaded() -> Kernel:
     """Load the library once, for a processor that can do what torch asks of it."""
     kernel = load()
+    if isinstance(kernel, UnusableError):
+        raise kernel
     asked = torch.backends.cpu.get_cpu_capability()
     if _INSTRUCTION_SETS.get(asked, 0) > kernel.processor():
         raise UnusableError(f"ATEN_CPU_CAPABILITY asks for {asked}, which this processor lacks")
@@ -169,13 +114,19 @@ def check(kernel: Kernel) -> Capabilities:
         torch.zeros(1, device="cpu").sqrt()
         _choose_roots(kernel)
         trusted = {
-            dtype: frozenset(float(op) for op in REFERENCES if _is_right(kernel, op, dtype))
+            dtype: frozenset(
+                float(op) for op in REFERENCES if instruction_is_right(kernel, op, dtype)
+            )
             for dtype in _INTEGERS
         }
         joins = frozenset(
             dtype
             for dtype in _INTEGERS
-            if all(_joins_rightly(kernel, program, dtype) for program in _checkable(trusted[dtype]))
+            if all(
+                _is_right(kernel, program, given)
+                for program in _checkable(trusted[dtype])
+                for given in (operands(dtype), next(_tails(dtype)))
+            )
         )
     off = {op.name for op in REFERENCES for dtype in _INTEGERS if op not in trusted[dtype]}
     if len(joins) < len(_INTEGERS):
@@ -192,19 +143,17 @@ def _checkable(trusted: Iterable[float]) -> Iterator[list[Instruction]]:
             yield program
 
 
-def _joins_rightly(kernel: Kernel, program: Sequence[Instruction], dtype: torch.dtype) -> bool:
-    """Compare a program that is joined with ATen's operations, one after the other."""
-    for given in (operands(dtype), next(_tails(dtype))):
-        tensors = [*given, torch.zeros_like(given[0])]
-        expected = [tensor.clone() for tensor in tensors]
-        registers = dict(enumerate(expected))
-        for operation, result, a, b, c, scalar in program:
-            value = REFERENCES[operation](registers[a], registers[b], registers[c], scalar)
-            registers[result] = value
-        run_program(kernel, program, tensors)
-        if not all(same_bits(registers[n], tensor) for n, tensor in enumerate(tensors)):
-            return False
-    return True
+def _is_right(kernel: Kernel, program: Sequence[Instruction], given: Sequence[Tensor]) -> bool:
+    """Compare a program with ATen's operations, one after the other."""
+    tensors = [*given, torch.zeros_like(given[0])]
+    compared = range(len(tensors)) if len(program) > 1 else [program[0][1]]
+    expected = {n: tensors[n].clone() for n in compared}
+    registers = dict(enumerate(tensors))
+    for operation, result, a, b, c, scalar in program:
+        value = REFERENCES[operation](registers[a], registers[b], registers[c], scalar)
+        registers[result] = expected[result] = value
+    run_program(kernel, program, tensors)
+    return all(same_bits(expected[n], tensors[n]) for n in compared)
 
 
 def _choose_roots(kernel: Kernel) -> None:
@@ -215,7 +164,8 @@ def _choose_roots(kernel: Kernel) -> None:
         chosen[dtype] = modes[-1]
         for mode in modes:
             kernel.set_roots(mode, mode)
-            if _is_right(kernel, Opcode.SQUARE_ROOT, dtype) and _root_is_right(kernel, dtype):
+            root = Opcode.SQUARE_ROOT
+            if instruction_is_right(kernel, root, dtype) and _root_is_right(kernel, dtype):
                 chosen[dtype] = mode
                 break
     kernel.set_roots(chosen[torch.float32], chosen[torch.float64])
@@ -230,24 +180,21 @@ def _root_is_right(kernel: Kernel, dtype: torch.dtype) -> bool:
         0, int(bits), (1 << 16,), generator=generator, dtype=_INTEGERS[dtype], device="cpu"
     )
     pieces = values.view(dtype).split(1 << 14)  # too few each for ATen to wake other threads
-    return all(
-        same_bits(piece.sqrt(), _run(kernel, Opcode.SQUARE_ROOT, [piece] * 3, 0.0))
-        for piece in pieces
-    )
+    root: list[Instruction] = [(Opcode.SQUARE_ROOT, 3, 0, 0, 0, 0.0)]
+    return all(_is_right(kernel, root, [piece] * 3) for piece in pieces)
 
 
-def _is_right(kernel: Kernel, operation: Opcode, dtype: torch.dtype) -> bool:
-    scalars = SCALARS if operation in SCALED else (0.0,)
-    for scalar in scalars:
+def instruction_is_right(kernel: Kernel, operation: Opcode, dtype: torch.dtype) -> bool:
+    """Compare an instruction with ATen's operation."""
+    for scalar in SCALARS if operation in SCALED else (0.0,):
         if operation is Opcode.LERP and scalar == 1:
             continue  # never encoded: see bytecode.py
+        program: list[Instruction] = [(operation, 3, 0, 1, 2, scalar)]
         for given in (operands(dtype), *_tails(dtype)):
             if operation is Opcode.MAXIMUM:
                 # Which zero is the larger one differs within ATen, between vectors and tails.
                 given = [operand + 0.0 for operand in given]  # noqa: PLW2901
-            a, b, c = given
-            expected = REFERENCES[operation](a, b, c, scalar)
-            if not same_bits(expected, _run(kernel, operation, given, scalar)):
+            if not _is_right(kernel, program, given):
                 return False
     return True
 
@@ -276,12 +223,6 @@ def operands(dtype: torch.dtype) -> list[Tensor]:
         chosen = torch.randint(len(odd), (SIZE + 3,), generator=generator, device="cpu")
         made.append(torch.where(places, odd[chosen], values)[i + 1 : i + 1 + SIZE])
     return made
-
-
-def _run(kernel: Kernel, operation: Opcode, operands: Sequence[Tensor], scalar: float) -> Tensor:
-    result = torch.empty_like(operands[0])
-    run_program(kernel, [(operation, 0, 1, 2, 3, scalar)], [result, *operands])
-    return result
 
 
 def run_program(

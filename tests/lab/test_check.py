@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from beside import one_thread  # noqa: F401 - applies to every test here
 from mutation import edited
 from torch import Tensor
 from torch.optim import Optimizer
@@ -49,14 +50,6 @@ OF_SGD = ("foreach", "differentiable", "fused")
 OF_ADAM = ("foreach", "capturable", "differentiable", "fused", "decoupled_weight_decay")
 
 every_wrong = pytest.mark.parametrize("wrong", WRONG.values(), ids=list(WRONG))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def beside_sgd(mine: Make, **options: Any) -> ParityResult:
@@ -128,17 +121,75 @@ def test_each_mistake_shows_first_in_the_step_that_the_table_names(wrong: Wrong)
     assert outcome.step == wrong.step
 
 
-def test_a_mistake_behind_a_flag_is_put_down_to_the_flag() -> None:
-    result = beside_adam(MaximumAfterTheRoot)
-    assert result.same
-    assert "exactly those with amsgrad=True" in str(result)
+# What the report tells.
 
 
-def test_what_is_kept_otherwise_is_told_once_and_hides_no_bits() -> None:
-    result = beside_adam(IntegerStep)
-    assert not result.differences
-    assert [*result.forms] == [(("state", "step"), "int", "float32 scalar")]
-    assert "what they keep is not the same" in str(result)
+class Eager(PlainAdam):
+    def add_param_group(self, param_group: Group) -> None:
+        super().add_param_group(param_group)
+        for param in self.param_groups[-1]["params"]:
+            self.state[param] = self.first_state(param, self.param_groups[-1]["amsgrad"])
+
+
+def with_momentum(params: Any, maximize: bool = False) -> Optimizer:
+    """Leave few configurations to try."""
+    return PlainSGD(params, momentum=0.9, maximize=maximize)
+
+
+def with_another_lr(params: Any, lr: float = 0.5, momentum: float = 0.0) -> Optimizer:
+    return PlainSGD(params, lr, momentum)
+
+
+def swallowing(params: Any, lr: float = 1e-3, **options: Any) -> Optimizer:
+    return PlainSGD(params, lr)
+
+
+def beside_foreach(mine: Make) -> ParityResult:
+    """Check against an optimizer that overwrites the gradients."""
+    foreach = partial(torch.optim.SGD, foreach=True)
+    options = {"momentum": 0.9, "nesterov": True}
+    return check(mine, foreach, options=options, ignore_options=OF_SGD, dtypes=["float32"])
+
+
+DAMPENED = ExpectedFailure("the first gradient is dampened, too", options={"dampening": 0.1})
+ELSEWHERE = ExpectedFailure("half precision is not supported yet", dtype="float16")
+MISSPELT = ExpectedFailure("rounds otherwise", implementation="fuzed")
+LARGEST = "max_exp_avg_sq"
+
+sgd, adam = partial(partial, beside_sgd), partial(partial, beside_adam)
+
+# What is compared; whether it is equal; whether steps differ; what the report says.
+TOLD: list[tuple[Callable[[], ParityResult], bool, bool, str]] = [
+    (adam(MaximumAfterTheRoot), False, True, "exactly those with amsgrad=True"),
+    (adam(IntegerStep), False, False, "state 'step': int in"),
+    (adam(Eager), False, False, "state is made: before the first step"),
+    (sgd(with_another_lr), False, False, "default of 'lr': 0.5"),
+    (sgd(swallowing), True, False, "The same bits"),
+    (partial(beside_foreach, PlainSGD), True, False, "The same bits"),
+    (sgd(DampenedFirstStep, exceptions=[DAMPENED]), True, False, f"as declared: {DAMPENED}"),
+    (sgd(PlainSGD, exceptions=[DAMPENED]), False, False, f"no longer different: {DAMPENED}"),
+    (sgd(PlainSGD, exceptions=[ELSEWHERE]), True, False, "The same bits"),
+    (
+        sgd(with_momentum, exceptions=[MISSPELT], quick=False, dtypes=()),
+        *(False, True, f"no longer different: {MISSPELT}"),
+    ),
+    (adam(IntegerStep, ignore_state=["step"]), True, False, "state 'step'"),
+    (adam(MaximumAfterTheRoot, ignore_state=[LARGEST]), True, False, f"state '{LARGEST}'"),
+    (adam(MaximumAfterTheRoot, ignore_state=["step"]), False, True, f"state '{LARGEST}' of"),
+]
+
+
+@pytest.mark.parametrize(("make", "equal", "differs", "text"), TOLD)
+def test_the_report_tells_what_came_of_it(
+    make: Callable[[], ParityResult], equal: bool, differs: bool, text: str
+) -> None:
+    result = make()
+    assert (result.equal, bool(result.differences)) == (equal, differs)
+    assert text in words(result)
+    assert result.compared.steps > 0
+    if not equal:
+        with pytest.raises(AssertionError, match="Not equal"):
+            result.require()
 
 
 # Each event finds the mistake that only it can.
@@ -247,51 +298,10 @@ def test_mine_may_leave_in_the_gradients_what_the_reference_leaves_there() -> No
     assert not result.same
 
 
-def test_mine_may_leave_gradients_alone_that_the_reference_overwrites() -> None:
-    foreach = partial(torch.optim.SGD, foreach=True)
-    options = {"momentum": 0.9, "nesterov": True}
-    check(PlainSGD, foreach, options=options, ignore_options=OF_SGD, dtypes=["float32"]).require()
-
-
 def test_a_mutated_gradient_is_named() -> None:
     (found, *_) = beside_sgd(MutatedGradient).differences
     assert isinstance(found.outcome, Difference)
     assert found.outcome.path[0] == "gradients"
-
-
-# Expected failures.
-
-
-def with_momentum(params: Any, maximize: bool = False) -> Optimizer:
-    """Leave few configurations to try."""
-    return PlainSGD(params, momentum=0.9, maximize=maximize)
-
-
-DAMPENED = ExpectedFailure("the first gradient is dampened, too", options={"dampening": 0.1})
-
-
-def test_a_declared_exception_is_run_and_printed_with_its_reason() -> None:
-    result = beside_sgd(DampenedFirstStep, exceptions=[DAMPENED])
-    result.require()
-    assert result.kinds["excepted"]
-    assert not result.differences
-    assert "as declared: dampening=0.1: the first gradient is dampened, too" in str(result)
-
-
-def test_an_exception_that_no_longer_occurs_fails_the_check() -> None:
-    result = beside_sgd(PlainSGD, exceptions=[DAMPENED])
-    assert not result.equal
-    assert not result.differences
-    with pytest.raises(AssertionError, match=r"excepted, but no longer different: dampening=0\.1"):
-        result.require()
-
-
-def test_an_exception_is_out_of_date_only_where_it_was_asked_for() -> None:
-    elsewhere = ExpectedFailure("half precision is not supported yet", dtype="float16")
-    beside_sgd(PlainSGD, exceptions=[elsewhere]).require()
-    misspelt = ExpectedFailure("rounds otherwise", implementation="fuzed")
-    result = check(with_momentum, torch.optim.SGD, ignore_options=OF_SGD, exceptions=[misspelt])
-    assert result.outdated == ["excepted, but no longer different: fuzed: rounds otherwise"]
 
 
 @pytest.mark.parametrize(
@@ -344,12 +354,6 @@ def test_a_step_count_of_another_name_is_rounded_when_it_is_loaded() -> None:
     ]
 
 
-def test_ignored_state_is_not_compared_whether_its_type_or_its_values_differ() -> None:
-    beside_adam(IntegerStep, ignore_state=["step"]).require()
-    beside_adam(MaximumAfterTheRoot, ignore_state=["max_exp_avg_sq"]).require()
-    assert not beside_adam(MaximumAfterTheRoot, ignore_state=["step"]).equal
-
-
 def test_what_is_ignored_without_need_fails_a_check_of_everything() -> None:
     judge = partial(check, with_momentum, partial(torch.optim.SGD, momentum=0.9))
     names: dict[str, Any] = {
@@ -359,30 +363,6 @@ def test_what_is_ignored_without_need_fails_a_check_of_everything() -> None:
     judge(quick=True, **names).require()
     needless = ("option 'momentum'", "state 'm'", "state 'momentum_buffer'")
     assert judge(**names).outdated == [f"ignored without need: {each}" for each in needless]
-
-
-def test_state_that_is_made_with_the_optimizer_is_told_once_and_hides_no_bits() -> None:
-    class Eager(PlainAdam):
-        def add_param_group(self, param_group: Group) -> None:
-            super().add_param_group(param_group)
-            for param in self.param_groups[-1]["params"]:
-                self.state[param] = self.first_state(param, self.param_groups[-1]["amsgrad"])
-
-    result = beside_adam(Eager)
-    assert not result.differences
-    assert {key for key, *_ in result.forms} == {("beginning", "state")}
-    assert "state is made: before the first step" in str(result)
-
-
-def test_defaults_that_differ_are_told_and_both_are_given_those_of_the_reference() -> None:
-    def mine(params: Any, lr: float = 0.5, momentum: float = 0.0) -> Optimizer:
-        return PlainSGD(params, lr, momentum)
-
-    result = beside_sgd(mine)
-    assert result.defaults == {"lr": (0.5, 0.001)}
-    assert not result.equal
-    assert not result.differences
-    assert "default of 'lr': 0.5" in str(result)
 
 
 # Refusals.
@@ -519,14 +499,6 @@ def test_a_given_option_stays_as_it_is_in_every_group() -> None:
     decoupled = edited(PlainSGD, "Decoupled", decay)
     assert beside_sgd(decoupled).differences
     beside_sgd(decoupled, options={"weight_decay": 0}).require()
-
-
-def test_options_that_swallow_everything_count_for_nothing() -> None:
-    def swallows(params: Any, lr: float = 1e-3, **options: Any) -> Optimizer:
-        return PlainSGD(params, lr)
-
-    assert shared(swallows, torch.optim.SGD, {}, {}).values.keys() == {"lr"}
-    beside_sgd(swallows).require()
 
 
 def test_a_learning_rate_without_a_default_is_given() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from optimlab.lab.explain.explanation import Explanation
 from optimlab.lab.explain.fma import fma
 from optimlab.lab.lockstep.clone import clone, clone_optimizer, give_gradients
 from optimlab.lab.parity import NothingCompared, Scenario, TensorSpec
+from optimlab.lab.record.formulas import FORMULAS
 
 __all__ = ["one_thread"]
 
@@ -188,15 +190,8 @@ def test_operations_on_lists_align_with_those_on_single_tensors(name: str) -> No
 
 
 def test_another_order_of_independent_operations_is_no_difference() -> None:
-    def one(param: Tensor, grad: Tensor) -> None:
-        a, b = grad * 2, grad.abs()
-        param.add_(a * b)
-
-    def another(param: Tensor, grad: Tensor) -> None:
-        b = grad.abs()
-        a = grad * 2
-        param.copy_(param + a * b)
-
+    one: Rule = lambda p, g: p.add_((g * 2) * g.abs())  # noqa: E731
+    another: Rule = lambda p, g: p.copy_(p + g.abs() * (g * 2))  # noqa: E731
     assert explain_rules(one, another).equal
 
 
@@ -332,6 +327,19 @@ def test_state_that_starts_differently_is_another_operand() -> None:
     assert kind(found) == "another operand"
 
 
+@pytest.mark.parametrize("operation", FORMULAS)
+def test_every_formula_is_what_aten_computes(operation: str) -> None:
+    a, b, c = torch.rand(3, 9, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    given = {"a": a, "b": b, "c": c, "weight": 0.3, "alpha": 0.7, "value": 0.9}
+    functions = {"max": torch.maximum, "min": torch.minimum, "sign": torch.sign, "sqrt": torch.sqrt}
+    used = [name for name in given if re.search(rf"\b{name}\b", FORMULAS[operation][0])]
+    by_name = {name: given[name] for name in used if name in ("alpha", "value")}
+    operands = [given[name] for name in used if name not in by_name]
+    expected = getattr(torch, operation.partition(" ")[0])(*operands, **by_name)
+    for formula in FORMULAS[operation]:
+        assert torch.allclose(eval(formula, functions | given), expected)
+
+
 @pytest.mark.parametrize("dtype", BOTH)
 def test_the_emulated_fma_rounds_once(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(1)
@@ -369,7 +377,7 @@ def network(**options: Any) -> Optimizer:
 def seen(optimizer: Optimizer) -> Options:
     params = parameters(optimizer)
     return {
-        "params": [param.detach().clone() for param in params],
+        "params": [param.detach() for param in params],
         "grads": [param.grad for param in params],
         "state": optimizer.state_dict(),
         "hooks": len(optimizer._optimizer_step_pre_hooks),
@@ -540,19 +548,17 @@ def test_the_command_explains_a_difference_and_exits_with_1(
 @pytest.mark.parametrize(
     "words",
     [
-        ("torch.optim:SGD", "torch.optim:NoSuch"),
-        ("torch.optim:SGD", "torch:zeros"),
-        ("torch.optim:SGD", "torch.optim:SGD", "--options", "lr"),
-        ("torch.optim:SGD", "torch.optim:SGD", "--options", "lr=f("),
-        ("torch.optim:SGD", "torch.optim:SGD", "--options", "betas=1"),
-        ("torch.optim:SGD", "torch.optim:SGD", "--options", "lr=-1"),
-        ("torch.optim:LBFGS", "torch.optim:LBFGS"),
-        ("torch.optim:SparseAdam", "torch.optim:SparseAdam"),
-        ("torch.optim:Adam", "torch.optim:SGD", "--options", "lr=0.0"),
+        "torch.optim:SGD torch.optim:NoSuch",
+        "torch.optim:SGD torch:zeros",
+        *(
+            f"torch.optim:SGD torch.optim:SGD --options {given}"
+            for given in ("lr", "lr=f(", "betas=1", "lr=-1")
+        ),
+        "torch.optim:LBFGS torch.optim:LBFGS",
+        "torch.optim:SparseAdam torch.optim:SparseAdam",
+        "torch.optim:Adam torch.optim:SGD --options lr=0.0",
     ],
 )
-def test_misuse_of_the_command_exits_with_2(
-    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert command(*words) == 2
+def test_misuse_of_the_command_exits_with_2(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(*words.split()) == 2
     assert capsys.readouterr().err.startswith("optimlab explain: ")

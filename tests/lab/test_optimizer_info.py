@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from beside import one_thread  # noqa: F401 - applies to every test here
 
 import optimlab
 from optimlab.lab.parity import Equal, Scenario, TensorSpec, compare
@@ -27,15 +28,6 @@ DEVICES = {"cpu": (), "cuda": (pytest.mark.cuda,)}
 DTYPES = (torch.float32, torch.float64)
 # Each has a gradient at every step: fused SGD refuses momentum that starts later for some.
 SHAPES = ((16, 3, 3, 3), (33, 17), (33,), ())
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Spare tensors this small the threads of the fused kernels, which only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def implementations(info: OptimizerInfo, device: str) -> Iterator[dict[str, bool]]:

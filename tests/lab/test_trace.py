@@ -28,7 +28,7 @@ from torch.optim import Optimizer
 from wrong_optimizers import PlainAdam, PlainSGD
 
 import optimlab
-from optimlab.lab.compare.bits import hexadecimal
+from optimlab.lab.compare.integers import hexadecimal
 from optimlab.lab.compare.snapshot import parameters
 from optimlab.lab.lockstep.clone import clone, give_gradients
 from optimlab.lab.parity import Scenario, TensorSpec
@@ -359,6 +359,7 @@ def test_names_of_parameters_in_one_buffer_are_told_apart() -> None:
     operations = recorded(optimizer, [torch.ones(2), torch.ones(4)])
     computing = [operation for operation in operations if operation.computes]
     assert [operation.parameter for operation in computing] == [0, 1]
+    assert [operation.operands[0].source for operation in computing] == [None, None]
     assert [str(operation) for operation in computing] == ["param.add_(grad, alpha=-0.5)"] * 2
 
 

@@ -13,7 +13,8 @@ from optimlab.lab.parity import compare_tensors
 from optimlab.native import self_check
 from optimlab.native.bytecode import Opcode
 from optimlab.native.launch import DTYPES
-from optimlab.native.self_check import Instruction, joined_length, run_program, superinstructions
+from optimlab.native.self_check import joined_length, run_program
+from optimlab.native.superinstructions import Instruction, superinstructions
 
 pytestmark = needs_kernel
 
@@ -38,7 +39,9 @@ def test_every_instruction_set_gives_the_same_bits() -> None:
     assert FOUND.kernel is not None
     for _, operation, dtype in itertools.product(each_instruction_set(), Opcode, DTYPES):
         expected = int(operation) in FOUND.trusted[dtype]
-        assert self_check._is_right(FOUND.kernel, operation, dtype) == expected, operation
+        assert self_check.instruction_is_right(FOUND.kernel, operation, dtype) == expected, (
+            operation
+        )
 
 
 T1, T2 = 4, 5  # temporaries; the registers 0 to 3 are tensors

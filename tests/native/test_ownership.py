@@ -67,117 +67,63 @@ def moved(value: Tensor) -> float:
     return 0.0
 
 
-@names
-def test_other_memory_given_to_state_between_two_steps_is_noticed(name: str) -> None:
-    twins = pair(name)
-    for action in (lambda run: moved(some_state(run)), lambda run: None):
-        twins.both(lambda run: run.step(4))
-        twins.both(action)
-    assert twins.ours.is_owned
-    twins.compare()
-
-
-# Each takes hold of something while it may, and returns how to use it much later.
-Way = Callable[[Run], Callable[[], Tensor]]
-
-
 def last(held: Any) -> Tensor:
     value: Tensor = list(held.values())[-1]
     return value
 
 
-def a_tensor(run: Run) -> Callable[[], Tensor]:
-    value = some_state(run)
-    return lambda: value
-
-
-def its_dict(run: Run) -> Callable[[], Tensor]:
-    held = run.state(1)
-    return lambda: last(held)
-
-
-def all_state(run: Run) -> Callable[[], Tensor]:
-    state, param = run.optimizer.state, run.params[1]
-    return lambda: last(state[param])
-
-
-def a_view_of_all_state(run: Run) -> Callable[[], Tensor]:
-    dicts = run.optimizer.state.values()
-    return lambda: last(list(dicts)[1])
-
-
-def an_iterator_of_a_dict(run: Run) -> Callable[[], Tensor]:
-    values = iter(run.state(1).values())
-    return lambda: list(values)[-1]
-
-
-def a_method(run: Run) -> Callable[[], Tensor]:
-    look_up = run.optimizer.state.__getitem__
-    return lambda: last(look_up(run.params[1]))
-
-
-def a_method_of_a_tensor(run: Run) -> Callable[[], Tensor]:
-    bound: Any = some_state(run).mul_
-    return lambda: bound.__self__
-
-
-def a_weak_reference(run: Run) -> Callable[[], Tensor]:
-    reference: Any = weakref.ref(some_state(run))
-    return reference  # type: ignore[no-any-return]
-
-
-def a_weak_reference_to_another_kind_of_dict(run: Run) -> Callable[[], Tensor]:
+def an_ordered_dict(run: Run) -> Any:
     run.optimizer.state[run.params[1]] = OrderedDict(run.state(1))
-    reference = weakref.ref(run.optimizer.state[run.params[1]])
-    return lambda: last(reference())
+    return weakref.ref(run.optimizer.state[run.params[1]])
 
 
-def a_view(run: Run) -> Callable[[], Tensor]:
-    view: Any = some_state(run)[:2]
-    return lambda: view._base
-
-
-def a_state_dict(run: Run) -> Callable[[], Tensor]:
-    saved = run.optimizer.state_dict()
-    return lambda: last(saved["state"][1])
-
-
-def a_shallow_copy(run: Run) -> Callable[[], Tensor]:
-    twin = copy.copy(run.optimizer)
-    return lambda: last(twin.state[run.params[1]])
-
-
-def an_attribute_of_the_optimizer(run: Run) -> Callable[[], Tensor]:
-    run.optimizer.remembered = some_state(run)
-    return lambda: run.optimizer.remembered
-
-
-def a_cycle(run: Run) -> Callable[[], Tensor]:
+def a_cycle(run: Run) -> list[Any]:
     cycle: list[Any] = [some_state(run)]
     cycle.append(cycle)
-    return lambda: cycle[1][0]
+    return cycle
 
 
-WAYS: list[Way] = [
-    *(a_tensor, its_dict, all_state, a_view_of_all_state, an_iterator_of_a_dict, a_method),
-    *(a_method_of_a_tensor, a_weak_reference, a_weak_reference_to_another_kind_of_dict, a_view),
-    *(a_state_dict, a_shallow_copy, an_attribute_of_the_optimizer, a_cycle),
-]
+# How one takes hold of something while one may, and how it is used much later.
+WAYS: dict[str, tuple[Callable[[Run], Any], Callable[[Any, Run], Any]]] = {
+    "a tensor": (some_state, lambda value, run: value),
+    "its dict": (lambda run: run.state(1), lambda held, run: last(held)),
+    "all state": (lambda run: run.optimizer.state, lambda s, run: last(s[run.params[1]])),
+    "a view": (lambda run: run.optimizer.state.values(), lambda all_, run: last(list(all_)[1])),
+    "an iterator": (lambda run: iter(run.state(1).values()), lambda values, run: list(values)[-1]),
+    "a method": (
+        lambda run: run.optimizer.state.__getitem__, lambda get, run: last(get(run.params[1])),
+    ),
+    "a tensor's method": (lambda run: some_state(run).mul_, lambda mul_, run: mul_.__self__),
+    "a weak reference": (lambda run: weakref.ref(some_state(run)), lambda ref, run: ref()),
+    "a weak reference to a dict": (an_ordered_dict, lambda ref, run: last(ref())),
+    "a tensor's view": (lambda run: some_state(run)[:2], lambda view, run: view._base),
+    "a checkpoint": (
+        lambda run: run.optimizer.state_dict(), lambda saved, run: last(saved["state"][1]),
+    ),
+    "a shallow copy": (
+        lambda run: copy.copy(run.optimizer), lambda twin, run: last(twin.state[run.params[1]]),
+    ),
+    "an attribute": (
+        lambda run: setattr(run.optimizer, "remembered", some_state(run)),
+        lambda _, run: run.optimizer.remembered,
+    ),
+    "a cycle": (a_cycle, lambda cycle, run: cycle[1][0]),
+}  # fmt: skip
 
 
 @names
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("take", "use"), WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize("early", [False, True], ids=["late", "early"])
 def test_what_was_taken_hold_of_long_ago_is_noticed_when_it_is_used(
-    name: str, way: Way, early: bool
+    name: str, take: Callable[[Run], Any], use: Callable[[Any, Run], Any], early: bool
 ) -> None:
     twins = pair(name)
     for run in (twins.ours, twins.theirs):
         run.step(2 if early else 5)  # before and after the state has become owned
-        reach = way(run)
+        taken = take(run)
         run.step(7)
         assert run is twins.theirs or not run.is_cached or not run.is_owned
-        moved(reach())
+        moved(use(taken, run))
         run.step(3)
     twins.compare()
 

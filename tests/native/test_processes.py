@@ -39,35 +39,24 @@ for _ in range(6):
     thread.join()
 print(param[0].item(), param[-1].item())
 """,
-    "a handler moves the second group's parameter": """
-big, small = torch.zeros(3_000_000).requires_grad_(), torch.zeros(300_000).requires_grad_()
-optimizer = library.SGD([{"params": [big]}, {"params": [small]}], lr=1.0)
-big.grad, small.grad = torch.ones_like(big), torch.ones_like(small)
-for _ in range(3):
-    optimizer.step()
-def handler(*_):
-    small.data = small.data.clone()
-signal.signal(signal.SIGALRM, handler)
-for _ in range(5):
-    signal.setitimer(signal.ITIMER_REAL, 0.001)
-    optimizer.step()
-    small.data.share_memory_()
-print(small[0].item(), big[0].item())
-""",
-    "a handler moves a parameter of another dtype": """
-big = torch.zeros(3_000_000).requires_grad_()
-small = torch.zeros(300_000, dtype=torch.float64).requires_grad_()
-optimizer = library.Adam([big, small], lr=1.0)
-big.grad, small.grad = torch.ones_like(big), torch.ones_like(small)
-for _ in range(3):
-    optimizer.step()
-def handler(*_):
-    small.data = small.data.clone()
-signal.signal(signal.SIGALRM, handler)
-for _ in range(5):
-    signal.setitimer(signal.ITIMER_REAL, 0.001)
-    optimizer.step()
-print(small[0].item(), big[0].item())
+    "a handler moves a parameter of another group, and one of another dtype": """
+for name, dtype in (("SGD", torch.float32), ("Adam", torch.float64)):
+    big = torch.zeros(3_000_000).requires_grad_()
+    small = torch.zeros(300_000, dtype=dtype).requires_grad_()
+    groups = [{"params": [big]}, {"params": [small]}]
+    optimizer = getattr(library, name)(groups if name == "SGD" else [big, small], lr=1.0)
+    big.grad, small.grad = torch.ones_like(big), torch.ones_like(small)
+    for _ in range(3):
+        optimizer.step()
+    def handler(*_):
+        small.data = small.data.clone()
+    signal.signal(signal.SIGALRM, handler)
+    for _ in range(5):
+        signal.setitimer(signal.ITIMER_REAL, 0.001)
+        optimizer.step()
+        if name == "SGD":
+            small.data.share_memory_()
+    print(small[0].item(), big[0].item())
 """,
     "a thread moves state that it held, and lets go of it": """
 generator = torch.Generator().manual_seed(1)
@@ -151,10 +140,10 @@ for name in ("SGD", "Adam", "AdamW", "RMSprop"):
         mathematics.fesetround(0)
         print(name, [hash(tuple(param.tolist())) for param in params])
 """,
-    "a thread with a small stack": """
-def work():
+    "threads and workers with small stacks": """
+def work(size=5000):
     for name in ("SGD", "Adam"):
-        params = [torch.ones(5000, dtype=dtype, requires_grad=True)
+        params = [torch.ones(size, dtype=dtype, requires_grad=True)
                   for dtype in (torch.float32, torch.float64)]
         optimizer = getattr(library, name)(params, lr=0.1)
         for step in range(5):
@@ -167,17 +156,8 @@ threading.stack_size(65536)
 thread = threading.Thread(target=work)
 thread.start()
 thread.join()
-""",
-    "workers with a small stack": """
 torch.set_num_threads(2)
-params = [torch.ones(200_000, dtype=dtype, requires_grad=True)
-          for dtype in (torch.float32, torch.float64)]
-optimizer = library.Adam(params, lr=0.1)
-for step in range(5):
-    for param in params:
-        param.grad = torch.full_like(param, 0.3, requires_grad=False)
-    optimizer.step()
-print(params[0].sum().item(), params[1].sum().item())
+work(200_000)
 """,
 }
 

@@ -11,7 +11,7 @@ from optimlab.native import self_check
 from optimlab.native.bytecode import Opcode
 from optimlab.native.launch import DTYPES
 from optimlab.native.library import UnusableError
-from optimlab.native.self_check import Instruction, superinstructions, with_two_results
+from optimlab.native.superinstructions import Instruction, superinstructions, with_two_results
 
 pytestmark = needs_kernel
 

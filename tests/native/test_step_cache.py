@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from beside import one_thread  # noqa: F401 - applies to every test here
-from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from twins import Run, Twins, names, needs_kernel, starts
 
@@ -211,25 +210,3 @@ def test_a_step_count_shared_by_two_groups_counts_for_both() -> None:
     twins.step(2)
     twins.both(program)
     twins.step(4)
-
-
-def changed_count(change: Any) -> list[list[Tensor]]:
-    """Step both libraries, change a step count in between, and return all tensors."""
-    twins = Twins("Adam", [torch.linspace(-1, 1, 7)])
-    twins.step(2)
-    twins.both(change)
-    twins.step(3)
-    return [[value for _, value in run.tensors()] for run in (twins.ours, twins.theirs)]
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda run: run.state(0).update(step=torch.tensor(2)),
-        lambda run: run.state(0)["step"].fill_(0.1),
-        lambda run: run.state(0)["step"].fill_(2.0**24 - 1),
-    ],
-    ids=["whole", "a fraction", "the largest"],
-)
-def test_an_odd_step_count_is_counted_as_by_torch(change: Any) -> None:
-    assert all(changed_count(change))

@@ -40,12 +40,12 @@ def execute(script: str, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def processes() -> Iterator[Any]:
-    """Return what starts processes that have torch imported already: a third of the time."""
+    """Return what starts processes that have imported already what an optimizer needs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("PYTHONPATH", str(ROOT))
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch", "optimlab"])
+        context.set_forkserver_preload(["torch._dynamo", "optimlab", "optimlab.lab.compare.bits"])
         yield context
 
 

@@ -131,7 +131,10 @@ def test_a_command_of_the_index_says_exactly_what_its_heading_says(
 
 
 @pytest.mark.parametrize("entry", FOUND, ids=short)
-def test_a_finding_of_the_index_is_found_by_its_program(entry: Entry) -> None:
+def test_a_finding_of_the_index_is_found_by_its_program(
+    entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where programs write their files
     namespace: dict[str, Any] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("error")

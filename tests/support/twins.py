@@ -46,14 +46,7 @@ def normal(size: Sequence[int], dtype: torch.dtype, generator: torch.Generator) 
 
 
 class Run:
-    """One library's optimizer over parameters of its own.
-
-    Args:
-        library: optimlab or torch.optim.
-        name: the optimizer.
-        values: what the parameters start from.
-        options: what it is constructed with, by default those of :data:`RULES`.
-    """
+    """One library's optimizer over parameters of its own, which start from given values."""
 
     def __init__(self, library: Any, name: str, values: Sequence[Tensor], options: Any) -> None:
         self.params = [value.clone().requires_grad_() for value in values]
@@ -100,18 +93,12 @@ class Run:
         with unnoticed(self.optimizer):
             state = dict(self.optimizer.state)
         for param in self.params:
-            yield "param", param.detach()
+            yield "param", param.detach().resolve_neg()
             yield from state.get(param, {}).items()
 
 
 class Twins:
-    """optimlab's and torch's run; every comparison is of all bits.
-
-    Args:
-        name: the optimizer.
-        values: what the parameters start from.
-        options: what differs from :data:`RULES`.
-    """
+    """optimlab's and torch's run, with the options of :data:`RULES` and others."""
 
     def __init__(self, name: str, values: Sequence[Tensor] | None = None, **options: Any) -> None:
         values, options = starts() if values is None else values, {**RULES[name], **options}
