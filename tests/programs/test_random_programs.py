@@ -64,9 +64,9 @@ def test_random_programs_end_in_equal_bits_and_equal_errors(number: int) -> None
 
 def failing_program(kind: type[Exception]) -> list[str]:
     """Return the lines of the short program by which an error shows."""
+    few = settings(SETTINGS, stateful_step_count=6, max_examples=200)
     with pytest.raises(kind) as failure:
-        for number in range(8):
-            play(number, settings(SETTINGS, stateful_step_count=6, max_examples=200))
+        sum((play(number, few) for number in range(8)), Counter[str]())
     lines = "\n".join(failure.value.__notes__).splitlines()
     return lines[lines.index("from random_programs import *") :]
 
