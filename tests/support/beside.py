@@ -66,7 +66,7 @@ class Side:
     library: ModuleType
     name: str
     params: list[Tensor] = field(default_factory=list)
-    optimizer: Any = None
+    optimizer: Optimizer = field(init=False)
     kept: list[Any] = field(default_factory=list)
 
     @property

@@ -120,8 +120,9 @@ class Machine(RuleBasedStateMachine):
             self._present = self._copies()
         elif not changes and self._present[0]:
             before = self._present[0][0]
-            with_params = Side(optimlab, self.ours.name, _params(before), before)
-            self._same(_seen(self.ours), _seen(with_params), "changed by what was refused: ")
+            unchanged = Side(optimlab, self.ours.name, _params(before))
+            unchanged.optimizer = before
+            self._same(_seen(self.ours), _seen(unchanged), "changed by what was refused: ")
         return error
 
     def _step(
