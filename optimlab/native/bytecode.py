@@ -77,6 +77,8 @@ _WITH_SCALAR = {
 SCALED = frozenset(_WITH_SCALAR.values())
 """The instructions that take a scalar."""
 
+_NEEDS_A_NUMBER = (Opcode.ADD_SCALAR, Opcode.MULTIPLY_SCALAR, Opcode.DIVIDE_SCALAR, Opcode.LERP)
+_LERP = Opcode.LERP
 _ENCODED = {
     (name + end, tensors): (opcode, table is _WITH_SCALAR)
     for table in (_WITHOUT_SCALAR, _WITH_SCALAR)
@@ -144,7 +146,7 @@ def assemble(recorder: Recorder) -> Bytecode:
 def _scalar(opcode: Opcode, operation: str, given: tuple[Any, ...]) -> Any:
     """Return the scalar of an operation, which comes last; most have 1 by default."""
     if not given:
-        if opcode in (Opcode.ADD_SCALAR, Opcode.MULTIPLY_SCALAR, Opcode.DIVIDE_SCALAR, Opcode.LERP):
+        if opcode in _NEEDS_A_NUMBER:
             raise NotServedError(f"{operation} needs a number")
         return 1.0
     (scalar,) = given
@@ -156,6 +158,6 @@ def _scalar(opcode: Opcode, operation: str, given: tuple[Any, ...]) -> Any:
             raise NotServedError("torch rounds an integer to the tensor's dtype, and once only")
     if abs(value) > LARGEST_FLOAT and not isinf(value):
         raise NotServedError("torch refuses some numbers that float32 cannot hold")
-    if opcode is Opcode.LERP and abs(scalar - 1) < WEIGHT_OF_ONE:
+    if opcode is _LERP and abs(scalar - 1) < WEIGHT_OF_ONE:
         raise NotServedError("the sign of a zero depends on its place in ATen")
     return -scalar if operation.startswith("sub") else scalar
