@@ -19,7 +19,8 @@ from surfaces import Surface
 from torch import Tensor
 
 import optimlab
-from optimlab.lab.record.writing import Operation, Value
+from optimlab.lab.record.registers import Value
+from optimlab.lab.record.writing import Operation
 from optimlab.lab.trace.worked import TracedStep
 
 Floats: TypeAlias = NDArray[np.float32]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from optimlab.lab.parity.configurations import Level
-    from optimlab.lab.parity.result import TableResult
+    from optimlab.lab.parity.table_result import TableResult
 
 DESCRIPTION = """\
 Compare every optimizer with torch.optim, bit by bit: all combinations of its options, for each
@@ -106,8 +106,8 @@ def compare_table(
     """Compare the optimizers of the table with torch's, and print the matrix."""
     from optimlab.lab.parity.case_result import environment
     from optimlab.lab.parity.cases import cases
-    from optimlab.lab.parity.checking import check_table
     from optimlab.lab.parity.table import TABLE
+    from optimlab.lab.parity.table_result import check_table
     from optimlab.lab.report import console, progress
 
     known = [row.name for row in TABLE]
@@ -199,7 +199,8 @@ def matrix(report: TableResult) -> Table:
         rows.append([optimizer if optimizer != previous else "", implementation, *texts])
         previous = optimizer
     headings = ["optimizer", "implementation", *DTYPES]
-    return rich_table(headings, rows, colour, left=2, box=None, padding=(0, 1, 0, 0))
+    look = {"box": None, "padding": (0, 1, 0, 0), "pad_edge": True, "show_edge": False}
+    return rich_table(headings, rows, colour, left=2, **look)
 
 
 def colour(heading: str, cell: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from torch.optim import Optimizer
 from optimlab.lab.compare.snapshot import parameters
 from optimlab.lab.record.step_scope import Closure, StepScope
 from optimlab.lab.report import table
+
+Names: TypeAlias = Iterable[tuple[str, Tensor]]
 
 
 class Writer(Protocol):
@@ -72,13 +74,7 @@ class Watch:
     """
 
     def __init__(
-        self,
-        optimizer: Optimizer,
-        every: int = 100,
-        *,
-        names: Iterable[tuple[str, Tensor]] = (),
-        writer: Writer | None = None,
-        tag: str = "optimizer",
+        self, optimizer: Optimizer, every: int, names: Names, writer: Writer | None, tag: str
     ) -> None:
         if every < 1:
             raise ValueError(f"every must be at least 1, and is {every}")
@@ -159,7 +155,7 @@ def watch(
     optimizer: Optimizer,
     every: int = 100,
     *,
-    names: Iterable[tuple[str, Tensor]] = (),
+    names: Names = (),
     writer: Writer | None = None,
     tag: str = "optimizer",
 ) -> Watch:
@@ -195,7 +191,7 @@ def watch(
         >>> reading.update_to_weight, reading.lost  # 3 - 5e-10 is 3 in float32
         (0.1, 0.5)
     """
-    return Watch(optimizer, every, names=names, writer=writer, tag=tag)
+    return Watch(optimizer, every, names, writer, tag)
 
 
 def _measured(params: Sequence[Tensor], before: list[Tensor]) -> Iterator[Reading]:

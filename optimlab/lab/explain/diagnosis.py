@@ -16,7 +16,8 @@ import torch
 from optimlab.lab.explain.divergence import Divergence, RecordedStep, Side
 from optimlab.lab.explain.experiments import other_rounding, state_precision
 from optimlab.lab.explain.explanation import Cause
-from optimlab.lab.record.writing import Operation, Value, digest, short
+from optimlab.lab.record.registers import Value, digest, short
+from optimlab.lab.record.writing import Operation
 
 
 def diagnosed(found: Divergence) -> Cause:

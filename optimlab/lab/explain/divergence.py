@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from optimlab.lab.record.writing import Operation, Value
+from optimlab.lab.record.registers import Value
+from optimlab.lab.record.writing import Operation
 
 # Such an operation makes a tensor without computing with another's elements.
 _MAKES = {"zeros", "zeros_like", "empty", "empty_like", "lift_fresh", "new_zeros", "new_empty"}

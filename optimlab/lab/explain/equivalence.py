@@ -33,7 +33,7 @@ from optimlab.lab.explain.explanation import Explanation
 from optimlab.lab.lockstep.clone import give_gradients
 from optimlab.lab.lockstep.scenario import Scenario, TensorSpec
 from optimlab.lab.parity.table import EXCLUSIONS
-from optimlab.lab.record.writing import short
+from optimlab.lab.record.registers import short
 from optimlab.lab.report import table
 
 OPTIMIZERS: Mapping[str, Mapping[str, Any]] = {

@@ -17,7 +17,8 @@ from optimlab.lab.explain.evaluation import evaluate, evaluate_in_double
 from optimlab.lab.explain.explanation import Cause
 from optimlab.lab.explain.expressions import Expression, expression_of
 from optimlab.lab.explain.variants import Variant, changes, order_in_words, variants
-from optimlab.lab.record.writing import Operation, Value, digest, short
+from optimlab.lab.record.registers import Value, digest, short
+from optimlab.lab.record.writing import Operation
 
 _MOST_ELEMENTS = 512
 _VARIANTS = 120  # of each expression that are tried together with each other change

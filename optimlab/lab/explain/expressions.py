@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from optimlab.lab.record.formulas import formulas_of
-from optimlab.lab.record.writing import Operation, Value
+from optimlab.lab.record.registers import Value
+from optimlab.lab.record.writing import Operation
 
 Leaf: TypeAlias = Tensor | float
 

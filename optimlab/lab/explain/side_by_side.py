@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 import torch
 
-from optimlab.lab.compare.bits import hexadecimal
+from optimlab.lab.compare.integers import hexadecimal
 from optimlab.lab.explain.divergence import Divergence
 from optimlab.lab.explain.explanation import Line, Shown
-from optimlab.lab.record.writing import Operation, Value
+from optimlab.lab.record.registers import Value
+from optimlab.lab.record.writing import Operation
 
 # ATen calls one argument differently in operations on lists.
 _NUMBERS = dict.fromkeys(("other", "scalar", "scalars", "self"), "number") | {"weights": "weight"}

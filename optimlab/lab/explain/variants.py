@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from optimlab.lab.explain.expressions import Expression
-from optimlab.lab.record.writing import short
+from optimlab.lab.record.registers import short
 
 HALF = (torch.float16, torch.bfloat16)
 _SUMS = {"lerp", "addcmul", "addcdiv", "add", "sub", "rsub"}

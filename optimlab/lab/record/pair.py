@@ -14,8 +14,7 @@ from optimlab.lab.compare.bits import Mismatch, compare_tensors
 from optimlab.lab.compare.snapshot import parameters
 from optimlab.lab.lockstep.replica import Make, Replica
 from optimlab.lab.lockstep.scenario import Scenario, TensorSpec
-from optimlab.lab.record.registers import named_tensors
-from optimlab.lab.record.writing import short
+from optimlab.lab.record.registers import named_tensors, short
 
 Gradients: TypeAlias = Sequence[Tensor | None]
 GivenGradients: TypeAlias = Sequence[Gradients] | Callable[[int], Gradients]

@@ -13,29 +13,24 @@ which evaluates the model again, are not a part of the rule and are left out.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from optimlab import native
 from optimlab.core.program import unique_name
-from optimlab.lab.record.registers import Register, Registers
+from optimlab.lab.record.registers import Look, Register, Registers, Value
 from optimlab.lab.record.step_scope import Closure, StepScope
 from optimlab.lab.record.writing import (
     Operation,
-    Value,
     is_listed,
     leaves,
     split,
     written_arguments,
 )
-
-Look: TypeAlias = Callable[[Tensor, "int | None"], Any]
-"""What to keep of a tensor at a moment, given the number of the parameter that it belongs to."""
 
 
 class Recording(TorchDispatchMode):
@@ -82,7 +77,7 @@ class Recording(TorchDispatchMode):
         self._registers = None  # of a step that raised
         if self._started is not None:
             self._started(optimizer)
-        self._registers, self._operations = Registers(optimizer), []
+        self._registers, self._operations = Registers(optimizer, self._look), []
 
     def _end(self, optimizer: Optimizer) -> None:
         if self._registers is not None:
@@ -112,53 +107,38 @@ class Recording(TorchDispatchMode):
             return func(*args, **kwargs)
         registers.name_locals(sys._getframe(1))
         given = leaves(Tensor, [*args, *kwargs.values()])
-        before = {id(tensor): self._seen(registers, tensor) for tensor in given}
+        before = {id(tensor): registers.seen(tensor) for tensor in given}
         returned = func(*args, **kwargs)
         for place, (arguments, made) in enumerate(split(func, args, kwargs, returned)):
-            operation = self._written(registers, func, arguments, made, before)
-            operation.listed = place if is_listed(func) else None
-            operation.returned = None if made else returned
+            written = written_arguments(func, arguments)
+            operation = Operation(
+                number=len(self._operations),
+                function=func,
+                arguments={name: _with_values(value, before) for name, value in arguments.items()},
+                in_place=bool(written),
+                listed=place if is_listed(func) else None,
+                returned=None if made else returned,
+            )
+            operation.results = tuple(_results(operation, written, made, registers))
             self._operations.append(operation)
         return returned
 
-    def _written(
-        self,
-        registers: Registers,
-        func: Any,
-        arguments: dict[str, Any],
-        made: list[Tensor],
-        before: dict[int, Value],
-    ) -> Operation:
-        """Write an operation on single tensors down, and what it results in."""
-        number = len(self._operations)
-        operands = [before[id(tensor)].register for tensor in leaves(Tensor, arguments.values())]
-        parameter = next((r.parameter for r in operands if r.parameter is not None), None)
-        written = written_arguments(func, arguments)
-        results = {id(tensor): tensor for tensor in (*written, *made)}.values()
-        values = []
-        for place, tensor in enumerate(results):
-            register = registers.of(tensor, made_by=func, parameter=parameter)
-            if place < len(written) or register not in operands:  # a view is not written
-                registers.write(register, number)
-            values.append(self._seen(registers, tensor))
-        return Operation(
-            number=number,
-            function=func,
-            arguments={name: _with_values(value, before) for name, value in arguments.items()},
-            results=tuple(values),
-            in_place=bool(written),
-            parameter=parameter,
-        )
 
-    def _seen(self, registers: Registers, tensor: Tensor) -> Value:
+def _results(
+    operation: Operation, written: list[Tensor], made: list[Tensor], registers: Registers
+) -> Iterator[Value]:
+    """Write down what an operation results in."""
+    read = [value.register for value in operation.operands]
+    numbers = [register.parameter for register in read if register.parameter is not None]
+    for place, tensor in enumerate({id(each): each for each in (*written, *made)}.values()):
         register = registers.of(tensor)
-        source = registers.writer(register)
-        address = tensor.data_ptr() if tensor.layout is torch.strided else 0
-        key = (source, tensor.shape, tensor.dtype, address)
-        if key not in register.looks:
-            register.looks = {k: v for k, v in register.looks.items() if k[0] == source}
-            register.looks[key] = self._look(tensor, register.parameter)
-        return Value(register, register.looks[key], tuple(tensor.shape), tensor.dtype, source)
+        register.name = register.name or operation.name.strip("_")
+        if register.parameter is None and numbers:
+            register.parameter = numbers[0]
+        if place < len(written) or register not in read:  # a view is not written
+            for other in register.overlapping():
+                other.writer = operation.number
+        yield registers.seen(tensor)
 
 
 def _with_values(argument: Any, seen: dict[int, Value]) -> Any:

@@ -7,14 +7,20 @@ it. That is read from the frames of the running functions, as they keep their lo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import FrameType
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+
+from optimlab.lab.compare import digest as digests
+
+Look: TypeAlias = Callable[[Tensor, "int | None"], Any]
+"""What to keep of a tensor at a moment, given the number of the parameter that it belongs to."""
 
 # Functions between the optimizer's code and ATen, whose local variables are not the optimizer's.
 _BETWEEN = (
@@ -52,26 +58,55 @@ class Register:
                 yield other
 
 
+@dataclass(frozen=True)
+class Value:
+    """A tensor as it was when an operation read it, or had written it.
+
+    Attributes:
+        register: its memory, which has the name.
+        kept: what the recording kept of it.
+        shape: its shape.
+        dtype: its dtype.
+        source: number of the operation that had written it, ``None`` if it is from before the step.
+    """
+
+    register: Register
+    kept: Any
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    source: int | None
+
+    @property
+    def name(self) -> str:
+        """The name of its memory."""
+        return self.register.name
+
+    @property
+    def label(self) -> str:
+        """How the optimizer calls its memory, ``""`` if it is not the optimizer's."""
+        return self.register.label
+
+    @cached_property
+    def digest(self) -> str:
+        """Stands for dtype and bits of what was kept, if that is a tensor."""
+        return digest(self.kept)
+
+
 class Registers:
     """The registers of one step of an optimizer."""
 
-    def __init__(self, optimizer: Optimizer) -> None:
-        self._optimizer = optimizer
+    def __init__(self, optimizer: Optimizer, look: Look) -> None:
+        self._optimizer, self._look = optimizer, look
         self._by_storage: dict[int, list[Register]] = {}
         self._by_id: dict[int, tuple[Register, Tensor]] = {}  # held, so that no id is used again
         self._unnamed = 0
         self.name_optimizers_tensors()
 
-    def of(self, tensor: Tensor, *, made_by: Any = None, parameter: int | None = None) -> Register:
+    def of(self, tensor: Tensor) -> Register:
         """Find the register that a tensor lies in, or make one."""
         if id(tensor) not in self._by_id:
             self._by_id[id(tensor)] = self._around(tensor), tensor
-        found, _ = self._by_id[id(tensor)]
-        if made_by is not None and not found.name:
-            found.name = operation_name(made_by).strip("_")
-        if found.parameter is None:
-            found.parameter = parameter
-        return found
+        return self._by_id[id(tensor)][0]
 
     def _around(self, tensor: Tensor) -> Register:
         start, end, storage = _memory(tensor)
@@ -83,15 +118,17 @@ class Registers:
             self._unnamed += 1
         return found
 
-    def write(self, register: Register, number: int) -> None:
-        """Note that an operation wrote to a register, and so to all that overlap it."""
-        for other in register.overlapping():
-            other.writer = number
-
-    def writer(self, register: Register) -> int | None:
-        """Return the number of the operation that wrote a register last, ``None`` if none did."""
+    def seen(self, tensor: Tensor) -> Value:
+        """Keep of a tensor what there is to keep, once for each time that it is written."""
+        register = self.of(tensor)
         last = max(other.writer for other in register.overlapping())
-        return None if last < 0 else last
+        address = tensor.data_ptr() if tensor.layout is torch.strided else 0
+        key = (last, tensor.shape, tensor.dtype, address)
+        if key not in register.looks:
+            register.looks = {k: v for k, v in register.looks.items() if k[0] == last}
+            register.looks[key] = self._look(tensor, register.parameter)
+        source, shape = None if last < 0 else last, tuple(tensor.shape)
+        return Value(register, register.looks[key], shape, tensor.dtype, source)
 
     def name_optimizers_tensors(self) -> None:
         """Name parameters, gradients, state and tensor hyperparameters, as they are now."""
@@ -131,11 +168,6 @@ class Registers:
                 self._unnamed -= 1
 
 
-def operation_name(function: Any) -> str:
-    """Return an operation's name as a method of tensors: ``lerp_`` for ``aten._foreach_lerp_``."""
-    return str(function.overloadpacket.__name__).removeprefix("_foreach_")
-
-
 def named_tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     """Go through the tensors of nested dicts and lists: ``key``, ``key['inner']``, ``key1``."""
     if isinstance(value, Tensor):
@@ -156,3 +188,14 @@ def _memory(tensor: Tensor) -> tuple[int, int, int]:
     reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) + 1
     start = tensor.data_ptr()
     return start, start + reach * tensor.element_size(), tensor.untyped_storage().data_ptr()
+
+
+def digest(tensor: Tensor) -> str:
+    """Summarise dtype and bits of a tensor, elements in order of their indices, all NaN alike."""
+    real = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+    return digests.digest(real.reshape(-1))
+
+
+def short(dtype: torch.dtype) -> str:
+    """Return the name of a dtype without ``torch.``."""
+    return str(dtype).removeprefix("torch.")

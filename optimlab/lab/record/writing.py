@@ -4,53 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from optimlab.lab.compare import digest as digests
-from optimlab.lab.record.registers import Register, operation_name
+from optimlab.lab.record.registers import Value, short
 
 T = TypeVar("T")
 
 _BY_NAME = {"alpha", "value", "dtype", "out", "memory_format", "beta", "lr", "eps"}
 _PLACEMENT = {"layout", "device", "pin_memory", "memory_format", "non_blocking"}
-
-
-@dataclass(frozen=True)
-class Value:
-    """A tensor as it was when an operation read it, or had written it.
-
-    Attributes:
-        register: its memory, which has the name.
-        kept: what the recording kept of it.
-        shape: its shape.
-        dtype: its dtype.
-        source: number of the operation that had written it, ``None`` if it is from before the step.
-    """
-
-    register: Register
-    kept: Any
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    source: int | None
-
-    @property
-    def name(self) -> str:
-        """The name of its memory."""
-        return self.register.name
-
-    @property
-    def label(self) -> str:
-        """How the optimizer calls its memory, ``""`` if it is not the optimizer's."""
-        return self.register.label
-
-    @cached_property
-    def digest(self) -> str:
-        """Stands for dtype and bits of what was kept, if that is a tensor."""
-        return digest(self.kept)
 
 
 @dataclass(eq=False)
@@ -61,26 +25,26 @@ class Operation:
         number: its place among the operations of the step.
         function: ATen's overload, such as ``aten.lerp_.Scalar``.
         arguments: by their names in ATen's schema; a tensor is a :class:`Value`.
-        results: the tensors that it wrote or made.
         in_place: whether it wrote to one of its arguments.
-        parameter: number of the parameter, ``None`` if the operation is on none.
         listed: its place in the list, if the operation was one on lists of tensors.
         returned: what it returned instead of tensors, such as the number read from one.
+        results: the tensors that it wrote or made.
+        parameter: number of the parameter, ``None`` if the operation is on none.
     """
 
     number: int
     function: Any
     arguments: Mapping[str, Any]
-    results: tuple[Value, ...]
     in_place: bool
-    parameter: int | None
     listed: int | None = None
     returned: Any = None
+    results: tuple[Value, ...] = ()
+    parameter: int | None = None
 
     @property
     def name(self) -> str:
-        """Its name as a method of tensors, such as ``lerp_``."""
-        return operation_name(self.function)
+        """Its name as a method of tensors: ``lerp_`` also for ``aten._foreach_lerp_``."""
+        return str(self.function.overloadpacket.__name__).removeprefix("_foreach_")
 
     @property
     def operands(self) -> list[Value]:
@@ -186,17 +150,6 @@ def leaves(kind: type[T], values: Iterable[Any]) -> Iterator[T]:
             yield value
         elif isinstance(value, list | tuple):
             yield from leaves(kind, value)
-
-
-def digest(tensor: Tensor) -> str:
-    """Summarise dtype and bits of a tensor, elements in order of their indices, all NaN alike."""
-    real = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
-    return digests.digest(real.reshape(-1))
-
-
-def short(dtype: torch.dtype) -> str:
-    """Return the name of a dtype without ``torch.``."""
-    return str(dtype).removeprefix("torch.")
 
 
 def _is_written(argument: Any) -> bool:
