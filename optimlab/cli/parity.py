@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from optimlab.lab.parity.configurations import Level
-    from optimlab.lab.parity.result import TableResult
+    from optimlab.lab.parity.table_result import TableResult
 
 DESCRIPTION = """\
 Compare every optimizer with torch.optim, bit by bit: all combinations of its options, for each
@@ -106,8 +106,8 @@ def compare_table(
     """Compare the optimizers of the table with torch's, and print the matrix."""
     from optimlab.lab.parity.case_result import environment
     from optimlab.lab.parity.cases import cases
-    from optimlab.lab.parity.checking import check_table
     from optimlab.lab.parity.table import TABLE
+    from optimlab.lab.parity.table_result import check_table
     from optimlab.lab.report import console, progress
 
     known = [row.name for row in TABLE]

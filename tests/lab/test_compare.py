@@ -15,13 +15,12 @@ import torch
 from torch import Tensor
 
 from optimlab.lab.compare.bits import (
-    as_integers,
     compare_floats,
     named_distances,
-    ordered,
     tensor_distance,
     total_distance,
 )
+from optimlab.lab.compare.integers import as_integers, ordered
 from optimlab.lab.parity import (
     Difference,
     Equal,

@@ -12,13 +12,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from beside import one_thread  # noqa: F401 - applies to every test here
 from resumable_runs import (
     Idle,
+    Miswired,
     Nameless,
+    Naming,
     Training,
+    Unequal,
     Unloadable,
     Unrepeatable,
     Unseeded,
@@ -30,7 +34,7 @@ import optimlab
 from optimlab.lab.compare.diff import NothingCompared
 from optimlab.lab.compare.digest import digest
 from optimlab.lab.resume import Resumption, proof
-from optimlab.lab.resume.run import maker
+from optimlab.lab.resume.run import digests, maker
 
 STEPS, AT = 9, 4
 
@@ -82,6 +86,49 @@ def test_what_is_not_restored_is_named(left_out: str) -> None:
     kind, where, step = CAUSES[left_out]
     found = optimlab.prove_resume(partial(Training, left_out), STEPS, AT)
     assert_found(found, kind, where, step)
+
+
+WHAT = {
+    "lr": "lr 0.1 instead of 0.05 (param_groups[0])",
+    "step": "step 5.0 instead of 4.0 (state[0])",
+    "rounded": "exp_avg came back rounded to torch.float16 (state[0])",
+    "state": "state has 0 entries instead of 4",
+}
+
+
+@pytest.mark.parametrize("change", WHAT)
+@pytest.mark.usefixtures("in_this_process")
+def test_what_is_not_restored_is_told_by_key_and_value(change: str) -> None:
+    found = optimlab.prove_resume(partial(Unequal, change), STEPS, AT)
+    assert [cause.what for cause in found.causes] == [WHAT[change]]
+    assert f"not restored: optimizer state: run.optimizer (Adam): {WHAT[change]}" in str(found)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_schedule_of_another_optimizer_is_found_out() -> None:
+    found = optimlab.prove_resume(Miswired, STEPS, AT)
+    assert [cause.where for cause in found.causes] == ["run.scheduler.after (StepLR)"]
+    assert "drives another optimizer" in str(found)
+
+
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize("value", [np.arange(5000.0), np.float32(0.5), {"a": [np.ones(2)]}])
+def test_arrays_modules_and_optimizers_are_compared_whole(value: Any) -> None:
+    assert optimlab.prove_resume(partial(Naming, value), STEPS, AT).equal
+
+
+def test_an_array_is_told_from_one_that_differs_where_its_text_does_not() -> None:
+    one = np.arange(5000.0)
+    other = one.copy()
+    other[2500] += 1
+    assert repr(one) == repr(other)
+    assert digests(Naming(one))["value"] != digests(Naming(other))["value"]
+
+
+@pytest.mark.parametrize("value", [object(), np.array(["a"]), [random.Random()]])
+def test_what_cannot_be_compared_is_refused_by_its_type(value: Any) -> None:
+    with pytest.raises(TypeError, match=r"tensors\(\) names value, a (object|ndarray|Random)"):
+        digests(Naming(value))
 
 
 @pytest.mark.usefixtures("in_this_process")

@@ -28,7 +28,7 @@ from torch.optim import Optimizer
 from wrong_optimizers import PlainAdam, PlainSGD
 
 import optimlab
-from optimlab.lab.compare.bits import hexadecimal
+from optimlab.lab.compare.integers import hexadecimal
 from optimlab.lab.compare.snapshot import parameters
 from optimlab.lab.lockstep.clone import clone, give_gradients
 from optimlab.lab.parity import Scenario, TensorSpec

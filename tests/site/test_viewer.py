@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import optimlab
-from optimlab.lab.compare.bits import hexadecimal
+from optimlab.lab.compare.integers import hexadecimal
 
 sys.path.append(str(Path(__file__).parents[2] / "docs" / "viewer"))
 

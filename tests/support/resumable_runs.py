@@ -91,6 +91,57 @@ class Watched(Training):
         return {**super().tensors(), "state": state}
 
 
+class WarmUp(StepLR):
+    """A schedule that holds another one, which it pickles whole, with its optimizer."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.after = StepLR(optimizer, step_size=1, gamma=0.5)
+        super().__init__(optimizer, step_size=100)
+
+    def step(self, epoch: int | None = None) -> None:
+        self.after.step() if self.last_epoch > 0 else super().step(epoch)
+
+
+class Miswired(Training):
+    """Loads a schedule that goes on to drive the optimizer it was saved with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scheduler = WarmUp(self.optimizer)
+
+
+class Unequal(Training):
+    """Changes one thing of the optimizer after loading it."""
+
+    def __init__(self, change: str) -> None:
+        super().__init__()
+        self.change = change
+
+    def load_state_dict(self, saved: dict[str, Any], /) -> None:
+        super().load_state_dict(saved)
+        held = self.optimizer.state[next(self.model.parameters())]
+        match self.change:
+            case "lr":
+                self.optimizer.param_groups[0]["lr"] = 0.1
+            case "step":
+                held["step"] += 1
+            case "rounded":
+                held["exp_avg"] = held["exp_avg"].half().float()
+            case "state":
+                self.optimizer.state.clear()
+
+
+class Naming(Training):
+    """Names one thing of its own choice."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__()
+        self.value = value
+
+    def tensors(self) -> dict[str, Any]:
+        return {**super().tensors(), "value": self.value, "all": [self.model, self.optimizer]}
+
+
 class Unseeded(Training):
     """Starts from whatever the process's generator is at."""
 

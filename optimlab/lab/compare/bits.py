@@ -8,19 +8,22 @@ payloads it returns; and -0.0 differs from 0.0, by one ulp, because a division t
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-_INTEGERS = {
-    torch.float16: torch.int16,
-    torch.bfloat16: torch.int16,
-    torch.float32: torch.int32,
-    torch.float64: torch.int64,
-}
+from optimlab.lab.compare.integers import (
+    INTEGERS,
+    as_integers,
+    as_real,
+    hexadecimal,
+    is_nan,
+    is_number_like,
+    ordered,
+)
+
 _SPARSE_PARTS = {
     torch.sparse_coo: ("_indices", "_values"),
     torch.sparse_csr: ("crow_indices", "col_indices", "values"),
@@ -148,14 +151,14 @@ def compare_tensors(ours: Tensor, theirs: Tensor) -> Mismatch | None:
 
 def same_bits(ours: Tensor, theirs: Tensor) -> bool:
     """Tell whether two dense tensors of one dtype and shape have the same bits."""
-    integers = _INTEGERS.get(ours.dtype)
+    integers = INTEGERS.get(ours.dtype)
     if integers is not None and not (ours.is_neg() or theirs.is_neg()):
         equal = torch.equal(ours.detach().view(integers), theirs.detach().view(integers))
     else:
         equal = torch.equal(as_integers(ours), as_integers(theirs))
     if equal:
         return True
-    return _is_number_like(ours) and not bool(_differing(ours, theirs).any())
+    return is_number_like(ours) and not bool(_differing(ours, theirs).any())
 
 
 def tensor_distance(ours: Tensor, theirs: Tensor, *, ulps: bool = True) -> Distance:
@@ -170,7 +173,7 @@ def tensor_distance(ours: Tensor, theirs: Tensor, *, ulps: bool = True) -> Dista
     differing = _differing(ours, theirs)
     elements = differing.any(dim=-1) if ours.is_complex() else differing
     count = int(elements.sum())
-    if not (ulps and count and _is_number_like(ours)):
+    if not (ulps and count and is_number_like(ours)):
         return Distance(ours.numel(), count)
     distances, one_sided_nan = _ulps(ours, theirs, differing)
     return Distance(
@@ -221,70 +224,15 @@ def compare_floats(ours: float, theirs: float) -> Mismatch | None:
     return Mismatch("bits", ours, theirs, ulps=distance.max_ulps, dtype=torch.float64)
 
 
-def as_integers(tensor: Tensor) -> Tensor:
-    """View a dense tensor as the integers its bits spell, a complex number as two of them."""
-    real = _as_real(tensor)
-    if not real.is_floating_point():
-        return real
-    return real.view(_INTEGERS.get(real.dtype, torch.int8))  # all other formats have 8 bits
-
-
-def ordered(integers: Tensor) -> Tensor:
-    """Map the bits of floating-point numbers to int64 in the order of the numbers.
-
-    Neighbours differ by 1. Bits are sign and magnitude, integers two's complement: turning over
-    the magnitude of the negative ones makes the order that of the numbers, with -0.0 one below 0.0.
-
-    Args:
-        integers: what :func:`as_integers` returns for a floating-point tensor.
-    """
-    magnitude = torch.iinfo(integers.dtype).max
-    return torch.where(integers < 0, integers ^ magnitude, integers).to(torch.int64)
-
-
-def hexadecimal(value: float, dtype: torch.dtype) -> str:
-    """Spell the bits of a number of the given floating-point dtype, such as ``0x3f800000``."""
-    if dtype is torch.float64:
-        return "0x" + struct.pack(">d", value).hex()
-    tensor = torch.tensor(value, dtype=dtype)
-    size = tensor.element_size()
-    return f"0x{int(as_integers(tensor)) & (256**size - 1):0{2 * size}x}"
-
-
 def percent(share: float) -> str:
     """Print a share of 0 to 1 in percent, never rounding a difference down to nothing."""
     return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"
 
 
-def without_payloads(tensor: Tensor) -> Tensor:
-    """View a dense tensor as :func:`as_integers` does, with one integer for every NaN."""
-    integers = as_integers(tensor)
-    if not _is_number_like(tensor):
-        return integers
-    nan = _is_nan(_as_real(tensor))
-    return integers.masked_fill(nan, torch.iinfo(integers.dtype).max) if nan.any() else integers
-
-
-def _as_real(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach()
-    if tensor.is_neg():
-        tensor = tensor.resolve_neg()
-    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
-
-
-def _is_number_like(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() or tensor.is_complex()
-
-
-def _is_nan(real: Tensor) -> Tensor:
-    # The 8-bit formats have no isnan of their own.
-    return (real if real.element_size() > 1 else real.float()).isnan()
-
-
 def _differing(ours: Tensor, theirs: Tensor) -> Tensor:
     differing = as_integers(ours) != as_integers(theirs)
-    if _is_number_like(ours):
-        differing &= ~(_is_nan(_as_real(ours)) & _is_nan(_as_real(theirs)))
+    if is_number_like(ours):
+        differing &= ~(is_nan(as_real(ours)) & is_nan(as_real(theirs)))
     return differing
 
 
@@ -325,8 +273,8 @@ def _compare_elements(ours: Tensor, theirs: Tensor) -> Mismatch:
 
 def _ulps(ours: Tensor, theirs: Tensor, differing: Tensor) -> tuple[list[int], int]:
     """Return the distances of the differing pairs of numbers, and how many are no such pair."""
-    ours, theirs = _as_real(ours)[differing], _as_real(theirs)[differing]
-    numbers = ~(_is_nan(ours) | _is_nan(theirs))
+    ours, theirs = as_real(ours)[differing], as_real(theirs)[differing]
+    numbers = ~(is_nan(ours) | is_nan(theirs))
     left, right = ordered(as_integers(ours[numbers])), ordered(as_integers(theirs[numbers]))
     # Two float64 can be further apart than an int64 counts; the difference then wraps around, and
     # modulo 2^64 it is right again.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimlab.lab.compare.bits import without_payloads
+from optimlab.lab.compare.integers import without_payloads
 
 
 def digest(value: Any) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from optimlab.lab.compare.bits import hexadecimal
+from optimlab.lab.compare.integers import hexadecimal
 from optimlab.lab.explain.divergence import Divergence
 from optimlab.lab.explain.explanation import Line, Shown
 from optimlab.lab.record.registers import Value

@@ -17,6 +17,9 @@ from optimlab.version import __version__
 
 Grouped = TypeVar("Grouped", bound=Hashable)
 
+#: Told of progress: how many configurations are done, how many there are, and which is next.
+Progress: TypeAlias = Callable[[int, int, str], None]
+
 #: What came of a configuration. ``"random"``: torch's own kernel has no defined result there.
 Kind: TypeAlias = Literal[
     "same", "different", "excepted", "refused by mine", "refused by reference", "refused", "random"

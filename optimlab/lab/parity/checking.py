@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 from torch.optim import Optimizer
 
 from optimlab.lab.compare.diff import NothingCompared
 from optimlab.lab.lockstep.outcome import Difference, Equal
-from optimlab.lab.parity.case_result import CaseResult, ExpectedFailure
-from optimlab.lab.parity.cases import Case
+from optimlab.lab.parity.case_result import CaseResult, ExpectedFailure, Progress
 from optimlab.lab.parity.configurations import Configuration, Coverage, Factory, configurations
 from optimlab.lab.parity.events import CROSSED, PLAIN
 from optimlab.lab.parity.mask import ABSENT, Key, Mask, Masked, compare_masked
-from optimlab.lab.parity.result import ParityResult, TableResult
+from optimlab.lab.parity.result import ParityResult
 from optimlab.lab.parity.signatures import Shared, made, shared, unnamed
 from optimlab.lab.parity.table import IMPLEMENTATIONS, TABLE, Options, excluded
-
-#: Told of progress: how many configurations are done, how many there are, and which is next.
-Progress: TypeAlias = Callable[[int, int, str], None]
 
 
 def check(
@@ -129,21 +125,6 @@ def check(
     )
     _require_something(result)
     return result
-
-
-def check_table(
-    cases: Sequence[Case], device: str = "cpu", progress: Progress | None = None
-) -> TableResult:
-    """Compare in some cases of the table; progress is told, too, how many differ so far."""
-    results: list[CaseResult] = []
-    differ = 0
-    for done, case in enumerate(cases):
-        if progress is not None:
-            doing = f"{case.row.name} {case.implementation} {case.dtype}"
-            progress(done, len(cases), f"{differ} differ  {doing}")
-        results.append(CaseResult(case, case.run()))
-        differ += isinstance(results[-1].outcome, Difference)
-    return TableResult(device, tuple(results))
 
 
 @dataclass

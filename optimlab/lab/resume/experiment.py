@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
-import torch
-from torch import Tensor
-
-from optimlab.lab.compare.bits import same_bits
 from optimlab.lab.compare.diff import Diff, path_name
 from optimlab.lab.compare.snapshot import leaves
 from optimlab.lab.findings import Finding, error
 from optimlab.lab.lockstep.clone import clone
 from optimlab.lab.resume.outcome import Offender
-from optimlab.lab.resume.parts import Part, Randomness, not_restored, randomness, set_randomness
-from optimlab.lab.resume.run import Digests, Run, digests
+from optimlab.lab.resume.parts import (
+    Part,
+    Randomness,
+    lost,
+    miswired,
+    not_restored,
+    randomness,
+    set_randomness,
+)
+from optimlab.lab.resume.run import Digests, Run, digests, named
 
 Transplant: TypeAlias = Callable[[Run], object]
 Candidates: TypeAlias = list[tuple[Finding, Transplant]]
-
-_NARROWER = (torch.bfloat16, torch.float16, torch.float32)
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,20 @@ class Laboratory:
     ) -> None:
         self._make, self._checkpoint, self._expected = make, checkpoint, expected
         self._start = randomness()
+        self._apart: dict[str, str] = {}
+        self.miswired: list[Finding] = []
 
     def resume(self, *transplants: Transplant) -> tuple[Offender | None, Mapping[str, Any]]:
         """Resume with parts put in; return the first difference, and all right after loading."""
         set_randomness(self._start)
         run = self._make()
         run.load_state_dict(self._checkpoint())
+        if not transplants:
+            self._apart = {part.name: part.apart(run) for part in self._expected.parts}
+            self.miswired = miswired(run)
         for transplant in transplants:
             transplant(run)
-        loaded = clone(dict(run.tensors()))
+        loaded = clone(named(run))
         for step, digests_then in enumerate(self._expected.digests, start=self._expected.at):
             if step > self._expected.at:
                 run.step()
@@ -64,7 +71,10 @@ class Laboratory:
     def causes(self) -> tuple[list[Finding], bool]:
         """Find what has to be put back for the same bits, and whether it takes all together."""
         # The generators last: making or loading a part may draw from them.
-        candidates: Candidates = [(part.cause, part.put_into) for part in self._expected.parts]
+        candidates: Candidates = []
+        for part in self._expected.parts:
+            what = self._apart.get(part.name) or part.cause.what
+            candidates.append((replace(part.cause, what=what), part.put_into))
         for name, state in self._expected.randomness.items():
             put = partial(_set_generator, name, state)
             candidates.append((not_restored("random numbers", name), put))
@@ -117,22 +127,6 @@ def losses(loaded: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[Fin
     """Find tensors that came back rounded, or in another dtype."""
     saved = dict(leaves(values))
     for name, tensor in leaves(loaded):
-        lost = _lost(tensor, saved.get(name))
-        if lost:
-            yield error("dtype loss", name, lost, "save it in the dtype that it has.")
-
-
-def _lost(loaded: Any, saved: Any) -> str:
-    if not (isinstance(loaded, Tensor) and isinstance(saved, Tensor)):
-        return ""
-    if loaded.shape != saved.shape or not (loaded.is_floating_point() and saved.numel()):
-        return ""
-    if loaded.dtype != saved.dtype:
-        return f"was {saved.dtype} and came back as {loaded.dtype}"
-    if same_bits(loaded, saved):
-        return ""
-    for narrow in _NARROWER:
-        rounded = saved.to(narrow).to(saved.dtype)
-        if narrow.itemsize < saved.dtype.itemsize and same_bits(loaded, rounded):
-            return f"came back rounded to {narrow}"
-    return ""
+        what = lost(tensor, saved.get(name))
+        if what:
+            yield error("dtype loss", name, what, "save it in the dtype that it has.")

@@ -84,6 +84,8 @@ class Resumption:
         if len(self.losses) > 4:
             lines.append(f"  dtype loss in {len(self.losses) - 4} more")
         causes = [f"{cause.kind}: {cause.where}" for cause in self.causes]
+        for index, cause in enumerate(self.causes):
+            causes[index] += "" if cause.what == "not restored" else f": {cause.what}"
         if not causes:
             beyond = ", ".join(self.out_of_reach) or "nothing that was an attribute of the run"
             what = f"  cause not found: putting parts back did not help; out of reach: {beyond}"

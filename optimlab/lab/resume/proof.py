@@ -21,7 +21,7 @@ from optimlab.lab.lockstep.clone import clone
 from optimlab.lab.resume.experiment import Expected, Laboratory, described, first_difference, losses
 from optimlab.lab.resume.outcome import Resumption
 from optimlab.lab.resume.parts import parts_of, randomness, set_randomness
-from optimlab.lab.resume.run import Digests, MakeRun, Run, check_travels, digests, maker
+from optimlab.lab.resume.run import Digests, MakeRun, Run, check_travels, digests, maker, named
 
 
 def prove_resume(make_run: MakeRun, steps: int, at: int) -> Resumption:
@@ -113,7 +113,7 @@ def _at_a_stretch(make: Callable[[], Run], steps: int, at: int) -> tuple[list[Di
         found.append(digests(run))
     if all(later == found[at - 1] for later in found[at:]):
         raise NothingCompared("no step after the interruption changes what tensors() names")
-    size = sum(v.numel() if isinstance(v, Tensor) else 1 for _, v in leaves(run.tensors()))
+    size = sum(v.numel() if isinstance(v, Tensor) else 1 for _, v in leaves(named(run)))
     return found, size
 
 
@@ -121,7 +121,7 @@ def _save(run: Run, folder: Path, at: int, whole: list[Digests]) -> list[str]:
     """Save the checkpoint, and beside it what the new process compares with."""
     generators = randomness()
     parts, out_of_reach = parts_of(run)
-    values = clone(dict(run.tensors()))
+    values = clone(named(run))
     torch.save(run.state_dict(), folder / "checkpoint.pt")
     torch.save(Expected(at, whole[at - 1 :], values, parts, generators), folder / "expected.pt")
     return out_of_reach
@@ -178,6 +178,7 @@ def _resumed(make: Callable[[], Run], folder: Path) -> dict[str, Any]:
     if found.step == expected.at:
         found = replace(found, what=described(found, loaded, expected.values))
     causes, together = laboratory.causes()
+    causes = laboratory.miswired or causes
     return {
         "offender": found,
         "causes": tuple(causes),

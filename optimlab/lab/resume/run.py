@@ -6,6 +6,11 @@ import pickle
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeAlias
 
+import numpy as np
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
 from optimlab.lab.compare.diff import NothingCompared
 from optimlab.lab.compare.digest import digest
 from optimlab.lab.importing import import_named
@@ -39,6 +44,8 @@ class Run(Protocol):
 MakeRun: TypeAlias = "Callable[[], Run] | str"
 Digests: TypeAlias = dict[str, str]
 
+_PLAIN = (torch.Tensor, bool, int, float, complex, str, bytes, torch.dtype, torch.device)
+
 
 def maker(make_run: MakeRun) -> Callable[[], Run]:
     """Return the function that makes runs; a string names it as ``module:function``."""
@@ -57,9 +64,38 @@ def check_travels(make_run: MakeRun) -> None:
         ) from error
 
 
-def digests(run: Run) -> Digests:
-    """Return a short number for the bits of each thing that the run names, if it names any."""
-    found = {name: digest(value) for name, value in run.tensors().items()}
+def named(run: Run) -> dict[str, Any]:
+    """Return what a run names, modules and optimizers as state dicts, arrays as tensors.
+
+    Raises:
+        NothingCompared: if it names nothing.
+        TypeError: if it names something whose bits cannot be compared.
+    """
+    found = {name: _comparable(value, name) for name, value in run.tensors().items()}
     if not found:
         raise NothingCompared("tensors() names nothing, so that no difference could be found")
     return found
+
+
+def _comparable(value: Any, name: str) -> Any:
+    if isinstance(value, nn.Module | Optimizer):
+        value = value.state_dict()
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        return torch.from_numpy(np.ascontiguousarray(value)).reshape(value.shape)
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {key: _comparable(item, f"{name}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)([_comparable(item, name) for item in value])
+    if value is None or isinstance(value, _PLAIN):
+        return value
+    kind = type(value).__name__
+    raise TypeError(
+        f"tensors() names {name}, a {kind}, whose bits cannot be compared: name its parts"
+    )
+
+
+def digests(run: Run) -> Digests:
+    """Return a short number for the bits of each thing that the run names."""
+    return {name: digest(value) for name, value in named(run).items()}

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from optimlab.lab.compare.bits import hexadecimal
+from optimlab.lab.compare.integers import hexadecimal
 from optimlab.lab.record.formulas import filled_in, formulas_of, named
 from optimlab.lab.record.provenance import Provenance
 from optimlab.lab.record.registers import Value, short
