@@ -281,7 +281,8 @@ class Adam(Rule):
 
     def _collect_member(self, param: Tensor, grad: Tensor, group: ParamGroup) -> Member:
         member = super()._collect_member(param, grad, group)
-        checks.check_no_gradient(member, group)
+        if group["differentiable"]:
+            checks.check_no_gradient(member)
         if group["foreach"]:
             checks.check_lr_on_lists(group)
         return member

@@ -169,8 +169,8 @@ def fused(rule: Stepped, batch: Batch) -> None:
             member.state = {name: torch.zeros_like(member.grad) for name in batch.names}
     scaling = FusedStep(
         is_first_step,
-        getattr(rule, "grad_scale", None),
-        getattr(rule, "found_inf", None),
+        vars(rule).get("grad_scale"),
+        vars(rule).get("found_inf"),
     )
     for same in batch.lists:
         _update_fused(rule, batch, same, scaling.to(same[0].param.device))

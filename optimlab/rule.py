@@ -254,7 +254,7 @@ class Rule(Optimizer):
                 devices.check_fused(param)
             _ = self._flag(group, "capturable"), spec.names(group)
             return Member(param, grad, {}, is_new=True)
-        state = {name: held[name] for name in spec.reading_order(spec.names(group))}
+        state = {name: held[name] for name in spec.reads(group)}
         return Member(param, grad, state, None if spec.count is None else state.pop("step"))
 
     def _flag(self, group: ParamGroup, name: str) -> Any:

@@ -199,7 +199,8 @@ def matrix(report: TableResult) -> Table:
         rows.append([optimizer if optimizer != previous else "", implementation, *texts])
         previous = optimizer
     headings = ["optimizer", "implementation", *DTYPES]
-    return rich_table(headings, rows, colour, left=2, box=None, padding=(0, 1, 0, 0))
+    look = {"box": None, "padding": (0, 1, 0, 0), "pad_edge": True, "show_edge": False}
+    return rich_table(headings, rows, colour, left=2, **look)
 
 
 def colour(heading: str, cell: str) -> str:

@@ -39,7 +39,7 @@ def check_tensors_on_lists(group: ParamGroup) -> None:
 
 def check_scaling(optimizer: object, batch: Batch) -> None:
     """Refuse what ``torch.amp.GradScaler`` leaves for fused kernels only."""
-    left = [getattr(optimizer, name, None) for name in ("grad_scale", "found_inf")]
+    left = vars(optimizer).get("grad_scale"), vars(optimizer).get("found_inf")
     if batch.execution is not Execution.FUSED and any(item is not None for item in left):
         raise AssertionError("Expected grad_scale and found_inf to be None")
 
@@ -67,10 +67,10 @@ def check_counts(batch: Batch) -> None:
         )
 
 
-def check_no_gradient(member: Member, group: ParamGroup) -> None:
+def check_no_gradient(member: Member) -> None:
     """Refuse a step count that autograd would differentiate."""
     step: Any = member.step
-    if group["differentiable"] and not member.is_new and step.requires_grad:
+    if not member.is_new and step.requires_grad:
         raise RuntimeError("`requires_grad` is not supported for `step` in differentiable mode")
 
 

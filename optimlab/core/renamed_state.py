@@ -97,7 +97,9 @@ class OldMethods:
         return Count(self.step_device).start(param, capturable=capturable, fused=fused)
 
     def reading_order(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        return StateSpec(_before(self).count or Count()).reading_order(names)
+        behind = (_before(self).count or Count()).read_after
+        place = 1 + names.index(behind) if behind in names else len(names)
+        return *names[:place], "step", *names[place:]
 
 
 def _before(optimizer: Any) -> StateSpec:
@@ -123,11 +125,9 @@ class _OldState(StateSpec):
         names: tuple[str, ...] = self._of.state_names(group)
         return names
 
-    def reading_order(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        if self.count is None:
-            return names
-        order: tuple[str, ...] = self._of.reading_order(names)
-        return order
+    def reads(self, group: ParamGroup) -> tuple[str, ...]:
+        names = self.names(group)
+        return names if self.count is None else tuple(self._of.reading_order(names))
 
     def start(
         self, param: Tensor, group: ParamGroup, *, capturable: object = None, fused: object = None

@@ -104,6 +104,12 @@ class StateSpec:
         self.count = next((entry for entry in entries if isinstance(entry, Count)), None)
         self.tensors = tuple(entry for entry in entries if not isinstance(entry, Count))
         self.made_by_rule = any(isinstance(entry, First) for entry in self.tensors)
+        self._made: list[tuple[str, When]] = [(entry.name, entry.when) for entry in self.tensors]
+        self._read = list(self._made)
+        if self.count is not None:
+            names = [name for name, _ in self._made]
+            after = self.count.read_after
+            self._read.insert(1 + names.index(after) if after else len(names), ("step", None))
 
     def __repr__(self) -> str:
         entries = [*([] if self.count is None else [self.count]), *self.tensors]
@@ -116,15 +122,11 @@ class StateSpec:
 
     def names(self, group: ParamGroup) -> tuple[str, ...]:
         """Return what is kept with these hyperparameters, besides the step count."""
-        return tuple([entry.name for entry in self.tensors if _is_kept(entry.when, group)])
+        return _kept(self._made, group)
 
-    def reading_order(self, names: tuple[str, ...]) -> tuple[str, ...]:
+    def reads(self, group: ParamGroup) -> tuple[str, ...]:
         """Return what a step reads, in the order in which a step of torch's would miss it."""
-        if self.count is None:
-            return names
-        behind = self.count.read_after
-        place = names.index(behind) + 1 if behind in names else len(names)
-        return *names[:place], "step", *names[place:]
+        return _kept(self._read, group)
 
     def start(
         self, param: Tensor, group: ParamGroup, *, capturable: object = None, fused: object = None
@@ -139,12 +141,15 @@ class StateSpec:
         """
         if self.count is not None:
             yield "step", self.count.start(param, capturable=capturable, fused=fused)
+        names = self.names(group)
         for entry in self.tensors:
-            if isinstance(entry, Like) and _is_kept(entry.when, group):
+            if isinstance(entry, Like) and entry.name in names:
                 yield entry.name, entry.start(param, group)
 
 
-def _is_kept(when: When, group: ParamGroup) -> bool:
-    if when is None:
-        return True
-    return bool(group[when] if isinstance(when, str) else when(group))
+def _kept(entries: Sequence[tuple[str, When]], group: ParamGroup) -> tuple[str, ...]:
+    names = []
+    for name, when in entries:  # a loop, because it runs for each parameter of each step
+        if when is None or (group[when] if isinstance(when, str) else when(group)):
+            names.append(name)
+    return tuple(names)

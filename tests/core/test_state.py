@@ -56,7 +56,7 @@ def test_declared_state_is_made_in_its_order(options: Options, expected: dict[st
     (group,) = optimizer.param_groups
     names = optimizer.state_spec.names(group)
     assert names == tuple(expected)[1:]
-    assert optimizer.state_spec.reading_order(names) == ("a", "step", *names[1:])
+    assert optimizer.state_spec.reads(group) == ("a", "step", *names[1:])
 
 
 def test_a_declaration_says_what_it_is() -> None:

@@ -89,7 +89,7 @@ def read_state(rule: type[Rule] | None, group: dict[str, Any]) -> set[str] | Non
     """Return the keys of the state that a rule reads with these hyperparameters, if known."""
     try:
         spec = None if rule is None else rule.state_spec
-        return None if spec is None else set(spec.reading_order(spec.names(group)))
+        return None if spec is None else set(spec.reads(group))
     except KeyError:  # the group lacks what the step will miss, too: that is a finding of its own
         return None
 
