@@ -49,22 +49,10 @@ def run_pytest(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
         "OMP_NUM_THREADS": "1",
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     }
+    plugins = ("-p", "pytest_optimlab", "-p", "no:cacheprovider")
+    command = [sys.executable, "-m", "pytest", *plugins, *options]
     return subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-p",
-            "pytest_optimlab",
-            "-p",
-            "no:cacheprovider",
-            *options,
-        ],
-        cwd=folder,
-        env=surroundings,
-        capture_output=True,
-        text=True,
-        check=False,
+        command, cwd=folder, env=surroundings, capture_output=True, text=True, check=False
     )
 
 

@@ -22,16 +22,19 @@ Make: TypeAlias = Callable[[list[dict[str, Any]]], Optimizer]
 class Replica:
     """An optimizer with parameters of its own, and what a scenario does to it."""
 
-    optimizer: Optimizer
-    seen: dict[str, Any]
-    saved: dict[str, Any]
+    optimizer: Optimizer  # once it was constructed
+    seen: dict[str, Any]  # all that there was to be seen at the last snapshot
+    saved: dict[str, Any]  # the last state dict
 
     def __init__(self, make: Make, scenario: Scenario, ignored: Collection[str] = ()) -> None:
         self._make = make
         self._ignored = ignored
         self._scenario = scenario
         self._groups = 2
+        # The gradients of the last step, of which the parameters hold copies.
         self.given: Sequence[Tensor | None] = ()
+        # In a differentiable scenario parameters are computed from sources, and gradients from
+        # what was passed.
         self.passed: list[Tensor] = []
         self.derivatives: Sequence[Tensor | str | None] = ()
         self.sources: list[Tensor] = [value.requires_grad_() for value in scenario.start()]

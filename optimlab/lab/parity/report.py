@@ -68,16 +68,13 @@ def totals(
     names: Names, kinds: Mapping[Kind, Sequence[CaseResult]], compared: Sequence[CaseResult]
 ) -> Iterator[str]:
     """Say how much was compared and what came of it."""
-    done, count = total(compared), {kind: len(found) for kind, found in kinds.items()}
+    count = {kind: len(found) for kind, found in kinds.items()}
     excepted = f", {count['excepted']:,} excepted" if count.get("excepted") else ""
     yield (
         f"{_times(compared)} compared: {count.get('same', 0):,} the same, "
         f"{count.get('different', 0):,} different{excepted}."
     )
-    yield (
-        f"{done.steps:,} steps, {done.tensors:,} tensors with {done.elements:,} elements and "
-        f"{done.values:,} other values compared."
-    )
+    yield amount(compared)
     ran = [each.configuration.scenario for each in compared]
     largest = max(torch.Size(spec.shape).numel() for each in ran for spec in each.tensors)
     yield (
@@ -94,6 +91,15 @@ def totals(
         yield f"Refused, and so not compared: {', '.join(refused)}."
     if count.get("random"):
         yield f"{count['random']:,} left out, in which torch's own kernel leaves random bits."
+
+
+def amount(results: Iterable[CaseResult]) -> str:
+    """Say how much was compared."""
+    done = total(results)
+    return (
+        f"{done.steps:,} steps, {done.tensors:,} tensors with {done.elements:,} elements and "
+        f"{done.values:,} other values compared."
+    )
 
 
 def kept(names: Names, forms: Forms, defaults: Mapping[str, tuple[Any, Any]]) -> Iterator[str]:

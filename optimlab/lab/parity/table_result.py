@@ -11,6 +11,7 @@ from optimlab.lab.compare.bits import Distance, percent
 from optimlab.lab.lockstep.outcome import Difference, Equal, EqualError
 from optimlab.lab.parity.case_result import CaseResult, Progress, environment, grouped, total
 from optimlab.lab.parity.cases import Case
+from optimlab.lab.parity.report import amount
 from optimlab.lab.parity.table import DTYPES, EXCLUSIONS, TABLE, Exclusion, excluded
 
 CellKey: TypeAlias = tuple[str, str, str]
@@ -121,13 +122,10 @@ class TableResult:
 
     def totals(self) -> str:
         """Say in a few lines how much was compared and what came of it."""
-        done = total(self.results)
         return (
             f"{len(self.results):,} cases: {self.stepped:,} stepped, "
             f"{len(self.differences):,} differ, "
-            f"in {self.raised:,} both sides raised the same error.\n"
-            f"{done.steps:,} steps, {done.tensors:,} tensors with {done.elements:,} elements and "
-            f"{done.values:,} other values compared."
+            f"in {self.raised:,} both sides raised the same error.\n{amount(self.results)}"
         )
 
     def as_json(self, **about: Any) -> dict[str, Any]:
