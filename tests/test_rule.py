@@ -7,12 +7,24 @@ import warnings
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import partial
+from itertools import combinations
 from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
 import torch
-from actions import FOREACH, FUSED, LIBRARIES, Change, in_group, same_outcome, scaled, step, taken
+from actions import (
+    FOREACH,
+    FUSED,
+    LIBRARIES,
+    Change,
+    asked,
+    in_group,
+    same_outcome,
+    scaled,
+    step,
+    taken,
+)
 from beside import (
     NAMES,
     SMALL,
@@ -142,7 +154,7 @@ def test_a_parameter_without_a_gradient_is_left_out(name: str, way: Options) -> 
 
 
 @pytest.mark.parametrize("options", [*STATEFUL.values(), {"momentum": 0.9}, {}], ids=str)
-@ways
+@asked
 def test_gradients_are_only_read(name: str, way: Options, options: Options) -> None:
     known = getattr(torch.optim, name)([torch.ones(1)]).defaults
     pair = Pair(name, SMALL, **{key: options[key] for key in options if key in known}, **way)
@@ -160,7 +172,7 @@ def test_gradients_are_only_read(name: str, way: Options, options: Options) -> N
         assert_equal(given, before)  # those of earlier steps too: no state is made of them
 
 
-@ways
+@asked
 def test_gradients_with_a_graph_are_taken_as_numbers(name: str, way: Options) -> None:
     pair = Pair(name, SMALL, **STATEFUL[name], **way)
     for _ in range(3):
@@ -192,13 +204,6 @@ def without_state(name: str) -> Change:
     return take
 
 
-def number_step(side: Side) -> None:
-    """Replace the last parameter's step count by a number."""
-    side.optimizer.state[side.params[-1]].update(
-        step=3.0, exp_avg=torch.ones(3), exp_avg_sq=torch.ones(3), square_avg=torch.ones(3)
-    )
-
-
 def made_complex(index: int) -> Change:
     """Make a parameter complex, as if it were new."""
 
@@ -221,7 +226,6 @@ COUNTED: Spoilt = {
     "a sparse gradient, foreach": ({"foreach": True}, sparse_gradient),
     "capturable on CPU": ({}, in_group(capturable=True)),
     "capturable foreach on CPU": ({}, in_group(capturable=True, foreach=True)),
-    "a number as step count": ({}, number_step),
     "no step count": ({}, without_state("step")),
 }
 SCALED: Spoilt = {
@@ -335,16 +339,15 @@ def test_of_several_missing_entries_the_one_that_torch_misses_first_is_named(
     name: str, steps_before: int, with_gradients: bool
 ) -> None:
     keys = list(getattr(torch.optim, name)([torch.ones(1)]).defaults)
-    for first in keys:
-        for second in keys:
-            pair = Pair(name, SMALL, **STATEFUL[name])
-            pair.step(steps_before)
-            pair.set_gradients()
-            for side in pair.sides:
-                without(first, second)(side)
-                for param in side.params if not with_gradients else ():
-                    param.grad = None
-            same_outcome(pair)
+    for missing in combinations(keys, 2):
+        pair = Pair(name, SMALL, **STATEFUL[name])
+        pair.step(steps_before)
+        pair.set_gradients()
+        for side in pair.sides:
+            without(*missing)(side)
+            for param in side.params if not with_gradients else ():
+                param.grad = None
+        same_outcome(pair)
 
 
 @pytest.mark.parametrize("option", ["fused", "capturable", "foreach", "differentiable", "amsgrad"])
@@ -504,7 +507,7 @@ BOTH = ("foreach and fused", "foreach and fused, by loading")
     ("change", "steps_before"),
     [*((change, 3) for change in CHANGES), *((both, 0) for both in BOTH)],
 )
-@ways
+@asked
 def test_a_change_between_two_steps_is_seen(
     name: str, way: Options, change: str, steps_before: int
 ) -> None:

@@ -176,7 +176,7 @@ class Recorder:
         self.inputs: list[Symbol] = []
         self.lines: list[tuple[str, Symbol, tuple[Any, ...], dict[str, Any]]] = []
         self.scalars = Scalars()
-        self._named = named
+        self.named = named
         self._frames: dict[int, FrameType] = {}
 
     def input(self, name: str, *, is_complex: bool = False) -> Symbol:
@@ -189,15 +189,8 @@ class Recorder:
         """Write an operation down and return the symbol of its result."""
         return _written(operation)(*operands, **keywords)
 
-    def append(
-        self, operation: str, result: Symbol, operands: tuple[Any, ...], keywords: dict[str, Any]
-    ) -> None:
-        """Write an instruction down."""
-        self.lines.append((operation, result, operands, keywords))
-        if self._named:
-            self._remember_names(sys._getframe(2))
-
-    def _remember_names(self, frame: FrameType | None) -> None:
+    def remember_names(self, frame: FrameType | None) -> None:
+        """Note who runs the rule."""
         # A frame keeps its local variables for as long as somebody holds it, so what the rule
         # called its intermediate values can be read once it has finished.
         while frame is not None and frame.f_globals["__name__"] in {__name__, values.__name__}:
@@ -258,12 +251,16 @@ def _written(operation: str, *positional: str) -> Callable[..., Symbol]:
     in_place = operation.endswith("_") and not operation.endswith("__")
 
     def write(self: Symbol, *operands: Any, **keywords: Any) -> Symbol:
-        for name in positional[len(operands) :]:  # given by keyword
-            if name in keywords:
-                operands = (*operands, keywords.pop(name))
-        is_complex = self.is_complex and operation != "as_real"
-        result = self if in_place else Symbol(self.recorder, is_complex=is_complex)
-        self.recorder.append(operation, result, (self, *operands), keywords)
+        if len(operands) < len(positional):  # they are given by keyword
+            names = positional[len(operands) :]
+            operands += tuple(keywords.pop(name) for name in names if name in keywords)
+        recorder, result = self.recorder, self
+        if not in_place:
+            result = Symbol(recorder)
+            result.is_complex = self.is_complex and operation != "as_real"
+        recorder.lines.append((operation, result, (self, *operands), keywords))
+        if recorder.named:
+            recorder.remember_names(sys._getframe(1))
         return result
 
     return write

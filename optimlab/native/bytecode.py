@@ -77,6 +77,15 @@ _WITH_SCALAR = {
 SCALED = frozenset(_WITH_SCALAR.values())
 """The instructions that take a scalar."""
 
+_NEEDS_A_NUMBER = (Opcode.ADD_SCALAR, Opcode.MULTIPLY_SCALAR, Opcode.DIVIDE_SCALAR, Opcode.LERP)
+_LERP = Opcode.LERP
+_ENCODED = {
+    (name + end, tensors): (opcode, table is _WITH_SCALAR)
+    for table in (_WITHOUT_SCALAR, _WITH_SCALAR)
+    for (name, tensors), opcode in table.items()
+    for end in ("", "_")
+}
+
 
 class NotServedError(Exception):
     """A rule does something that the kernel has no instruction for."""
@@ -110,14 +119,13 @@ def assemble(recorder: Recorder) -> Bytecode:
     registers = {symbol: place for place, symbol in enumerate(recorder.inputs)}
     numbers: list[float] = []
     symbolic: list[tuple[int, SymbolicScalar]] = []
-    for operation, result, operands, keywords in recorder.lines:
-        tensors, scalars = [], []
-        for operand in (*operands, *keywords.values()):
-            if type(operand) is Symbol:
-                tensors.append(registers[operand])
-            else:
-                scalars.append(operand)
-        opcode, scalar = _encoded(operation, len(tensors), scalars)
+    for operation, result, given, keywords in recorder.lines:
+        operands = (*given, *keywords.values()) if keywords else given
+        tensors = [registers[each] for each in operands if type(each) is Symbol]
+        opcode, is_scaled = _ENCODED.get((operation, len(tensors)), (None, False))
+        if opcode is None or len(operands) - len(tensors) > is_scaled:
+            raise NotServedError(f"the kernel has no {operation}")
+        scalar = _scalar(opcode, operation, operands[len(tensors) :]) if is_scaled else 0.0
         first = tensors[0]
         tensors += (first, first)  # in place of the operands that it lacks
         numbers += (opcode, registers.setdefault(result, len(registers)), *tensors[:3])
@@ -135,25 +143,21 @@ def assemble(recorder: Recorder) -> Bytecode:
     return Bytecode(numbers, symbolic)
 
 
-def _encoded(operation: str, tensors: int, scalars: list[Any]) -> tuple[Opcode, Any]:
-    """Return opcode and scalar of an operation on so many tensors."""
-    kind = operation if operation.endswith("__") else operation.removesuffix("_"), tensors
-    opcode = _WITHOUT_SCALAR.get(kind)
-    if opcode is not None and not scalars:
-        return opcode, 0.0
-    opcode = _WITH_SCALAR.get(kind)
-    if opcode is None or len(scalars) > 1 or (tensors == 1 and not scalars):
-        raise NotServedError(f"the kernel has no {operation}")
-    if not scalars:
-        return opcode, 1.0
-    scalar = scalars[0]
+def _scalar(opcode: Opcode, operation: str, given: tuple[Any, ...]) -> Any:
+    """Return the scalar of an operation, which comes last; most have 1 by default."""
+    if not given:
+        if opcode in _NEEDS_A_NUMBER:
+            raise NotServedError(f"{operation} needs a number")
+        return 1.0
+    (scalar,) = given
     value = value_of(scalar)
-    if not isinstance(value, float | int) or isinstance(value, bool):
-        raise NotServedError("a hyperparameter is a tensor, or no number")
-    if isinstance(value, int) and abs(scalar) > LARGEST_EXACT:
-        raise NotServedError("torch rounds an integer to the dtype of the tensor, and once only")
+    if type(value) is not float:
+        if not isinstance(value, float | int) or isinstance(value, bool):
+            raise NotServedError("a hyperparameter is a tensor, or no number")
+        if isinstance(value, int) and abs(scalar) > LARGEST_EXACT:
+            raise NotServedError("torch rounds an integer to the tensor's dtype, and once only")
     if abs(value) > LARGEST_FLOAT and not isinf(value):
         raise NotServedError("torch refuses some numbers that float32 cannot hold")
-    if opcode is Opcode.LERP and abs(scalar - 1) < WEIGHT_OF_ONE:
+    if opcode is _LERP and abs(scalar - 1) < WEIGHT_OF_ONE:
         raise NotServedError("the sign of a zero depends on its place in ATen")
-    return opcode, -scalar if kind[0] == "sub" else scalar
+    return -scalar if operation.startswith("sub") else scalar

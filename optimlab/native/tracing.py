@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from optimlab.core.declared import is_declared
-from optimlab.core.program import Recorder
+from optimlab.core.program import Recorder, Symbol
 from optimlab.native.bytecode import INSTRUCTION_SIZE, Bytecode, assemble
 
 if TYPE_CHECKING:
@@ -92,7 +92,8 @@ def trace(optimizer: Stepped, launch: Launch) -> Trace | None:
 def _started(names: tuple[str, ...]) -> tuple[Recorder, tuple[Any, Any], dict[str, Any]]:
     """Return a recorder with the symbols that a rule is given."""
     recorder = Recorder(listed=False, named=False)
-    param, grad, *state = map(recorder.input, names)
+    recorder.inputs = [Symbol(recorder) for _ in names]
+    param, grad, *state = recorder.inputs
     return recorder, (param, grad), dict(zip(names[2:], state, strict=True))
 
 

@@ -13,9 +13,7 @@ from beside import (
     Pair,
     Side,
     all_warnings,
-    assert_equal,
     names,
-    profiled,
     ways,
 )
 from one_thread import one_thread  # noqa: F401 - applies to every test here
@@ -291,20 +289,3 @@ def test_a_step_after_zero_grad_is_torchs(name: str, set_to_none: bool) -> None:
     unmoved = [torch.equal(a, b) for a, b in zip(before, pair.ours.params, strict=True)]
     # Without gradients nothing moves; with zeros, momentum and weight decay still do.
     assert all(unmoved) if set_to_none else not all(unmoved)
-
-
-@names
-def test_zero_grad_shows_in_a_profile_as_torchs_does(name: str) -> None:
-    ours, theirs = (profiled(side.optimizer.zero_grad) for side in Pair(name).sides)
-    assert ours == theirs == [f"Optimizer.zero_grad#{name}.zero_grad"]
-
-
-@names
-def test_gradients_are_zeroed_in_place_where_others_hold_them(name: str) -> None:
-    pair = Pair(name)
-    pair.set_gradients()
-    views = [side.params[0].grad for side in pair.sides]
-    pair.both(lambda side: side.optimizer.zero_grad(set_to_none=False))
-    assert_equal(*views)
-    assert views[0] is not None
-    assert not views[0].any()

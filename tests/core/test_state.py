@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from actions import FOREACH, same_outcome, step, taken
+from actions import FOREACH, asked, same_outcome, step, taken
 from beside import SMALL, STATEFUL, WAYS, Options, Pair, Side, assert_equal, names, raised, ways
 from one_thread import one_thread  # noqa: F401 - applies to every test here
 
@@ -87,7 +87,7 @@ def test_the_step_count_has_torchs_dtype(name: str, way: Options, default: torch
         assert held["step"].shape == ()
 
 
-@ways
+@asked
 def test_step_counts_and_state_are_changed_in_place(name: str, way: Options) -> None:
     pair = Pair(name, SMALL, **STATEFUL[name], **way)
     pair.step(1)
@@ -159,7 +159,7 @@ STEP_COUNTS: dict[str, Any] = {
 
 @pytest.mark.parametrize("count", STEP_COUNTS)
 @pytest.mark.parametrize("place", [0, 2])
-@ways
+@asked
 def test_a_step_count_of_an_odd_kind_does_what_it_does_in_torch(
     name: str, way: Options, place: int, count: str
 ) -> None:
@@ -175,7 +175,7 @@ def test_a_step_count_of_an_odd_kind_does_what_it_does_in_torch(
 
 @pytest.mark.parametrize("held", [None, 5, 2.5, [], [1], (), {}, torch.ones(2)], ids=repr)
 @pytest.mark.parametrize("loaded", [False, True])
-@ways
+@asked
 def test_state_of_an_odd_kind_does_what_it_does_in_torch(
     name: str, way: Options, loaded: bool, held: Any
 ) -> None:
@@ -233,7 +233,7 @@ def test_an_optimizer_without_its_state_fails_where_torchs_does(
     pair.step(1)
 
 
-@ways
+@asked
 def test_state_that_requires_a_gradient_is_loaded_as_leaves(name: str, way: Options) -> None:
     pair = Pair(name, SMALL, **STATEFUL[name], **way)
     pair.step(2)

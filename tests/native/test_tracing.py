@@ -216,6 +216,10 @@ def of_a_class(self: Any, param: Any, grad: Any, state: Any, step: Any, group: A
     param.add_(grad, alpha=-group["lr"] if isinstance(group["decay"], float) else -0.1)
 
 
+def of_what_is_there(self: Any, param: Any, grad: Any, state: Any, step: Any, group: Any) -> None:
+    param.add_(grad, alpha=-group.get("late", 0.1))
+
+
 def unless_it_divides_by_zero(
     self: Any, param: Any, grad: Any, state: Any, step: Any, group: Any
 ) -> None:
@@ -232,9 +236,10 @@ def unless_it_divides_by_zero(
     [
         (of_a_type, [("decay", 0.25), ("decay", 0.0)]),
         (of_a_class, [("decay", None), ("decay", 0.0)]),
+        (of_what_is_there, [("late", 0.5), ("late", 0.25)]),
         (unless_it_divides_by_zero, [("scale", 0.0), ("scale", 0.5)]),
     ],
-    ids=["type", "class", "division"],
+    ids=["type", "class", "presence", "division"],
 )
 def test_what_a_rule_decides_otherwise_is_noticed(
     rule: Callable[..., None], changes: list[tuple[str, float]]

@@ -1,52 +1,74 @@
 """Random programs of steps, changes, checkpoints and faults end in torch's bits and errors.
 
-Some hundred of them by default; OPTIMLAB_RANDOM_PROGRAMS=5000 runs five thousand. The number of a
-program is all it takes to run it again:
+Some hundred of them by default; OPTIMLAB_RANDOM_PROGRAMS=5000 runs five thousand others. A failure
+prints a short program to paste. Where the process crashes instead, this shows what led to it:
 
-    OPTIMLAB_RANDOM_PROGRAMS=5000 python -m pytest tests/programs -k "[4711]"
+    OPTIMLAB_RANDOM_PROGRAMS=5000 python -m pytest -s --hypothesis-verbosity=debug \
+        tests/programs -k "[17]"
 """
 
+from __future__ import annotations
+
 import os
+from collections import Counter
 from collections.abc import Callable
-from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import pytest
 import torch
-from random_programs import ACTIONS, Diverged, Tally, play, shortest
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis.stateful import RULE_MARKER as RULE
+from hypothesis.stateful import run_state_machine_as_test
+from random_programs import Diverged, Program
+from random_programs.statements import ALONE, CHANGES, DAMAGE, DETOURS, FAULTS
 from torch import Tensor
 
 import optimlab.rule
 from optimlab.core import checkpoint
 from optimlab.lab.compare.diff import NothingCompared
 
-PROGRAMS = int(os.environ.get("OPTIMLAB_RANDOM_PROGRAMS", "400"))
-SAMPLE = 60  # that together contain everything
+PROGRAMS = os.environ.get("OPTIMLAB_RANDOM_PROGRAMS")
+TOGETHER = 50  # programs that one test runs
+FIRST = 0 if PROGRAMS is None else 1000
+NUMBERS = range(FIRST, FIRST + -(-int(PROGRAMS or 300) // TOGETHER))
+
+SETTINGS = settings(
+    max_examples=TOGETHER,
+    stateful_step_count=20,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    phases=(Phase.generate, Phase.shrink),
+    report_multiple_bugs=False,
+    print_blob=False,
+    suppress_health_check=list(HealthCheck),
+)
 
 
-@lru_cache(maxsize=SAMPLE)
-def played(number: int) -> Tally:
-    return play(number)
+def play(number: int, given: settings = SETTINGS) -> Counter[str]:
+    """Run programs, always the same for a number, and return what was done."""
+
+    @seed(number)
+    class Seeded(Program):
+        tally: ClassVar[Counter[str]] = Counter()
+
+    Seeded.__name__ = "Program"
+    run_state_machine_as_test(Seeded, settings=given)
+    return Seeded.tally
 
 
-@pytest.mark.parametrize("number", range(PROGRAMS))
-def test_a_random_program_ends_in_equal_bits_and_equal_errors(number: int) -> None:
-    try:
-        played(number)
-    except Diverged:
-        pytest.fail(shortest(number), pytrace=False)
+@pytest.mark.parametrize("number", NUMBERS)
+def test_random_programs_end_in_equal_bits_and_equal_errors(number: int) -> None:
+    play(number)
 
 
-def test_a_program_is_the_same_each_time() -> None:
-    assert [play(number) for number in range(8)] == [played(number) for number in range(8)]
-
-
-def test_programs_contain_every_action_many_errors_and_mostly_steps_of_finite_numbers() -> None:
-    total = sum((played(number) for number in range(SAMPLE)), start=Tally())
-    assert set(total.actions) == set(ACTIONS)
-    assert set(total.errors) > {"AssertionError", "KeyError", "RuntimeError", "TypeError"}
-    assert total.steps > total.errors.total() > SAMPLE
-    assert 0.8 * total.elements < total.finite < total.elements
+def failing_program(kind: type[Exception]) -> list[str]:
+    """Return the lines of the short program by which an error shows."""
+    few = settings(SETTINGS, stateful_step_count=6, max_examples=200)
+    with pytest.raises(kind) as failure:
+        sum((play(number, few) for number in range(8)), Counter[str]())
+    lines = "\n".join(failure.value.__notes__).splitlines()
+    return lines[lines.index("from random_programs import *") :]
 
 
 Sabotage: TypeAlias = Callable[[Any, Exception | None], None]
@@ -72,13 +94,13 @@ def sabotaged(monkeypatch: pytest.MonkeyPatch, place: str, sabotage: Sabotage) -
 def change_a_bit(optimizer: Any, error: Exception | None) -> None:
     last = optimizer.param_groups[-1]["params"][-1]
     if error is None and last.dtype is torch.float32 and len(optimizer.param_groups) > 2:
-        last.data = torch.nextafter(last.data, torch.ones(()))
+        last.data = torch.nextafter(last.data, torch.full((), 2.0))
 
 
 def reorder_state(optimizer: Any, error: Exception | None) -> None:
     for held in optimizer.state.values():
         if isinstance(held, dict) and len(held) > 2:
-            held["step"] = held.pop("step")
+            held["step"] = held.pop("step", None)
 
 
 def write_gradients(optimizer: Any, error: Exception | None) -> None:
@@ -114,10 +136,14 @@ SABOTAGE = (
 
 
 @pytest.mark.parametrize(("place", "sabotage"), SABOTAGE)
-def test_programs_notice(place: str, sabotage: Sabotage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programs_notice_and_what_they_print_is_short_and_runs(
+    place: str, sabotage: Sabotage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sabotaged(monkeypatch, place, sabotage)
+    program = failing_program(Diverged)
+    assert len([line for line in program if line.startswith("state")]) <= 8, program
     with pytest.raises(Diverged):
-        play_sample()
+        exec("\n".join(program), {})
 
 
 def test_programs_notice_state_that_is_shared_instead_of_copied(
@@ -130,29 +156,36 @@ def test_programs_notice_state_that_is_shared_instead_of_copied(
         return value if copy.dtype is value.dtype else copy
 
     monkeypatch.setattr(checkpoint, "_copied_tensor", shared_tensor)
-    with pytest.raises(NothingCompared, match="both sides hold the same tensor"):
-        play_sample()
+    assert any("of theirs" in line for line in failing_program(NothingCompared))
 
 
-def test_the_description_of_a_failure_leaves_out_what_it_does_not_need(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    sabotaged(monkeypatch, "load_state_dict", change_a_group)
-    number, full = next((n, lines) for n in range(SAMPLE) if len(lines := failure(n)) > 10)
-    lines = shortest(number).splitlines()
-    assert lines[0].startswith(f"program {number}: ")
-    assert "maximize" in lines[-1]
-    assert len(lines) < len(full)
+def test_programs_are_the_same_each_time_and_contain_everything() -> None:
+    done = play(0)
+    assert done == play(0)
+    actions = {name for name in vars(Program) if hasattr(getattr(Program, name), RULE)}
+    assert actions <= set(done)
+    assert set(done) > {"KeyError", "RuntimeError", "TypeError", "ValueError"}
+    assert done["steps"] > 300
+    assert done["finite"] > 0.8 * done["numbers"] > 1000
 
 
-def play_sample() -> None:
-    for number in range(SAMPLE):
-        play(number)
-
-
-def failure(number: int) -> list[str]:
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+@pytest.mark.parametrize("statement", [*CHANGES, *ALONE, *DETOURS, *DAMAGE, *FAULTS])
+def test_whatever_programs_may_do_is_done_alike(name: str, statement: str) -> None:
+    program = Program()
+    options = {"momentum": 0.9} if name == "SGD" else {"amsgrad": True}
     try:
-        play(number)
-    except Diverged as difference:
-        return str(difference).splitlines()
-    return []
+        program.make((name, options), [(3,), (3,), (4, 3)], groups=2)
+        program.step(["contiguous"], 1, 2)
+        if statement in FAULTS:
+            program.fail_and_go_on(statement, 1, ["contiguous"], 3)
+        elif statement in DETOURS:
+            program.detour(statement, 1, ["contiguous"], 3)
+        elif statement in DAMAGE:
+            program.load(statement, 1, ["contiguous"], 3)
+        else:
+            program.do("kept.append(last)", 1)
+            program.do(statement, 1)
+        program.step(["contiguous"], 3, 2)
+    finally:
+        program.teardown()

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import pytest
 import torch
-from beside import Options, Pair, Side, assert_equal, raised
+from beside import WAYS, Options, Pair, Side, assert_equal, raised
 from torch import nn
 
 import optimlab
@@ -20,6 +20,9 @@ LIBRARIES = (optimlab, torch.optim)
 FOREACH: Options = {"foreach": True}
 FUSED = ("SGD", "Adam", "AdamW")
 """The optimizers for which torch has a fused kernel."""
+
+asked = pytest.mark.parametrize(("name", "way"), [way for way in WAYS if way.values[1]])
+"""Each optimizer with each implementation that can be asked for; the default is one of them."""
 
 
 def step(side: Side) -> Any:

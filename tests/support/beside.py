@@ -67,6 +67,7 @@ class Side:
     name: str
     params: list[Tensor] = field(default_factory=list)
     optimizer: Optimizer = field(init=False)
+    kept: list[Any] = field(default_factory=list)
 
     @property
     def optimizer_class(self) -> Any:
@@ -82,6 +83,11 @@ class Side:
                 "gradients": [param.grad for param in self.params],
                 "printed": repr(self.optimizer),
             }
+
+    def quietly(self, look: Callable[[Any], Any]) -> Any:
+        """Look at the optimizer unnoticed."""
+        with unnoticed(self.optimizer):
+            return look(self.optimizer)
 
     def identities(self) -> list[int]:
         """Tell apart the objects that make up the optimizer."""
@@ -226,6 +232,14 @@ def _report(comparison: Diff, ours: object, theirs: object) -> None:
     if found:
         (place, mismatch), *others = found
         pytest.fail(f"{path_name(place)}: {mismatch}, and {len(others)} more")
+
+
+def attempt(action: Callable[..., object], *arguments: object) -> tuple[object, Exception | None]:
+    """Return what an action returns, and the error that it raises in place of that."""
+    try:
+        return action(*arguments), None
+    except Exception as error:  # noqa: BLE001 - which errors are raised is what is compared
+        return None, error
 
 
 def raised(action: Callable[[], object]) -> tuple[type[BaseException], str] | None:

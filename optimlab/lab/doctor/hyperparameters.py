@@ -75,7 +75,8 @@ def check_group(group: Group, where: str, known: Collection[str] = ()) -> Iterat
             if is_number(value) and fails(number(value), group):
                 what = f"{name} = {shown(value)}: {why}"
                 advice = f"set {name} in this group of param_groups."
-                yield say("hyperparameter", where, what, advice)
+                ended = name == "lr" and say is warning and _of(group, "initial_lr") > 0
+                yield (note if ended else say)("hyperparameter", where, what, advice)
     yield from _check_betas(group, where)
     yield from _check_keys(group, where, known)
     missing = [key for key in known if key not in group and key not in IMPLEMENTATION]

@@ -47,8 +47,8 @@ def beside(visited: Visited, name: str) -> Iterator[Finding]:
             yield warning(
                 "partition",
                 where,
-                f"is one rank's part of DeepSpeed's ZeRO, stage {value['zero_stage']}: its tensors "
-                "are flat and hold pieces of many parameters",
+                "is one rank's part of DeepSpeed's ZeRO: its tensors are flat and hold pieces of "
+                "many parameters",
                 "load all parts with DeepSpeed itself; its zero_to_fp32.py merges the weights.",
             )
         elif isinstance(value, Mapping) and _is_model(value):

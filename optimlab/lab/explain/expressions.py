@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from optimlab.lab.record.formulas import formulas_of
+from optimlab.lab.record.formulas import FORMULAS, formulas_of
 from optimlab.lab.record.registers import Value
 from optimlab.lab.record.writing import Operation
 
@@ -87,6 +87,9 @@ def expression_of(
     if operation.name in _COPIES:
         inner = expression_of(operation.operands[-1], operation_of, read, depth - 1)
         return None if inner is None else Expression("copy", (inner,), value.dtype)
+    operator = operation.name.strip("_")
+    if operator not in FORMULAS or len(operation.results) != 1:
+        return None
     arguments: list[Expression | Leaf] = []
     for name, given in operation.arguments.items():
         source, inner = read.get(given) if isinstance(given, float) else given, given
@@ -96,5 +99,4 @@ def expression_of(
             return None
         if name != "out":
             arguments.append(inner)
-    written = Expression(operation.name.strip("_"), tuple(arguments), value.dtype)
-    return written if written.formulas and len(operation.results) == 1 else None
+    return Expression(operator, tuple(arguments), value.dtype)

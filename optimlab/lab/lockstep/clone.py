@@ -78,6 +78,8 @@ def _clone_param(param: Tensor) -> Tensor:
     if isinstance(param, torch.nn.Parameter):
         cloned = torch.nn.Parameter(cloned.detach(), requires_grad=param.requires_grad)
     if param.grad is not None:
+        if param.grad.dtype is not param.dtype:
+            cloned.grad_dtype = param.grad.dtype
         cloned.grad = _clone_tensor(param.grad)
     return cloned
 
@@ -85,8 +87,8 @@ def _clone_param(param: Tensor) -> Tensor:
 def _clone_tensor(tensor: Tensor) -> Tensor:
     cloned = tensor.detach().clone()
     if tensor.layout is torch.strided and cloned.stride() != tensor.stride():
-        # clone() closes the gaps of a slice.
+        # clone() closes the gaps of a slice, and takes apart what is expanded.
         size = 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
-        memory = tensor.new_zeros(size if tensor.numel() else 0)
-        cloned = memory.as_strided(tensor.shape, tensor.stride()).copy_(cloned)
+        memory = tensor.detach().as_strided((size if tensor.numel() else 0,), (1,)).clone()
+        cloned = memory.as_strided(tensor.shape, tensor.stride(), 0)
     return cloned.requires_grad_(tensor.requires_grad)

@@ -81,22 +81,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Exclusion:
-    """What is left out, and why.
-
-    Attributes:
-        optimizer: name of the row.
-        implementation: name of the implementation.
-        dtypes: names of the columns.
-        device: device type.
-        fixed_in: the first release of torch in which it is compared.
-        reason: a sentence.
-    """
+    """A cell of the table that is left out, and why."""
 
     optimizer: str
     implementation: str
     dtypes: tuple[str, ...]
     device: str
-    fixed_in: str
+    fixed_in: str  # the first release of torch in which it is compared
     reason: str
 
     @property
@@ -245,11 +236,7 @@ TABLE: tuple[Row, ...] = (
             "maximize": (True,),
         },
         many={"betas": (0.4, 0.9), "weight_decay": 0.1, "amsgrad": True, "maximize": True},
-        more=(
-            *_TENSOR_LR,
-            *_ODD_NUMBERS,
-            *_ADAM_NUMBERS,
-        ),
+        more=(*_TENSOR_LR, *_ODD_NUMBERS, *_ADAM_NUMBERS),
         refused=(*_ADAM_REFUSED, {"decoupled_weight_decay": False}),
         overrides=_ADAM_OVERRIDES,
     ),
@@ -279,13 +266,6 @@ TABLE: tuple[Row, ...] = (
         ),
         refused=(*_REFUSED, {"alpha": -1.0}, {"eps": -1.0}, {"momentum": -1.0}),
         overrides=({"lr": 0.03, "weight_decay": 0.01}, {"lr": 0.002, "alpha": 0.6, "eps": 1e-5}),
-        implementations=(
-            "for-loop",
-            "foreach",
-            "default",
-            "capturable",
-            "capturable foreach",
-            "differentiable",
-        ),
+        implementations=tuple(way for way in IMPLEMENTATIONS if way != "fused"),
     ),
 )

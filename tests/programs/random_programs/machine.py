@@ -1,259 +1,308 @@
-"""Two optimizers in lock step: an optimlab one and torch's own, with equal parameters."""
+"""The same done to an optimizer of optimlab and to torch's, compared, and taken back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, TypeAlias
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any, ClassVar, TypeAlias
 
+import hypothesis
+import pytest
 import torch
+from beside import Options, Side, attempt
+from hypothesis.stateful import RuleBasedStateMachine
 from torch import Tensor
 
 import optimlab
-from optimlab.lab.compare.diff import Diff, Differences, path_name
-from optimlab.lab.lockstep.clone import clone
-from optimlab.lab.lockstep.scenario import laid_out
+from optimlab import execution
+from optimlab.lab.compare.diff import Diff, path_name
+from optimlab.lab.compare.snapshot import parameters
+from optimlab.lab.lockstep.clone import clone, clone_optimizer
 from optimlab.lab.parity.table import excluded
-from random_programs.drawing import Source
-from random_programs.sides import (
-    Diverged,
-    Gradients,
-    Group,
-    Options,
-    OtherError,
-    Raised,
-    Side,
-    Tally,
-    attempt,
-    give,
-)
+from random_programs.choices import tensor_of
+from random_programs.statements import group_of
 
-Snapshot: TypeAlias = tuple[list[Tensor], list[Group], Options]
-"""Values of the parameters, the groups, and a state dict."""
-
-SHAPES = ((), (1,), (0,), (3,), (8,), (17,), (33,), (4, 3), (2, 3, 2, 2))
 _COLUMNS = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
+_IN_RULE = execution.execute.__code__
+
+Copies: TypeAlias = tuple[list[Any], Options]
+"""Of both optimizers, and the arguments that they were constructed with."""
 
 
-class Machine(Source):
-    """Both sides, what they were made from, and the last state in which all was well.
+class Diverged(AssertionError):  # noqa: N818 - it reads as what happened
+    """The two sides of a random program differ."""
 
-    Args:
-        number: the program's number.
-        name: the name of the optimizer class.
+
+class OtherError(Diverged):
+    """Both sides raised, but not the same."""
+
+
+class Machine(RuleBasedStateMachine):
+    """Both sides, and the last state in which all was well.
 
     Attributes:
-        palette: dtypes of new parameters.
-        options: the arguments that both optimizers were constructed with.
-        groups: their parameter groups.
-        gradients: the gradients of the last step.
-        log: what was done, in words.
+        tally: how often anything was done, of all programs together.
     """
 
-    def __init__(self, number: int, name: str) -> None:
-        super().__init__(number)
-        self.number = number
-        self.name = name
-        self.ours, self.theirs = Side(optimlab), Side(torch.optim)
+    tally: ClassVar[Counter[str]] = Counter()
+
+    def __init__(self) -> None:
+        super().__init__()
+        if hypothesis.currently_in_test_context():
+            hypothesis.note("from random_programs import *")
+        self.ours, self.theirs = Side(optimlab, ""), Side(torch.optim, "")
         self.sides = (self.ours, self.theirs)
-        self.palette: Sequence[torch.dtype] = (torch.float32,)
         self.options: Options = {}
-        self.groups: list[Group] = []
-        self.gradients: Gradients = []
-        self.log: list[str] = []
-        self.tally = Tally()
-        self._comparison = Diff()
-        self._good: Snapshot = ([], [], {})
+        self._only: int | None = None  # the parameter that may have a gradient
+        self._present: Copies = [], {}
+        self._good = self._present
+        self._at: int | None = None  # the one that must have one, which is not at fault
+        self._context = ExitStack()
+        self._patch = self._context.enter_context(pytest.MonkeyPatch.context())
+        self._context.enter_context(warnings.catch_warnings())
+        self._context.callback(torch.set_default_dtype, torch.get_default_dtype())
+        self._context.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)  # tensors this small are faster with one
+        warnings.simplefilter("ignore")
 
-    # Doing the same to both sides.
+    def teardown(self) -> None:
+        """Count the numbers that a program ends with; restore what it changes, or depends on."""
+        for param in self.ours.params:
+            self.count("numbers", param.numel())
+            self.count("finite", int(param.detach().isfinite().sum()))
+        self._context.close()
 
-    def both(self, what: str, action: Callable[[Side], Any]) -> Raised | None:
-        """Do the same to both sides and compare results, errors and everything to be seen.
+    def _construct(
+        self, side: Side, options: Options, groups: Sequence[Options] | None = None
+    ) -> None:
+        """Make an optimizer, by default over the groups that there are by now."""
+        given = clone(options)
+        differentiable = bool(options.get("differentiable"))
+        for param in side.params:
+            # A leaf that requires a gradient cannot be changed in place while autograd records.
+            param.requires_grad_(not differentiable)
+        if differentiable:
+            given = {name: _without_graph(value) for name, value in given.items()}
+        if groups is None:
+            groups = [_params_of(group) for group in side.optimizer.param_groups]
+        side.optimizer = side.optimizer_class(groups, **given)
+        self.options = options
+
+    # How it is done.
+
+    def _both(self, action: Callable[[Side], object], *, changes: bool = False) -> Exception | None:
+        """Do the same to both sides; compare what it returns or raises, and all that can be seen.
 
         Args:
-            what: is done, for the log.
             action: does it to one side.
+            changes: whether our side may have changed although it raised.
 
         Returns:
             The error that both raised, if they did. Unless it came from an operation under way,
             torch's side may then be half-applied, and ours is not.
-
-        Raises:
-            Diverged: if they differ, or if our side changed although it refused the action.
         """
-        self.log.append(what)
-        before = clone(self.ours.seen()) if hasattr(self.ours, "optimizer") else None
-        ours, our_error = attempt(action, self.ours)
-        theirs, their_error = attempt(action, self.theirs)
-        self._equal_errors(our_error, their_error)
-        if our_error is None:
-            pair = (
-                {"returned": ours, **self.ours.seen()},
-                {"returned": theirs, **self.theirs.seen()},
+        (ours, error), (theirs, other) = [attempt(action, side) for side in self.sides]
+        self._same_errors(error, other)
+        if error is None:
+            for side in self.sides:
+                side.params = _params(side.optimizer)
+            self._same(
+                {"returned": ours, **_seen(self.ours)}, {"returned": theirs, **_seen(self.theirs)}
             )
-            self._report(self._comparison.differences(*pair))
+            self._present = self._copies()
             return None
-        self.log[-1] += f" -> {our_error}"
-        self.tally.errors[our_error.type.__name__] += 1
-        if before is not None and our_error.in_rule:
-            found = self._comparison.differences(self.ours.seen(), self.theirs.seen())
-            self._report(found, "left by an error under way: ")
-        elif before is not None:
-            self._report(Diff().differences(self.ours.seen(), before), "changed by refusal: ")
-        return our_error
+        self.count(type(error).__name__)
+        if is_under_way(error):
+            self._same(_seen(self.ours), _seen(self.theirs), "left by an error under way: ")
+            self._present = self._copies()
+        elif not changes and self._present[0]:
+            before = self._present[0][0]
+            unchanged = Side(optimlab, self.ours.name, _params(before))
+            unchanged.optimizer = before
+            self._same(_seen(self.ours), _seen(unchanged), "changed by what was refused: ")
+        return error
 
-    def _equal_errors(self, ours: Raised | None, theirs: Raised | None) -> None:
-        if ours != theirs:
+    def _step(
+        self,
+        gradients: Sequence[str | None] | None = None,
+        seed: int = 0,
+        times: int = 1,
+        call: Callable[[Side], object] = lambda side: side.optimizer.step(),
+        *,
+        changes: bool = False,
+    ) -> None:
+        """Step both; come back to the last good state after an error."""
+
+        def stepped(side: Side) -> list[object]:
+            returned = []
+            for number in range(times):
+                if gradients is not None:
+                    self._give(side, gradients, seed + number)
+                elif side is self.theirs:
+                    self._give_as_ours()
+                self._leave_out(side)
+                if side is self.ours:
+                    given[:] = clone([param.grad for param in side.params])
+                returned.append(call(side))
+            return returned
+
+        given: list[Tensor | None] = []
+        try:
+            error = self._both(stepped, changes=changes)
+        except OtherError:
+            self._each_fails_alike(stepped)
+            self._recover()
+            return
+        if error is not None:
+            self._recover()
+            return
+        # A fused kernel takes the scale out of the gradients, in place.
+        scaled = getattr(self.ours.optimizer, "grad_scale", None) is not None
+        if gradients and not (changes or scaled or "shared" in gradients):
+            left = [param.grad for param in self.ours.params]
+            self._same({"gradients": left}, {"gradients": given}, "changed by a step: ")
+        self.count("steps", times)
+        self._keep()
+
+    def _each_fails_alike(self, step: Callable[[Side], object]) -> None:
+        """Compare the errors of each parameter by itself.
+
+        Where two are at fault, torch raises the error of the first after stepping the groups before
+        it. Ours looks for faults in all groups before the first operation, and so may find one that
+        torch does not come to.
+        """
+        present = self._present
+        for place in range(len(self.ours.params)):
+            self._only = place
+            self._restore(present)
+            for side in self.sides:
+                side.optimizer.param_groups[:] = [group_of(side, side.params[place])]
+            self._same_errors(*(attempt(step, side)[1] for side in self.sides))
+        self._only = None
+
+    def _same_errors(self, ours: Exception | None, theirs: Exception | None) -> None:
+        if (type(ours), str(ours)) != (type(theirs), str(theirs)):
             kind = OtherError if ours and theirs else Diverged
-            self._fail(f"ours raised {ours}, theirs {theirs}", kind)
+            raise kind(f"ours raised {ours!r}, theirs {theirs!r}") from (ours or theirs)
 
-    def _report(self, found: Differences, prefix: str = "") -> None:
+    def _same(self, ours: Options, theirs: Options, prefix: str = "") -> None:
+        found = Diff().differences(ours, theirs)
         if found:
-            (place, mismatch), *others = found
-            self._fail(f"{prefix}{path_name(place)}: {mismatch} and {len(others)} more")
-
-    def _fail(self, difference: str, kind: type[Diverged] = Diverged) -> None:
-        made = f"{self.name}({self.options}) over {self.groups}"
-        raise kind("\n  ".join([f"program {self.number}: {made}", *self.log, difference]))
+            (path, mismatch), *others = found
+            raise Diverged(f"{prefix}{path_name(path)}: {mismatch}, and {len(others)} more")
 
     # Going on from the same bits on both sides.
 
-    def construct(self, side: Side) -> None:
-        """Make an optimizer over the groups that there are by now."""
-        groups = [group.of(side) for group in self.groups]
-        side.optimizer = getattr(side.library, self.name)(groups, **clone(self.options))
+    def _copies(self) -> Copies:
+        return [side.quietly(clone_optimizer) for side in self.sides], self.options
 
-    def keep(self) -> None:
+    def _keep(self) -> None:
         """Remember the present state, to come back to after an error."""
-        self._good = self.snapshot()
+        self._good = self._present
 
-    def recover(self) -> None:
+    def _recover(self) -> None:
         """Go back to the last state in which all was well."""
-        self.restore(self._good)
+        self._restore(self._good)
 
-    @contextmanager
-    def detour(self) -> Iterator[None]:
-        """Come back afterwards, also from where all seems well."""
-        good = self._good
-        yield
-        self._good = good
-        self.recover()
+    def _restore(self, copies: Copies) -> None:
+        self._present = copies
+        optimizers, self.options = copies
+        for side, optimizer in zip(self.sides, optimizers, strict=True):
+            side.name, side.optimizer = type(optimizer).__name__, clone_optimizer(optimizer)
+            side.params = _params(side.optimizer)
+            side.kept.clear()
 
-    def snapshot(self) -> Snapshot:
-        """Copy the present state of our side."""
-        saved = clone(self.ours.optimizer.state_dict())
-        return clone(self.ours.params), list(self.groups), saved
+    # Gradients.
 
-    def restore(self, snapshot: Snapshot) -> None:
-        """Bring both sides to a state."""
-        params, groups, saved = snapshot
-        self.groups = list(groups)
-        for side in self.sides:
-            del side.params[len(params) :]
-            for param, value in zip(side.params, clone(params), strict=True):
+    def _give(self, side: Side, gradients: Sequence[str | None], seed: int) -> None:
+        """Give each parameter a gradient, of the given kinds in turn."""
+        for place, param in enumerate(side.params):
+            kind = gradients[place % len(gradients)]
+            if self._at is not None and kind in (None, "sparse"):
+                kind = "contiguous" if kind or place == self._at % len(side.params) else None
+            param.grad = None
+            if kind is not None:
+                self._give_one(side, param, kind, seed + place * bool(seed))
+
+    def _give_one(self, side: Side, param: Tensor, kind: str, seed: int) -> None:
+        if kind == "nowhere" and self._is_fused():
+            kind = "contiguous"  # fused kernels ask for its address
+        if kind in ("nowhere", "shared") and side.name == "SGD":
+            kind = "contiguous"  # torch's SGD writes to gradients every now and then
+        dtype = torch.float64 if kind == "of another dtype" else param.dtype
+        param.grad_dtype = dtype
+        if kind == "shared":
+            alike = [each for each in side.params if _kind(each) == _kind(param)]
+            param.grad = alike[-1].detach()
+        else:
+            param.grad = tensor_of(kind, seed, tuple(param.shape), dtype)
+
+    def _give_as_ours(self) -> None:
+        """Give torch's SGD the gradients that it may have written to, and ours has not."""
+        if self.ours.name == "SGD":
+            for param, other in zip(self.theirs.params, self.ours.params, strict=True):
                 param.grad = None
-                param.data = value.detach()
-            self.construct(side)
-            side.optimizer.load_state_dict(clone(saved))
+                if other.grad is not None:
+                    param.grad_dtype, param.grad = other.grad.dtype, clone(other.grad)
 
-    def step(
-        self,
-        what: str = "step",
-        *,
-        before: Callable[[Side], object] = lambda side: None,
-        closure: Callable[[Side], Callable[[], float]] | None = None,
-        leaves_gradients_alone: bool = True,
-    ) -> None:
-        """Step both with copies of the current gradients; come back after an error.
+    def _leave_out(self, side: Side) -> None:
+        """Take away gradients of steps that the parity table excludes, for a reason given there."""
+        if self._only is not None:
+            for place, param in enumerate(side.params):
+                param.grad = param.grad if place == self._only else None
+        for group in side.optimizer.param_groups:
+            if group.get("fused"):
+                for param in group["params"]:
+                    column = _COLUMNS.get(param.dtype)
+                    if column and excluded(side.name, "fused", column, "cpu"):
+                        param.grad = None
 
-        Args:
-            what: is done, for the log.
-            before: does something to one side once it has its gradients.
-            closure: makes one side's closure.
-            leaves_gradients_alone: whether our side has to leave the gradients as they are.
-        """
+    def _is_fused(self) -> bool:
+        optimizer = self.ours.optimizer
+        entries = [optimizer.defaults, *optimizer.param_groups]
+        return any(each.get("fused") for each in entries)
 
-        def stepped(side: Side) -> Any:
-            give(side, self.gradients)
-            before(side)
-            return side.optimizer.step() if closure is None else side.optimizer.step(closure(side))
+    def _of_group(self, side: Side, options: Options) -> Options:
+        """Copy options, without a graph where the state would become a part of it."""
+        given: Options = clone(options)
+        if side.optimizer.defaults["differentiable"]:
+            given = {name: _without_graph(value) for name, value in given.items()}
+        return given
 
-        present = self.snapshot()
-        try:
-            error = self.both(what, stepped)
-        except OtherError:
-            if len(self.groups) == 1:
-                raise
-            self._each_group_fails_alike(present, stepped)
-            self.recover()
-            return
-        if error is not None:
-            if not error.in_rule or self.chance(0.5):  # else both go on from where they were left
-                self.recover()
-            return
-        if leaves_gradients_alone:
-            gradients = [param.grad for param in self.ours.params]
-            self._report(Diff().differences(gradients, self.gradients), "changed gradient ")
-        self.tally.steps += 1
-        self.keep()
+    def count(self, what: str, times: int = 1) -> None:
+        self.tally[what] += times
 
-    def _each_group_fails_alike(self, present: Snapshot, step: Callable[[Side], object]) -> None:
-        """Compare the errors of each group by itself.
 
-        Where two groups are at fault, torch raises the error of the first after stepping those
-        before it. Ours looks for faults in all groups before the first operation, and so may find
-        one in the second group that torch does not come to.
-        """
-        for index in range(len(self.groups)):
-            self.restore(present)
-            for side in self.sides:
-                side.optimizer.param_groups[:] = [side.optimizer.param_groups[index]]
-            self.log.append(f"the same with groups[{index}] only")
-            self._equal_errors(*(attempt(step, side)[1] for side in self.sides))
+def _params(optimizer: Any) -> list[Tensor]:
+    return list({id(param): param for param in parameters(optimizer)}.values())
 
-    # Drawing parameters and gradients.
 
-    def new_param(self) -> int:
-        """Give both sides one more parameter, of equal bits, and return its index."""
-        shape = self.random.choice(SHAPES)
-        value = self.values(shape, self.random.choice(self.palette))
-        layout = self.layout(shape)
-        for side in self.sides:
-            param = laid_out(value, layout)
-            # A leaf that requires a gradient cannot be changed in place while autograd records.
-            differentiable = self.options.get("differentiable")
-            side.params.append(param if differentiable else torch.nn.Parameter(param))
-        return len(self.ours.params) - 1
+def _params_of(group: Options) -> Options:
+    names = group.get("param_names")
+    return {"params": list(zip(names, group["params"], strict=True)) if names else group["params"]}
 
-    def new_gradients(self, *, but_one_for: int | None = None) -> Gradients:
-        """Draw a gradient for most parameters, and none for the others.
 
-        Args:
-            but_one_for: index of a parameter that is to have one.
-        """
-        return self.without_excluded(
-            [
-                self._new_gradient(param, 0.0 if i == but_one_for else 0.2)
-                for i, param in enumerate(self.ours.params)
-            ]
-        )
+def _kind(tensor: Tensor) -> tuple[torch.Size, torch.dtype]:
+    return tensor.shape, tensor.dtype
 
-    def _new_gradient(self, param: Tensor, none: float) -> Tensor | None:
-        if self.chance(none):
-            return None
-        if self.name == "SGD" and self.chance(0.03):
-            return self.sparse(param)
-        return laid_out(self.values(param.shape, param.dtype, odd=0.02), self.layout(param.shape))
 
-    def without_excluded(self, gradients: Gradients) -> Gradients:
-        """Take out gradients of steps that the parity table excludes, for a reason given there."""
-        return [
-            None if grad is not None and self._is_excluded(i, grad.dtype) else grad
-            for i, grad in enumerate(gradients)
-        ]
+def _without_graph(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return type(value)(map(_without_graph, value))
+    return value.detach() if isinstance(value, Tensor) else value
 
-    def _is_excluded(self, index: int, dtype: torch.dtype) -> bool:
-        if dtype not in _COLUMNS or not excluded(self.name, "fused", _COLUMNS[dtype], "cpu"):
-            return False
-        groups = zip(self.groups, self.ours.optimizer.param_groups, strict=True)
-        return any(index in given.members and group.get("fused") for given, group in groups)
+
+def _seen(side: Side) -> Options:
+    """Lay out what can be seen, without gradients, which torch overwrites."""
+    seen = side.seen()
+    del seen["gradients"]
+    return seen
+
+
+def is_under_way(error: Exception) -> bool:
+    """Tell whether an error came from an operation of the rule, when a step was begun."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_code is _IN_RULE for frame, _ in frames)

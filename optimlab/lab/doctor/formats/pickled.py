@@ -79,7 +79,7 @@ def unpickle(
 
 
 class _Machine:
-    """The stack, and a method for each instruction that takes something from it."""
+    """The stack, and a method for each instruction that takes more than one thing from it."""
 
     def __init__(
         self, functions: Functions, values: Mapping[str, Any], persistent: Any = None
@@ -94,6 +94,8 @@ class _Machine:
         """Carry one instruction out."""
         if name in self._do:
             self._do[name](arg)
+        elif name in _SIMPLE:
+            self.stack.append(_SIMPLE[name](self))
         elif name in _EMPTY:
             self.stack.append(_EMPTY[name]())
         elif name in _CONSTANTS:
@@ -122,66 +124,32 @@ class _Machine:
         taken = self._pop(len(self.stack) - at)
         return taken[1:]
 
-    def do_pop(self, _: Any) -> None:
-        self.stack.pop()
-
-    def do_pop_mark(self, _: Any) -> None:
-        self._marked()
-
-    def do_dup(self, _: Any) -> None:
-        self.stack.append(self.stack[-1])
-
-    def do_tuple(self, _: Any) -> None:
-        self.stack.append(tuple(self._marked()))
-
-    def do_tuple1(self, _: Any) -> None:
-        self.stack.append(tuple(self._pop(1)))
-
-    def do_tuple2(self, _: Any) -> None:
-        self.stack.append(tuple(self._pop(2)))
-
-    def do_tuple3(self, _: Any) -> None:
-        self.stack.append(tuple(self._pop(3)))
-
-    def do_list(self, _: Any) -> None:
-        self.stack.append(self._marked())
-
-    def do_dict(self, _: Any) -> None:
-        items = self._marked()
-        self.stack.append({})
-        self._set(items)
-
-    def do_append(self, _: Any) -> None:
-        self._extend(self._pop(1))
-
-    def do_appends(self, _: Any) -> None:
-        self._extend(self._marked())
-
-    def do_setitem(self, _: Any) -> None:
-        self._set(self._pop(2))
-
-    def do_setitems(self, _: Any) -> None:
-        self._set(self._marked())
-
     def do_additems(self, _: Any) -> None:
         items = self._marked()
         self.stack[-1].update(map(_key, items))
 
-    def do_frozenset(self, _: Any) -> None:
-        self.stack.append(frozenset(map(_key, self._marked())))
+    def do_pop(self, _: Any) -> None:
+        self._pop(1)
 
-    def _extend(self, items: list[Any]) -> None:
-        target = self.stack[-1]
+    def do_pop_mark(self, _: Any) -> None:
+        self._marked()
+
+    def _extend(self, items: list[Any]) -> Any:
+        target = self.stack.pop()
         if isinstance(target, Placeholder):
             target.items.update(enumerate(items, start=len(target.items)))
         else:
             target.extend(items)
+        return target
 
-    def _set(self, items: list[Any]) -> None:
-        target = self.stack[-1]
-        target = target.items if isinstance(target, Placeholder) else target
+    def _under(self, items: list[Any]) -> tuple[Any, list[Any]]:
+        return self.stack.pop(), items
+
+    def _set(self, target: Any, items: list[Any]) -> Any:
+        held = target.items if isinstance(target, Placeholder) else target
         for key, value in zip(items[::2], items[1::2], strict=True):
-            target[_key(key)] = value
+            held[_key(key)] = value
+        return target
 
     def do_global(self, name: str) -> None:
         name = name.replace(" ", ".", 1)
@@ -218,8 +186,8 @@ class _Machine:
         else:
             self._functions["BUILD"](made, state)
 
-    def do_persid(self, name: str) -> None:
-        raise CheckpointError(f"its pickle refers to something outside it, {name!r}")
+    def do_persid(self, _: Any) -> None:
+        raise CheckpointError("its pickle refers to something outside it")
 
     def do_binpersid(self, _: Any) -> None:
         (name,) = self._pop(1)
@@ -232,8 +200,25 @@ class _Machine:
             function, args = args[0], args[2]  # of a subclass of Tensor: the tensor itself
         if isinstance(function, Global) and function.name in self._functions:
             return self._functions[function.name](*args)
-        kind = function.name if isinstance(function, Global) else repr(function)
+        kind = function.name if isinstance(function, Global) else type(function).__name__
         return Placeholder(kind, args)
+
+
+_SIMPLE: dict[str, Callable[[_Machine], Any]] = {
+    "DUP": lambda machine: machine.stack[-1],
+    "TUPLE": lambda machine: tuple(machine._marked()),
+    "TUPLE1": lambda machine: tuple(machine._pop(1)),
+    "TUPLE2": lambda machine: tuple(machine._pop(2)),
+    "TUPLE3": lambda machine: tuple(machine._pop(3)),
+    "LIST": lambda machine: machine._marked(),
+    "DICT": lambda machine: machine._set({}, machine._marked()),
+    "FROZENSET": lambda machine: frozenset(map(_key, machine._marked())),
+    "APPEND": lambda machine: machine._extend(machine._pop(1)),
+    "APPENDS": lambda machine: machine._extend(machine._marked()),
+    "SETITEM": lambda machine: machine._set(*machine._under(machine._pop(2))),
+    "SETITEMS": lambda machine: machine._set(*machine._under(machine._marked())),
+}
+"""What these put on the stack."""
 
 
 def _key(key: Any) -> Any:

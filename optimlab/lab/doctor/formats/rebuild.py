@@ -66,7 +66,7 @@ def _meta_tensor(dtype: torch.dtype, size: Any, stride: Any, *_: Any) -> Tensor:
 
 def _np_dtype(name: str, *_: Any) -> Any:
     if not (isinstance(name, str) and _SAFE_DTYPE.fullmatch(name)):
-        return Placeholder(f"numpy.dtype {name!r}")
+        return Placeholder("numpy.dtype")
     return np.dtype(name, copy=True)
 
 

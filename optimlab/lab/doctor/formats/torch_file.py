@@ -17,6 +17,7 @@ from optimlab.lab.doctor.errors import CheckpointError
 from optimlab.lab.doctor.formats.pickled import unpickle
 from optimlab.lab.doctor.formats.rebuild import FUNCTIONS, VALUES, Storage
 
+_CHUNK = 1 << 24
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
@@ -43,7 +44,7 @@ def read_archive(archive: zipfile.ZipFile) -> Any:
     storages: dict[str, Storage] = {}
 
     def storage(name: Any) -> Storage:
-        _, dtype, key, location, numel = name
+        _, dtype, key, location, numel = _checked(name)
         if key not in storages:
             storages[key] = _storage(archive, f"{folder}data/{key}", dtype, location, numel)
         return storages[key]
@@ -52,12 +53,21 @@ def read_archive(archive: zipfile.ZipFile) -> Any:
     return unpickle(file, FUNCTIONS, VALUES, storage)
 
 
+def _checked(name: Any) -> Any:
+    """Refuse an identifier that names no storage, before it is used or printed."""
+    _, dtype, key, location, numel, *_ = name
+    types = (dtype, torch.dtype), (key, str | int), (location, str), (numel, int)
+    if not all(isinstance(value, kind) for value, kind in types) or numel < 0:
+        raise CheckpointError("a tensor in it refers to no memory")
+    return name
+
+
 def _storage(
     archive: zipfile.ZipFile, name: str, dtype: torch.dtype, location: str, numel: int
 ) -> Storage:
     if location == "meta":
         return Storage(torch.UntypedStorage(numel * dtype.itemsize, device="meta"), dtype)
-    raw = bytearray(_member(archive, name))
+    raw = _member(archive, name)
     if len(raw) < numel * dtype.itemsize:
         raise CheckpointError(
             f"{name} has {len(raw)} bytes, and {numel} elements of {dtype} need more"
@@ -71,15 +81,23 @@ def _untyped(raw: bytearray) -> torch.UntypedStorage:
     return torch.frombuffer(raw, dtype=torch.uint8).untyped_storage()
 
 
-def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+def _member(archive: zipfile.ZipFile, name: str) -> bytearray:
+    """Read a file of an archive, whose checksum is verified at its end."""
     info = archive.getinfo(name)
     if info.compress_type != zipfile.ZIP_STORED:
         raise CheckpointError(f"{name} in it is compressed, as torch never does")
+    if archive.fp is None or info.file_size > archive.fp.seek(0, os.SEEK_END):
+        raise CheckpointError(f"{name} is said to be larger than the file")
+    raw = bytearray(info.file_size)
     try:
-        return archive.read(name)
+        with archive.open(name) as file:
+            for start in range(0, len(raw) + 1, _CHUNK):  # one chunk at a time in memory
+                chunk = file.read(_CHUNK)
+                raw[start : start + len(chunk)] = chunk
     except zipfile.BadZipFile as error:
         what = f"it is damaged: the checksum of {name} does not fit its bytes"
         raise CheckpointError(f"{what}; take another copy of the file") from error
+    return raw
 
 
 def _read_pickles(file: BinaryIO) -> Any:
@@ -97,9 +115,10 @@ def _read_pickles(file: BinaryIO) -> Any:
     def storage(name: Any) -> Any:
         if name[0] == "module":  # a class, with its source
             return name[1]
-        _, dtype, key, _, numel, *_ = name
+        _, dtype, key, _, numel, *_ = _checked(name)
         if key not in storages:
-            if numel * dtype.itemsize > size:
+            claimed = sum(each.untyped.nbytes() for each in storages.values())
+            if claimed + numel * dtype.itemsize > size:
                 raise CheckpointError(f"a tensor of {numel} elements is larger than the file")
             storages[key] = Storage(torch.UntypedStorage(numel * dtype.itemsize), dtype)
         return storages[key]
