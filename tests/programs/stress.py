@@ -31,7 +31,6 @@ from __future__ import annotations
 import argparse
 import copy
 import faulthandler
-import functools
 import gc
 import importlib
 import io
@@ -172,56 +171,58 @@ class Trained:
         ]
 
 
+Action: TypeAlias = Callable[[Trained, Chance, Kept], None]
+
 # What a program does to an optimizer of its own; the outcome depends on `chance` alone.
 
 
-def free_gradients(trained: Trained) -> None:
+def free_gradients(trained: Trained, chance: Chance, kept: Kept) -> None:
     trained.optimizer.zero_grad()
     trained.renew_gradients(0.5)
 
 
-def change_lr(trained: Trained) -> None:
+def change_lr(trained: Trained, chance: Chance, kept: Kept) -> None:
     for group in trained.optimizer.param_groups:
-        group["lr"] = trained.chance.uniform(0.001, 0.1)
+        group["lr"] = chance.uniform(0.001, 0.1)
 
 
-def add_key(trained: Trained) -> None:
-    trained.chance.choice(trained.optimizer.param_groups)["note"] = "a key of the user's"
+def add_key(trained: Trained, chance: Chance, kept: Kept) -> None:
+    chance.choice(trained.optimizer.param_groups)["note"] = "a key of the user's"
 
 
-def remove_keys(trained: Trained) -> None:
+def remove_keys(trained: Trained, chance: Chance, kept: Kept) -> None:
     for group in trained.optimizer.param_groups:
         group.pop("note", None)
 
 
-def add_group(trained: Trained) -> None:
+def add_group(trained: Trained, chance: Chance, kept: Kept) -> None:
     if len(trained.optimizer.param_groups) < 6:
-        param = trained.new_param(trained.chance.choice(SMALL))
+        param = trained.new_param(chance.choice(SMALL))
         trained.optimizer.add_param_group({"params": [param], "lr": 0.02})
 
 
-def swap_state(trained: Trained) -> None:
+def swap_state(trained: Trained, chance: Chance, kept: Kept) -> None:
     for held in list(trained.optimizer.state.values()):
         for name, value in list(held.items()):
-            if isinstance(value, Tensor) and trained.chance.random() < 0.5:
+            if isinstance(value, Tensor) and chance.random() < 0.5:
                 held[name] = value.clone()
 
 
-def swap_parameters(trained: Trained) -> None:
+def swap_parameters(trained: Trained, chance: Chance, kept: Kept) -> None:
     first, second = [param for param in trained.params if param.shape == (3,)][:2]
     first.data, second.data = second.data, first.data
 
 
-def load_own_state(trained: Trained) -> None:
+def load_own_state(trained: Trained, chance: Chance, kept: Kept) -> None:
     trained.optimizer.load_state_dict(trained.optimizer.state_dict())
 
 
-def go_on_with_a_copy(trained: Trained) -> None:
+def go_on_with_a_copy(trained: Trained, chance: Chance, kept: Kept) -> None:
     both = trained.params, trained.optimizer
     trained.params, trained.optimizer = copy.deepcopy(both)
 
 
-def hand_to_thread(trained: Trained) -> None:
+def hand_to_thread(trained: Trained, chance: Chance, kept: Kept) -> None:
     """Let another thread save the state, and load what it saved."""
     buffer = io.BytesIO()
     with without_signals():
@@ -232,7 +233,7 @@ def hand_to_thread(trained: Trained) -> None:
     trained.optimizer.load_state_dict(torch.load(buffer))
 
 
-def hand_to_queue(trained: Trained) -> None:
+def hand_to_queue(trained: Trained, chance: Chance, kept: Kept) -> None:
     """Put the state into a queue, whose thread moves it to shared memory, and load it again."""
     with without_signals():
         queue = torch.multiprocessing.get_context("spawn").Queue()
@@ -242,22 +243,22 @@ def hand_to_queue(trained: Trained) -> None:
         queue.join_thread()
 
 
-def collect_garbage(trained: Trained) -> None:
-    gc.collect(trained.chance.randrange(3))
+def collect_garbage(trained: Trained, chance: Chance, kept: Kept) -> None:
+    gc.collect(chance.randrange(3))
 
 
-def move_own(trained: Trained) -> None:
-    trained.move(trained.chance)
+def move_any(trained: Trained, chance: Chance, kept: Kept) -> None:
+    trained.move(chance)
 
 
-def share_own(trained: Trained) -> None:
-    trained.share_memory(trained.chance)
+def share_any(trained: Trained, chance: Chance, kept: Kept) -> None:
+    trained.share_memory(chance)
 
 
-OWN: tuple[Callable[[Trained], None], ...] = (
+OWN: tuple[Action, ...] = (
     *(free_gradients, change_lr, add_key, remove_keys, add_group, swap_state, swap_parameters),
     *(load_own_state, go_on_with_a_copy, hand_to_thread, hand_to_queue, collect_garbage),
-    *(move_own, share_own),
+    *(move_any, share_any),
 )
 
 
@@ -288,7 +289,7 @@ def run(trained: Trained, steps: int, between: Callable[[], None]) -> list[Tenso
             trained.renew_gradients(0.8)
             if trained.chance.random() < 0.5:
                 action = trained.chance.choice(OWN)
-                action(trained)
+                action(trained, trained.chance, [])
                 done.append(action.__name__)
             trained.step()
         between()
@@ -370,14 +371,6 @@ def move_small(trained: Trained, chance: Chance, kept: Kept) -> None:
     trained.move(chance, 2000, kept)
 
 
-def move_any(trained: Trained, chance: Chance, kept: Kept) -> None:
-    trained.move(chance)
-
-
-def share_any(trained: Trained, chance: Chance, kept: Kept) -> None:
-    trained.share_memory(chance)
-
-
 def step_too(trained: Trained, chance: Chance, kept: Kept) -> None:
     trained.step()
 
@@ -390,26 +383,12 @@ def copy_all(trained: Trained, chance: Chance, kept: Kept) -> None:
     copy.deepcopy(trained.optimizer)
 
 
-Action: TypeAlias = Callable[[Trained, Chance, Kept], None]
-
-
-def of_any(action: Callable[[Trained], None]) -> Action:
-    """Let anybody do what an owner does."""
-
-    @functools.wraps(action)
-    def act(trained: Trained, chance: Chance, kept: Kept) -> None:
-        action(trained)
-
-    return act
-
-
 FREEING: tuple[Action, ...] = (
     *(renew_one_gradient, free_one_gradient, swap_one_state, swap_one_parameter, change_one_lr),
-    *(move_small, of_any(collect_garbage)),
+    *(move_small, collect_garbage),
 )
 SHARED: tuple[Action, ...] = (
-    *(*FREEING, step_too, save, copy_all),
-    *map(of_any, (add_key, remove_keys, add_group, load_own_state)),
+    *(*FREEING, step_too, save, copy_all, add_key, remove_keys, add_group, load_own_state),
 )
 INTERRUPTING: tuple[Action, ...] = (*SHARED, move_any, share_any)
 

@@ -218,10 +218,8 @@ def beside_torch(program: Callable[[Any], Any]) -> Any:
     ends = []
     for library in LIBRARIES:
         torch.manual_seed(5)
-        try:
-            ends.append(program(library))
-        except Exception as error:  # noqa: BLE001 - which errors are raised is compared
-            ends.append((type(error), str(error)))
+        end, error = attempt(program, library)
+        ends.append(end if error is None else (type(error), str(error)))
     assert_equal(*ends)
     return ends[0]
 
@@ -244,11 +242,8 @@ def attempt(action: Callable[..., object], *arguments: object) -> tuple[object, 
 
 def raised(action: Callable[[], object]) -> tuple[type[BaseException], str] | None:
     """Return type and message of what an action raises, ``None`` if it succeeds."""
-    try:
-        action()
-    except Exception as error:  # noqa: BLE001 - which errors are raised is what is compared
-        return type(error), str(error)
-    return None
+    _, error = attempt(action)
+    return None if error is None else (type(error), str(error))
 
 
 def profiled(action: Callable[[], object]) -> list[str]:
