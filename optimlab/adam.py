@@ -38,11 +38,11 @@ do not grow again when large gradients are forgotten.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from optimlab import renamed
 from optimlab.core import checks
 from optimlab.core.batch import Batch, Execution, FusedStep, Member
 from optimlab.core.groups import ParamGroup
@@ -61,6 +61,8 @@ from optimlab.core.values import (
     wants_gradient,
 )
 from optimlab.rule import Count, Like, Rule, StateSpec, Step, pure, unequal_steps
+
+__getattr__ = renamed.moved_from(__name__)
 
 
 def second_moment(state: dict[str, T], group: ParamGroup, *, derive: bool) -> T:
@@ -108,8 +110,7 @@ class Adam(Rule):
     Raises:
         ValueError: for a hyperparameter outside its range, betas of two kinds, tensors of more
             than one element, or tensors with ``foreach`` but without ``capturable``.
-        RuntimeError: for ``fused`` together with ``foreach`` or ``differentiable``; in ``step``,
-            for sparse gradients, and what lists or a fused kernel do not take.
+        RuntimeError: for ``fused`` with ``foreach`` or ``differentiable``, or sparse gradients.
 
     Example:
         >>> import torch, optimlab
@@ -140,7 +141,7 @@ class Adam(Rule):
         Count(), Like("exp_avg"), Like("exp_avg_sq"), Like("max_exp_avg_sq", when="amsgrad")
     )
     sparse_gradients = "Adam does not support sparse gradients, please consider SparseAdam instead"
-    state_dict_defaults: ClassVar = {
+    state_dict_defaults = {  # noqa: RUF012 - as Optimizer declares it
         "amsgrad": False,
         "maximize": False,
         "foreach": None,
@@ -281,8 +282,7 @@ class Adam(Rule):
 
     def _collect_member(self, param: Tensor, grad: Tensor, group: ParamGroup) -> Member:
         member = super()._collect_member(param, grad, group)
-        if group["differentiable"]:
-            checks.check_no_gradient(member)
+        checks.check_no_gradient(member, group)
         if group["foreach"]:
             checks.check_lr_on_lists(group)
         return member

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 RENAMED = {
+    "optimlab.adam.AdamW": "optimlab.adamw.AdamW",
     "optimlab.bench.command": "optimlab.cli.bench",
     "optimlab.checkpoint": "optimlab.core.checkpoint",
     "optimlab.demo.command": "optimlab.cli.demo",

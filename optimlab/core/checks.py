@@ -67,10 +67,10 @@ def check_counts(batch: Batch) -> None:
         )
 
 
-def check_no_gradient(member: Member) -> None:
+def check_no_gradient(member: Member, group: ParamGroup) -> None:
     """Refuse a step count that autograd would differentiate."""
     step: Any = member.step
-    if not member.is_new and step.requires_grad:
+    if group["differentiable"] and not member.is_new and step.requires_grad:
         raise RuntimeError("`requires_grad` is not supported for `step` in differentiable mode")
 
 

@@ -123,4 +123,7 @@ def test_what_an_optimizer_was_asked_for_is_still_answered() -> None:
 def test_old_places_of_names_lead_to_the_new() -> None:
     with pytest.warns(DeprecationWarning, match="optimlab.rule.pure"):
         from optimlab.optimizer import pure
+    with pytest.warns(DeprecationWarning, match="optimlab.adamw.AdamW"):
+        from optimlab.adam import AdamW
     assert pure is optimlab.rule.pure
+    assert AdamW is optimlab.AdamW

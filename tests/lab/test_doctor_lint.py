@@ -45,6 +45,19 @@ def left_out() -> Case:
     return torch.optim.SGD(model[0].parameters(), lr=0.1), model
 
 
+class Listed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.more = nn.Linear(3, 3), [nn.Linear(3, 3)]
+        self.scales = {"a": nn.Parameter(torch.ones(3))}
+        self.tied = [self.first]
+
+
+def in_a_list() -> Case:
+    model = Listed()
+    return torch.optim.SGD(model.parameters()), model
+
+
 def frozen_with_a_gradient() -> Case:
     model = network()
     model(torch.ones(3)).sum().backward()
@@ -103,6 +116,7 @@ CASES: dict[str, tuple[Callable[[], Case], str, str, str]] = {
         "4 of the 4 parameters it holds are not",
     ),
     "new": (built_too_early, "warning", "left out", "0.weight, 0.bias, 2.weight, 2.bias"),
+    "in a list": (in_a_list, "warning", "left out", "Listed.more, Listed.scales: parameters that"),
     "left out": (left_out, "warning", "left out", "2 parameters of the model are in no group"),
     "frozen": (frozen_with_a_gradient, "warning", "frozen", "there is still a gradient"),
     "twice": (given_twice, "error", "duplicate", "updated twice in every step"),

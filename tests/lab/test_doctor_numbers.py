@@ -208,6 +208,24 @@ def test_keys_that_are_names_are_names() -> None:
     assert torch.equal(other.state[dict(params)["0.weight"]]["exp_avg"], exp_avg)
 
 
+def test_a_flat_state_dict_is_put_in_order() -> None:
+    model = network()
+    saved = train(model, made("Adam", model))
+    group = saved["param_groups"][0]
+    names, options = group["param_names"], {k: v for k, v in group.items() if k[:5] != "param"}
+    flat = {
+        f"state.{names[n]}.{k}": v for n, held in saved["state"].items() for k, v in held.items()
+    }
+    flat |= {f"param_groups.{name}.{k}": v for name in names for k, v in options.items()}
+    assert optimlab.doctor({"optimizer": flat}, made("Adam", network())).findings == ()
+    flat["state.0.weight.exp_avg"][0, 0] = math.nan
+    flat["param_groups.2.bias.lr"] = 1.0
+    found = optimlab.doctor({"optimizer": flat})
+    assert "exp_avg of parameter 0 (0.weight)" in found.of_kind("not finite")[0].where
+    other = torch.optim.Adam([{"params": names} for names in ([*model.parameters()],)])
+    assert "its groups have [5, 1]" in optimlab.doctor(flat, other).of_kind("refused")[0].what
+
+
 def test_a_refused_load_says_what_only_one_side_has() -> None:
     model = network()
     saved = train(model, made("Adam", model))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -53,7 +54,7 @@ def lint(optimizer: Optimizer | Sequence[Optimizer], model: nn.Module | None = N
     findings += _shared(all_of_them)
     if model is not None:
         findings += [finding for one in all_of_them for finding in _foreign(one, model)]
-        findings += _left_out(all_of_them, model)
+        findings += [*_left_out(all_of_them, model), *_unregistered(model)]
     count = sum(len(one.params) for one in all_of_them)
     looked_at = f"parameters: {count}, groups: {sum(len(one.groups) for one in all_of_them)}"
     return report(", ".join(one.name for one in all_of_them), findings, looked_at)
@@ -147,3 +148,27 @@ def _left_out(several: list[Checkpoint], model: nn.Module) -> Iterator[Finding]:
         what = f"{len(left_out)} parameters of the model are in no group: {listed(left_out)}"
         advice = "add them, or set requires_grad to False: they cost a gradient and never move."
         yield warning("left out", ", ".join(one.name for one in several), what, advice)
+
+
+def _unregistered(model: nn.Module) -> Iterator[Finding]:
+    """Find what hangs in lists and dicts of a module, where ``parameters()`` cannot see it."""
+    known = {id(param) for param in model.parameters()}
+    hidden = [
+        f"{type(module).__name__}.{name}"
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if not name.startswith("_") and any(id(param) not in known for param in _params_in(value))
+    ]
+    if hidden:
+        what = f"{listed(hidden)}: parameters that parameters() does not see: they never move"
+        advice = "use nn.ModuleList, nn.ParameterList, or their dicts, in place of Python's."
+        yield warning("left out", type(model).__name__, what, advice)
+
+
+def _params_in(value: Any) -> Iterator[nn.Parameter]:
+    if isinstance(value, list | tuple | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            if isinstance(item, nn.Module):
+                yield from (param for param in item.parameters() if param.requires_grad)
+            elif isinstance(item, nn.Parameter) and item.requires_grad:
+                yield item

@@ -150,7 +150,7 @@ def put(content: Any, path: Keys, part: StateDict) -> Any:
         what = f"is inside an object, a {content.kind}, which is not made here"
         raise CheckpointError(f"the optimizer {what}: save its state_dict() with the program")
     if not path:
-        return {**content, **part}
+        return {**content, **part} if "param_groups" in content else part  # it was flat
     if isinstance(content, list | tuple):
         items = list(content)
         items[path[0]] = put(items[path[0]], path[1:], part)

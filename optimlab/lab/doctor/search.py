@@ -22,6 +22,7 @@ from optimlab.lab.doctor.checkpoint import (
 )
 from optimlab.lab.doctor.errors import CheckpointError
 from optimlab.lab.doctor.formats import Placeholder
+from optimlab.lab.doctor.hyperparameters import same
 
 Source: TypeAlias = "str | PathLike[str] | StateDict | torch.optim.Optimizer"
 
@@ -78,8 +79,26 @@ def _walk(
 
 
 def _inner(value: Any) -> Any:
-    """Return what a whole optimizer would restore itself from, which is like a state dict."""
+    """Return what is like a state dict of a whole optimizer, and of a flat one."""
+    if isinstance(value, Mapping) and any(str(key)[:13] == "param_groups." for key in value):
+        return _unflattened(value)
     return value.state if isinstance(value, Placeholder) else value
+
+
+def _unflattened(flat: Mapping[Any, Any]) -> StateDict:
+    """Put a flat state dict in order, whose keys are such as ``state.0.weight.exp_avg``."""
+    parts: dict[str, dict[str, dict[str, Any]]] = {"state": {}, "param_groups": {}}
+    for key, value in flat.items():
+        part, _, rest = str(key).partition(".")
+        name, _, entry = rest.rpartition(".")
+        parts.setdefault(part, {}).setdefault(name, {})[entry] = value
+    groups: list[dict[str, Any]] = []
+    for name, options in parts["param_groups"].items():
+        alike = groups and all(same(groups[-1].get(key), value) for key, value in options.items())
+        if not alike:
+            groups.append({**options, "params": []})
+        groups[-1]["params"].append(name)
+    return {"state": parts["state"], "param_groups": groups}
 
 
 def _items(value: Any) -> Iterable[tuple[Any, Any]]:
