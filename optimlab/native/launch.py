@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.autograd.graph import increment_version
 
-from optimlab.native import tracing
 from optimlab.native.bytecode import INSTRUCTION_SIZE, MOST_INSTRUCTIONS
 from optimlab.native.guards import start
 from optimlab.native.library import LaunchRecord
+from optimlab.native.tracing import SpecialisedTrace, encode_rule
 
 if TYPE_CHECKING:
     from optimlab.core.batch import Batch, Member, Stepped
@@ -94,7 +94,7 @@ class Launch:
         states = [_state_of(member, batch.names) for member in members]
         self.states = list(chain.from_iterable(states))
         self.state_dicts = [optimizer.state[p] for p in self.params] if keys else []
-        self.trace: tracing.Trace | None = None
+        self.trace: SpecialisedTrace | None = None
         self.code = array("d", bytes(8 * (1 + MOST_INSTRUCTIONS * INSTRUCTION_SIZE)))
         self.code[0] = step
         tensors = chain.from_iterable(zip(self.params, *zip(*states, strict=True), strict=True))
@@ -138,7 +138,7 @@ class Launch:
         """Where the step counts lay in the last step; empty if steps are not counted."""
         return self._arrays[1]["steps"]
 
-    def write(self, program: Sequence[float], trace: tracing.Trace | None = None) -> None:
+    def write(self, program: Sequence[float], trace: SpecialisedTrace | None = None) -> None:
         """Take a program: six numbers for each instruction, with the trace that they are from."""
         self.trace = trace
         self.code[1 : 1 + len(program)] = array("d", program)
@@ -214,7 +214,7 @@ def read_rule(
     if not (1 <= step <= MOST_STEPS and step.is_integer()):
         return None
     try:
-        bytecode = tracing.read(optimizer, names, step, group)
+        bytecode = encode_rule(optimizer, names, step, group)
     except Exception:  # noqa: BLE001 - if it is an error, the plain path meets it where it counts
         return None
     return bytecode.numbers if capable.serves(bytecode.opcodes, dtype) else None

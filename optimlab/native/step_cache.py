@@ -29,7 +29,7 @@ from optimlab.native.guards import Identity, start
 from optimlab.native.launch import ALONE, MOST_STEPS, Launch, no_modes_active, read_rule
 from optimlab.native.ownership import Ownership
 from optimlab.native.self_check import Capabilities
-from optimlab.native.tracing import FLAGS, Trace, trace
+from optimlab.native.tracing import FLAGS, SpecialisedTrace, specialise
 
 if TYPE_CHECKING:
     from optimlab.core.batch import Batch, Stepped
@@ -177,7 +177,7 @@ class CachedGroup:
     ) -> None:
         self.group = batch.group
         self.launches = launches
-        self.traces: list[Trace] = []
+        self.traces: list[SpecialisedTrace] = []
         self._capable = capable
         self._state_names = batch.names
         self._attempts = 0
@@ -213,7 +213,7 @@ class CachedGroup:
         launch.write(program)
         if self._attempts < MOST_TRACES:
             self._attempts += 1
-            traced = trace(optimizer, launch)
+            traced = specialise(optimizer, launch)
             if traced is not None:
                 self.traces.insert(0, traced)
         return True
