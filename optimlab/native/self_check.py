@@ -31,7 +31,11 @@ from optimlab.native.library import (
     UnusableError,
     load,
 )
-from optimlab.native.superinstructions import Instruction, superinstructions, with_two_results
+from optimlab.native.self_check_programs import (
+    Instruction,
+    superinstruction_programs,
+    two_result_programs,
+)
 
 SIZE = 4099
 TAIL = 7
@@ -85,7 +89,11 @@ class Capabilities:
 
 
 def capabilities() -> Capabilities:
-    """Load the kernel and check it, once in a process."""
+    """Tell what the kernel may be used for.
+
+    It is loaded once in a process, and compared with ATen once; whether this thread computes in the
+    usual mode, and what torch asks of the processor, is looked at each time.
+    """
     try:
         kernel = _loaded()
         if not kernel.has_usual_mode():  # what is found out now would not hold later
@@ -138,7 +146,9 @@ def check(kernel: Kernel) -> Capabilities:
 def _checkable(trusted: Iterable[float]) -> Iterator[list[Instruction]]:
     """Yield the superinstructions that are made of instructions that are trusted."""
     known = frozenset(trusted)
-    for program in chain(superinstructions(0, 1, 2, 3).values(), with_two_results().values()):
+    for program in chain(
+        superinstruction_programs(0, 1, 2, 3).values(), two_result_programs().values()
+    ):
         if known.issuperset(float(instruction[0]) for instruction in program):
             yield program
 
@@ -253,9 +263,9 @@ def run_program(
     pointers, lengths = array("q", addresses), array("q", sizes)
     code = array("d", [0.0, *chain.from_iterable(program)])
     launch = LaunchRecord(
-        pointers=guards.start(pointers),
-        sizes=guards.start(lengths),
-        code=guards.start(code),
+        pointers=guards.address_of(pointers),
+        sizes=guards.address_of(lengths),
+        code=guards.address_of(code),
         length=len(code) // INSTRUCTION_SIZE,
         inputs=len(registers),
         count=len(sizes),
@@ -271,7 +281,9 @@ def run_program(
 def joined_length(kernel: Kernel, program: Sequence[Instruction]) -> int:
     """Return how many instructions are left of a program on four tensors once they are joined."""
     code = array("d", chain.from_iterable(program))
-    return kernel.joined_length(ctypes.c_void_p(guards.start(code)), ctypes.c_long(len(program)), 4)
+    return kernel.joined_length(
+        ctypes.c_void_p(guards.address_of(code)), ctypes.c_long(len(program)), 4
+    )
 
 
 def same_bits(expected: Tensor, actual: Tensor) -> bool:

@@ -14,7 +14,7 @@ from optimlab.native import self_check
 from optimlab.native.bytecode import Opcode
 from optimlab.native.launch import DTYPES
 from optimlab.native.self_check import joined_length, run_program
-from optimlab.native.superinstructions import Instruction, superinstructions
+from optimlab.native.self_check_programs import Instruction, superinstruction_programs
 
 pytestmark = needs_kernel
 
@@ -191,12 +191,12 @@ dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
 @dtypes
-@pytest.mark.parametrize("name", superinstructions(0, 1, 2, 3))
+@pytest.mark.parametrize("name", superinstruction_programs(0, 1, 2, 3))
 def test_instructions_that_are_joined_round_as_one_after_the_other(
     name: str, dtype: torch.dtype
 ) -> None:
     for aliases in ALIASES:
-        program = superinstructions(*aliases)[name]
+        program = superinstruction_programs(*aliases)[name]
         assert left(program) == 1, aliases
         compare_joined(program, dtype)
 
@@ -237,7 +237,7 @@ def test_every_division_among_threads_gives_the_same_bits(
     dtype: torch.dtype, sizes: tuple[int, ...]
 ) -> None:
     several = [step for program, _ in in_place()[:6] for step in program]
-    quotient = superinstructions(0, 1, 2, 0)["scaled, plus quotient by divided root"]
+    quotient = superinstruction_programs(0, 1, 2, 0)["scaled, plus quotient by divided root"]
     for program, values in itertools.product((quotient, several), values_for(dtype, sum(sizes))):
         expected = run_of(program, values, None, joined=False)
         for threads in (1, 2, 3, 9):
@@ -251,7 +251,7 @@ def test_fewer_threads_than_asked_for_leave_nothing_out() -> None:
         set_dynamic = FOUND.kernel._library.omp_set_dynamic
     except AttributeError:
         pytest.skip("the kernel was built without threads")
-    program = superinstructions(0, 1, 2, 0)["scaled, plus"]
+    program = superinstruction_programs(0, 1, 2, 0)["scaled, plus"]
     values = values_for(torch.float32, 9 * PIECE)[1]
     expected = run_of(program, values, None, joined=True)
     set_dynamic(1)  # no more threads than there are processors

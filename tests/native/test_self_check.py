@@ -11,7 +11,11 @@ from optimlab.native import self_check
 from optimlab.native.bytecode import Opcode
 from optimlab.native.launch import DTYPES
 from optimlab.native.library import UnusableError
-from optimlab.native.superinstructions import Instruction, superinstructions, with_two_results
+from optimlab.native.self_check_programs import (
+    Instruction,
+    superinstruction_programs,
+    two_result_programs,
+)
 
 pytestmark = needs_kernel
 
@@ -32,7 +36,7 @@ def test_an_instruction_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatc
     assert found.serves(frozenset({int(Opcode.MULTIPLY)}), torch.float32)
 
 
-JOINED = {**superinstructions(0, 1, 2, 3), **with_two_results()}
+JOINED = {**superinstruction_programs(0, 1, 2, 3), **two_result_programs()}
 
 
 @pytest.mark.parametrize("name", JOINED)
