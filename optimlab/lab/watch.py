@@ -236,8 +236,8 @@ def _measured(
         norm, update_norm, count = measured[0], measured[4], update.numel()
         ratio = update_norm / norm if norm else float("nan")
         lost = (with_gradient - both_moved) / count
-        shares = (ratio, 1 - moved / count, lost, rate * norm, undecayed / count)
-        yield Reading(*measured, *shares)
+        decay = (rate * norm, undecayed / count)
+        yield Reading(*(*measured, ratio, 1 - moved / count, lost, *decay))
 
 
 def _left_by_decay(tensor: Tensor, rate: float) -> Tensor:

@@ -591,8 +591,8 @@ def test_the_command_says_equal_and_exits_with_0(capsys: pytest.CaptureFixture[s
 
 def test_the_command_ignores_state(capsys: pytest.CaptureFixture[str]) -> None:
     words = ("torch.optim:SGD", "torch.optim:SGD", "--options", "lr=0.1", "momentum=0.9")
-    words += ("--steps", "1", "--options-b", "dampening=0.5", "momentum=0.8")
-    assert command(*words, "--ignore-state", "momentum_buffer") == 0
+    other = ("--steps", "1", "--options-b", "dampening=0.5", "momentum=0.8")
+    assert command(*words, *other, "--ignore-state", "momentum_buffer") == 0
     assert "the same bits in" in capsys.readouterr().out
 
 
