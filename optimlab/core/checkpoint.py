@@ -147,4 +147,8 @@ def _copied_tensor(
         return moved
     if not value.is_leaf:  # it stays a part of its graph
         return value.clone()
-    return value.detach().clone().requires_grad_(value.requires_grad)
+    source = value.detach()
+    copied = source.clone()
+    if source.layout is torch.strided and copied.stride() != source.stride():
+        copied = copy.deepcopy(source)  # a clone has neither gaps nor elements in one place
+    return copied.requires_grad_(value.requires_grad)

@@ -141,6 +141,28 @@ def test_loading_copies_every_tensor(name: str, way: Options) -> None:
     assert_equal(loaded_before, original)
 
 
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "dense": lambda value: value.flip(-1),
+    "with gaps": lambda value: torch.stack([value, value], -1)[..., 0],
+    "expanded": lambda value: value.flatten()[0].expand(value.shape),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_loaded_state_lies_in_memory_as_torch_leaves_it(layout: str) -> None:
+    pair = Pair("Adam", SMALL)
+    pair.step()
+    found = []
+    for side in pair.sides:
+        saved = side.optimizer.state_dict()
+        lies = saved["state"][0]["exp_avg"] = LAYOUTS[layout](saved["state"][0]["exp_avg"])
+        side.optimizer.load_state_dict(saved)
+        loaded = side.optimizer.state[side.params[0]]["exp_avg"]
+        found.append((loaded.shape, loaded.stride(), lies.stride()))
+    assert found[0] == found[1]
+    assert found[0][1] == found[0][2]
+
+
 @names
 def test_loading_does_not_change_what_it_is_given(name: str) -> None:
     pair = in_mid_run(name)

@@ -28,7 +28,7 @@ from random_programs.statements import (
 Made: TypeAlias = tuple[str, Options]
 """Name and options of an optimizer."""
 
-SHAPES = ((3,), (), (1,), (0,), (8,), (17,), (33,), (4, 3), (2, 3, 2, 2))
+SHAPES = ((3,), (), (1,), (0,), (17,), (33,), (4, 3), (4, 3), (2, 3, 2, 2))
 DTYPES = (
     (torch.float32,),
     (torch.float32,),
@@ -39,10 +39,11 @@ DTYPES = (
     (torch.float32, torch.bfloat16),
     (torch.float32, torch.complex64, torch.float64, torch.float16),
 )
-LAYOUTS = ("contiguous", "contiguous", "contiguous", "every second", "transposed", "channels last")
+LAYOUTS = ("contiguous", "contiguous", "every second", "transposed", "channels last")
 KINDS = (
     *("contiguous",) * 8,
-    *(None, None, "every second", "transposed", "channels last", "sparse", "infinite"),
+    *(None, None, "every second", "transposed", "transposed", "channels last"),
+    *("sparse", "infinite"),
     *("shared", "nowhere", "of another dtype"),
 )
 """How a gradient is; ``None`` is none."""

@@ -93,7 +93,9 @@ class Machine(RuleBasedStateMachine):
 
     # How it is done.
 
-    def _both(self, action: Callable[[Side], object], *, changes: bool = False) -> Exception | None:
+    def _both(
+        self, action: Callable[[Side], object], changes: Callable[[], bool] = lambda: False
+    ) -> Exception | None:
         """Do the same to both sides; compare what it returns or raises, and all that can be seen.
 
         Args:
@@ -118,7 +120,7 @@ class Machine(RuleBasedStateMachine):
         if is_under_way(error):
             self._same(_seen(self.ours), _seen(self.theirs), "left by an error under way: ")
             self._present = self._copies()
-        elif not changes and self._present[0]:
+        elif self._present[0] and not changes():
             before = self._present[0][0]
             unchanged = Side(optimlab, self.ours.name, _params(before))
             unchanged.optimizer = before
@@ -140,18 +142,20 @@ class Machine(RuleBasedStateMachine):
             returned = []
             for number in range(times):
                 if gradients is not None:
-                    self._give(side, gradients, seed + number)
+                    self._give(side, gradients, seed, number)
                 elif side is self.theirs:
                     self._give_as_ours()
                 self._leave_out(side)
                 if side is self.ours:
                     given[:] = clone([param.grad for param in side.params])
                 returned.append(call(side))
+                completed.append(side)
             return returned
 
+        completed: list[Side] = []
         given: list[Tensor | None] = []
         try:
-            error = self._both(stepped, changes=changes)
+            error = self._both(stepped, lambda: changes or bool(completed))
         except OtherError:
             self._each_fails_alike(stepped)
             self._recover()
@@ -217,10 +221,13 @@ class Machine(RuleBasedStateMachine):
 
     # Gradients.
 
-    def _give(self, side: Side, gradients: Sequence[str | None], seed: int) -> None:
-        """Give each parameter a gradient, of the given kinds in turn."""
+    def _give(
+        self, side: Side, gradients: Sequence[str | None], seed: int, number: int = 0
+    ) -> None:
+        """Give each parameter a gradient, of the given kinds in turn, another in the next step."""
+        seed += number
         for place, param in enumerate(side.params):
-            kind = gradients[place % len(gradients)]
+            kind = gradients[(place + number) % len(gradients)]
             if self._at is not None and kind in (None, "sparse"):
                 kind = "contiguous" if kind or place == self._at % len(side.params) else None
             param.grad = None

@@ -212,6 +212,15 @@ class Program(Machine):
         if self._both(lambda side: carry_out(statement, side, at)) is not None:
             self._recover()
 
+    @action(statement=choices.changes, **choices.given)
+    def do_in_training(
+        self, statement: str, at: int, gradients: Sequence[str | None], seed: int
+    ) -> None:
+        """Carry a statement out once steps have become quiet, and go on with them."""
+        self._step(gradients[:1], seed, 4)
+        self.do(statement, at)
+        self._step(gradients, seed + 4, 3)
+
     @action(
         entry=choices.entries,
         at=choices.places,
