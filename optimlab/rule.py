@@ -25,7 +25,7 @@ from torch.optim.optimizer import ParamsT
 from optimlab.core import checks, devices, renamed_state
 from optimlab.core.batch import Batch, Execution, FusedStep, Member
 from optimlab.core.checkpoint import steps_to_tensors
-from optimlab.core.declared import pure, unequal_steps
+from optimlab.core.decorators import pure, unequal_steps
 from optimlab.core.groups import ParamGroup
 from optimlab.core.program import Program
 from optimlab.core.state import Count, First, Like, StateSpec

@@ -47,6 +47,7 @@ DTYPES = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128"
     help="of the parameters, default: float32",
 )
 @click.option("--steps", type=common.POSITIVE, default=20, help="at most, default: 20")
+@common.words("--ignore-state", "names of state that is not compared")
 @click.option("--seed", type=int, default=0, help="of starting values and gradients, default: 0")
 @common.device_option
 @common.json_option
@@ -57,6 +58,7 @@ def explain(
     options_a: Sequence[tuple[str, Any]],
     options_b: Sequence[tuple[str, Any]],
     foreach: bool,
+    ignore_state: Sequence[str],
     json: common.Json,
     **given: Any,
 ) -> int:
@@ -71,7 +73,7 @@ def explain(
     check_makes(makes)
     rehearse(makes, scenario(**given))
     try:
-        found = explaining.explain(*makes, scenario(**given))
+        found = explaining.explain(*makes, scenario(**given), ignore_state=ignore_state)
     except NothingCompared as error:
         raise common.MisuseError(str(error)) from error
     if not json.printed:

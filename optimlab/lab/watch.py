@@ -39,6 +39,10 @@ class Reading:
         zero: the share of elements that the step left as they were, 0 to 1.
         lost: the share of elements that the step left as they were although their gradient is not
             zero: where ``lr`` is not zero either, updates lost to rounding.
+        decay_norm: of what weight decay alone would have moved, ``lr * weight_decay`` of the
+            parameter; 0 where there is none of its own, as for an L2 term that Adam scales.
+        decay_lost: the share of elements that are not zero, and that weight decay alone would have
+            left as they were: it is lost to rounding.
     """
 
     norm: float
@@ -50,6 +54,8 @@ class Reading:
     update_to_weight: float
     zero: float
     lost: float
+    decay_norm: float = 0.0
+    decay_lost: float = 0.0
 
 
 _SHOWN = {
@@ -61,6 +67,10 @@ _SHOWN = {
     "zero": "zero",
     "lost": "lost",
 }
+
+# Rules that take weight decay into a gradient which they scale, where their groups do not tell.
+_ADAPTIVE = {"RMSprop", "Adagrad", "Adadelta", "Adamax", "Rprop", "SparseAdam", "LBFGS"}
+_MUCH_LOST = 0.5
 
 
 class Watch:
@@ -123,10 +133,13 @@ class Watch:
         params = dict(enumerate(parameters(optimizer)))
         before, self._before = self._before, {}
         found: dict[int, Reading] = {}
+        rates = list(_decay_rates(optimizer))
         for device in {params[n].device for n in before}:
             here = [n for n in before if params[n].device == device and params[n].grad is not None]
             if here:
-                rows = _measured([params[n] for n in here], [before[n] for n in here])
+                rows = _measured(
+                    [params[n] for n in here], [before[n] for n in here], [rates[n] for n in here]
+                )
                 found |= zip(here, rows, strict=True)
         names = {n: self._names.get(id(param), f"param {n}") for n, param in params.items()}
         self.history[self.step] = {names[n]: found[n] for n in before if n in found}
@@ -142,13 +155,23 @@ class Watch:
     def __str__(self) -> str:
         if not self.history:
             return f"no step was watched in {self.step} steps"
+        if not self.readings:
+            return f"step {max(self.history)}: no parameter had a gradient"
         rows = []
         for name, reading in self.readings.items():
             *sizes, zero, lost = (getattr(reading, measure) for measure in _SHOWN.values())
             shares = (f"{100 * share:.3g} %" for share in (zero, lost))
             rows.append([name[-22:], *(f"{size:.3g}" for size in sizes), *shares])
         printed = table(["parameter", *_SHOWN], rows, widths=[22, *[9] * len(_SHOWN)])
-        return f"step {max(self.history)}\n{printed}"
+        return "\n".join([f"step {max(self.history)}", printed, *self._lost_decay()])
+
+    def _lost_decay(self) -> Iterator[str]:
+        for name, reading in self.readings.items():
+            if reading.decay_lost > _MUCH_LOST:
+                yield (
+                    f"{name}: weight decay alone would move it by {reading.decay_norm:.3g}, and is "
+                    f"lost to rounding in {100 * reading.decay_lost:.3g} % of its elements"
+                )
 
 
 def watch(
@@ -194,8 +217,11 @@ def watch(
     return Watch(optimizer, every, names, writer, tag)
 
 
-def _measured(params: Sequence[Tensor], before: list[Tensor]) -> Iterator[Reading]:
+def _measured(
+    params: Sequence[Tensor], before: list[Tensor], rates: Sequence[float]
+) -> Iterator[Reading]:
     """Measure the updates of parameters on one device, and read all numbers at once."""
+    kept = _column(map(_left_by_decay, before, rates))
     grads = [_plain(param.grad) for param in params if param.grad is not None]
     sizes = [*_sizes(before), *_sizes(grads)]
     updates = before  # the copies have done their work
@@ -204,19 +230,49 @@ def _measured(params: Sequence[Tensor], before: list[Tensor]) -> Iterator[Readin
     # A product with a sign is zero where a factor is, and nowhere else, in any dtype.
     both = torch._foreach_mul(grads, torch._foreach_sign(updates))
     counts = (_column(map(torch.count_nonzero, each)) for each in (updates, grads, both))
-    numbers = torch.stack([*sizes, *_sizes(updates), *counts]).T.tolist()
-    for update, (*measured, moved, with_gradient, both_moved) in zip(updates, numbers, strict=True):
+    numbers = torch.stack([*sizes, *_sizes(updates), *counts, kept]).T.tolist()
+    for update, rate, row in zip(updates, rates, numbers, strict=True):
+        *measured, moved, with_gradient, both_moved, undecayed = row
         norm, update_norm, count = measured[0], measured[4], update.numel()
         ratio = update_norm / norm if norm else float("nan")
         lost = (with_gradient - both_moved) / count
-        yield Reading(*(*measured, ratio, 1 - moved / count, lost))
+        decay = (rate * norm, undecayed / count)
+        yield Reading(*(*measured, ratio, 1 - moved / count, lost, *decay))
+
+
+def _left_by_decay(tensor: Tensor, rate: float) -> Tensor:
+    """Count the elements that are not zero, and that weight decay alone leaves as they are."""
+    if not rate:
+        return tensor.new_zeros((), dtype=torch.int64)
+    return (
+        (tensor * (1 - rate) == tensor) & (tensor - rate * tensor == tensor) & (tensor != 0)
+    ).sum()
+
+
+def _decay_rates(optimizer: Optimizer) -> Iterator[float]:
+    """Go through the shares that weight decay takes from each parameter, 0 for an L2 term.
+
+    An adaptive rule scales its gradient, and an L2 term in it: what that moves is no share.
+    """
+    classes = {each.__name__ for each in type(optimizer).__mro__}
+    for group in optimizer.param_groups:
+        decoupled = group.get("decoupled_weight_decay", not classes & _ADAPTIVE)
+        rate = float(group.get("lr") or 0) * float(group.get("weight_decay") or 0)
+        yield from [rate if decoupled else 0.0] * len(group["params"])
 
 
 def _sizes(tensors: list[Tensor]) -> list[Tensor]:
     """Return Euclidean norms and largest magnitudes; on CPU an infinity norm takes far longer."""
     ends = [torch.aminmax(tensor) for tensor in tensors]
     low, high = (_column(end[side] for end in ends) for side in (0, 1))
-    return [_column(torch._foreach_norm(tensors)), torch.maximum(-low, high)]
+    dtypes = {tensor.dtype for tensor in tensors}
+    halves = dtypes & {torch.float16, torch.bfloat16}  # whose squares overflow
+    wide = (
+        torch.promote_types(max(dtypes, key=lambda d: d.itemsize), torch.float32)
+        if halves
+        else None
+    )
+    return [_column(torch._foreach_norm(tensors, 2, wide)), torch.maximum(-low, high)]
 
 
 def _column(numbers: Iterable[Tensor]) -> Tensor:

@@ -14,7 +14,7 @@ from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from optimlab.core.declared import is_declared
+from optimlab.core.decorators import is_declared
 from optimlab.core.program import Recorder
 from optimlab.core.tracer import run_on_symbols
 from optimlab.native.bytecode import INSTRUCTION_SIZE, Bytecode, assemble

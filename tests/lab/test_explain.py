@@ -24,7 +24,7 @@ from optimlab.lab.explain import equivalence
 from optimlab.lab.explain.equivalence import OPTIMIZERS, way_cell
 from optimlab.lab.explain.explanation import Explanation
 from optimlab.lab.explain.fma import fma
-from optimlab.lab.lockstep.clone import clone, clone_optimizer, give_gradients
+from optimlab.lab.lockstep.clone import clone, give_gradients
 from optimlab.lab.parity import NothingCompared, Scenario, TensorSpec
 from optimlab.lab.record.formulas import FORMULAS
 
@@ -99,14 +99,13 @@ CAUSES = {
     "L2 for decoupled decay": ("an operation missing", "grad.add(param, alpha=0.1)"),
     "dampening on the first step": ("an operation missing", "momentum_buffer.mul_(0.9)"),
     "amsgrad maximum after the root": ("another operand", "takes root where Adam takes exp_avg_sq"),
-    "int step": ("an operation missing", "step.add_(1)"),
     "state in reduced precision": ("reduced precision", "keeps exp_avg in bfloat16"),
     "p.grad mutated": ("in place", "MutatedGradient overwrites grad"),
     "fused order": ("order of operations", "(1 - weight) * a + weight * b"),
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("name", CAUSES)
 def test_each_wrong_optimizer_parts_at_its_mistake_which_is_named_with_its_class(
     name: str, explained: Mapping[str, Explanation]
 ) -> None:
@@ -119,6 +118,12 @@ def test_each_wrong_optimizer_parts_at_its_mistake_which_is_named_with_its_class
     read = json.loads(json.dumps(found.as_json()))
     assert (read["equal"], read["cause"]["kind"]) == (False, found.cause.kind)
     assert read["lines"]
+
+
+def test_a_number_that_equals_the_other_sides_tensor_is_no_difference(
+    explained: Mapping[str, Explanation],
+) -> None:
+    assert explained["int step"].equal
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -464,29 +469,55 @@ def test_state_that_one_side_alone_keeps_is_noted() -> None:
     assert found.note in str(found)
 
 
-def test_copies_share_nothing_with_the_original_but_inside_themselves() -> None:
-    lr = torch.tensor(0.1)
-    params = [torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(3))]
-    original = optimlab.SGD([{"params": [param], "lr": lr} for param in params], momentum=0.9)
-    give_gradients(params, [torch.ones(2), torch.ones(3)])
-    original.step()
-    made = clone_optimizer(original)
-    assert made.param_groups[0]["lr"] is made.param_groups[1]["lr"]
-    assert made.param_groups[0]["lr"] is not lr
-    assert_equal(made.state_dict(), original.state_dict())
-    addresses = {param.data_ptr() for param in parameters(original)}
-    assert not addresses & {param.data_ptr() for param in parameters(made)}
+def decay_without_gradient(optimizer: Any) -> None:
+    for param in parameters(optimizer):
+        if param.grad is None:
+            param.mul_(0.99)
 
 
-def test_an_optimizer_with_tensors_that_a_computation_made_is_copied() -> None:
-    lr = torch.tensor(0.05, requires_grad=True) * 2
-    weight = torch.nn.Parameter(torch.ones(2))
-    original = optimlab.SGD([weight], lr=lr, momentum=0.9)
-    original.state[weight]["momentum_buffer"] = lr * torch.ones(2)
-    made = clone_optimizer(original)
-    assert made.param_groups[0]["lr"].item() == lr.item()
-    (copy,) = parameters(made)
-    assert made.state[copy]["momentum_buffer"].tolist() == (lr * torch.ones(2)).tolist()
+def zeros_for_none(optimizer: Any, args: Any, kwargs: Any) -> None:
+    for param in parameters(optimizer):
+        param.grad = torch.zeros_like(param) if param.grad is None else param.grad
+
+
+class ZeroGradients(torch.optim.AdamW):
+    def step(self, closure: Any = None) -> Any:
+        zeros_for_none(self, (), {})
+        return super().step(closure)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [followed(torch.optim.AdamW, decay_without_gradient, "Decays"), ZeroGradients],
+)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_missing_gradient_that_one_side_steps_with_is_told(wrong: Any, reverse: bool) -> None:
+    both = (torch.optim.AdamW, wrong) if reverse else (wrong, torch.optim.AdamW)
+    found = optimlab.explain(*both)
+    assert found.cause is not None
+    assert found.cause.kind == "a missing gradient"
+    assert "AdamW leaves it alone" in found.cause.text
+
+
+def laid_elsewhere(param: Tensor, step: Tensor) -> None:
+    param.data = param.data - step
+
+
+REPLACED: Mapping[str, Callable[[Tensor, Tensor], object]] = {
+    "data": laid_elsewhere,
+    "set_": lambda param, step: param.set_(param - step),  # type: ignore[call-overload]
+}
+
+
+@pytest.mark.parametrize("way", REPLACED)
+def test_a_step_that_lays_the_parameter_elsewhere_is_explained(way: str) -> None:
+    replaced = REPLACED[way]
+    found = explain_rules(lambda p, g: replaced(p, g * LR), lambda p, g: replaced(p, g * 0.02))
+    assert kind(found) == "another scalar"
+    assert explain_rules(lambda p, g: replaced(p, g * LR), plain).equal
+    found = explain_rules(lambda p, g: replaced(p, g * LR), lambda p, g: p.add_(g, alpha=-LR))
+    if not found.equal:
+        assert kind(found) == "FMA"
 
 
 def test_what_cannot_be_compared_is_refused() -> None:
@@ -530,6 +561,13 @@ def command(*words: str) -> int:
 def test_the_command_says_equal_and_exits_with_0(capsys: pytest.CaptureFixture[str]) -> None:
     words = ("--foreach", "optimlab:Adam", "torch.optim:Adam", "--steps", "4")
     assert command(*words, "--options", "lr=0.1", "betas=(0.8, 0.9)") == 0
+    assert "the same bits in" in capsys.readouterr().out
+
+
+def test_the_command_ignores_state(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("torch.optim:SGD", "torch.optim:SGD", "--options", "lr=0.1", "momentum=0.9")
+    other = ("--steps", "1", "--options-b", "dampening=0.5", "momentum=0.8")
+    assert command(*words, *other, "--ignore-state", "momentum_buffer") == 0
     assert "the same bits in" in capsys.readouterr().out
 
 

@@ -397,6 +397,8 @@ def test_the_watch_measures_what_it_says() -> None:
             "update_to_weight": 5 / norm,
             "zero": 0.5,
             "lost": 0.25,
+            "decay_norm": 0.0,
+            "decay_lost": 0.0,
         }
     )
 
@@ -427,7 +429,7 @@ def test_a_writer_is_given_each_number_of_every_nth_step() -> None:
         give_gradients(list(layer.parameters()), [torch.ones(2, 3), torch.ones(2)])
         optimizer.step()
     assert {number for _, number in scalars} == {3, 6}
-    assert len(scalars) == 2 * 2 * 9
+    assert len(scalars) == 2 * 2 * 11
     assert scalars["o/update_norm/bias", 6] == watched.history[6]["bias"].update_norm
 
 
@@ -450,6 +452,42 @@ def test_parameters_without_gradient_or_element_are_left_out() -> None:
         give_gradients(parameters(optimizer), [torch.ones(1), None, torch.ones(0)])
         optimizer.step()
     assert list(watched.readings) == ["param 0"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "lost"),
+    [
+        (torch.optim.AdamW, torch.bfloat16, 1.0),
+        (optimlab.AdamW, torch.bfloat16, 1.0),
+        (torch.optim.SGD, torch.bfloat16, 1.0),
+        (torch.optim.SGD, torch.float16, 1.0),
+        (torch.optim.AdamW, torch.float32, 0.0),
+        (torch.optim.Adam, torch.bfloat16, 0.0),  # an L2 term, which its root scales
+        (torch.optim.RMSprop, torch.bfloat16, 0.0),
+    ],
+)
+def test_the_watch_says_what_weight_decay_loses(kind: Any, dtype: torch.dtype, lost: float) -> None:
+    weight = nn.Parameter(torch.full((100,), 1.5, dtype=dtype))
+    optimizer = kind([weight], lr=1e-3, weight_decay=0.1)
+    with optimlab.watch(optimizer, every=1) as watched:
+        step(optimizer, [0.0] * 100)
+    reading = watched.readings["param 0"]
+    assert reading.decay_lost == lost
+    separate = kind not in (torch.optim.Adam, torch.optim.RMSprop)
+    assert reading.decay_norm == pytest.approx(1e-4 * 15 if separate else 0)
+    assert ("lost to rounding in 100 %" in str(watched)) is bool(lost)
+
+
+def test_the_watch_reads_float16_without_overflow_and_says_when_nothing_had_a_gradient() -> None:
+    weight = nn.Parameter(torch.full((100,), 1e4, dtype=torch.float16))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    with optimlab.watch(optimizer, every=1) as watched:
+        step(optimizer, [1e3] * 100)
+        reading = watched.readings["param 0"]
+        assert (reading.norm, reading.update_to_weight) == pytest.approx((1e5, 0.1))
+        weight.grad = None
+        optimizer.step()
+    assert str(watched) == "step 2: no parameter had a gradient"
 
 
 def test_a_watch_prints_its_last_readings() -> None:

@@ -22,6 +22,10 @@ from optimlab.lab.record.writing import Operation
 
 def diagnosed(found: Divergence) -> Cause:
     """Find out what makes the difference."""
+    if found.gradient_missing:
+        for side, other in found.both_ways:
+            if side.step.computing() and not other.step.computing():
+                return _taken_for_zero(side, other)
     if found.operations == (None, None):
         return Cause(
             "outside the recorded operations",
@@ -35,6 +39,16 @@ def diagnosed(found: Divergence) -> Cause:
         "reduced precision",
     )
     return next(_experiments(found), unknown)
+
+
+def _taken_for_zero(side: Side, other: Side) -> Cause:
+    first = side.step.computing()[0]
+    return Cause(
+        "a missing gradient",
+        f"the parameter has no gradient (None): {other.name} leaves it alone, and {side.name} "
+        f"steps it as if its gradient were zero, or decays it, from {first} on",
+        f"no operation of {other.name} computes with the parameter",
+    )
 
 
 def _experiments(found: Divergence) -> Iterator[Cause]:

@@ -94,6 +94,7 @@ class Divergence:
 
     a: Side
     b: Side
+    gradient_missing: bool = False
 
     @property
     def both_ways(self) -> tuple[tuple[Side, Side], tuple[Side, Side]]:
@@ -106,7 +107,9 @@ class Divergence:
         return self.a.operation, self.b.operation
 
 
-def divergence(names: tuple[str, str], a: RecordedStep, b: RecordedStep) -> Divergence:
+def divergence(
+    names: tuple[str, str], a: RecordedStep, b: RecordedStep, *, gradient_missing: bool = False
+) -> Divergence:
     """Find where two steps diverge, one operation on each side.
 
     A side that has nothing which the other lacks is represented by the operation that results in
@@ -117,7 +120,7 @@ def divergence(names: tuple[str, str], a: RecordedStep, b: RecordedStep) -> Dive
         right = _elsewhere(left, a, b)
     elif left is None and right is not None:
         left = _elsewhere(right, b, a)
-    return Divergence(Side(names[0], a, left), Side(names[1], b, right))
+    return Divergence(Side(names[0], a, left), Side(names[1], b, right), gradient_missing)
 
 
 def _elsewhere(operation: Operation, own: RecordedStep, other: RecordedStep) -> Operation | None:

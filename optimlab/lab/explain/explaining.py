@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 import torch
@@ -40,6 +40,7 @@ def explain(
     *,
     steps: int | None = None,
     gradients: GivenGradients | None = None,
+    ignore_state: Collection[str] = (),
 ) -> Explanation:
     """Find the first operation at which two optimizers part, and what makes the difference.
 
@@ -70,6 +71,7 @@ def explain(
         gradients: for optimizers, the gradients of each step in the order of the parameters: a
             list of lists, or a function of the step, 1 for the first. By default the first step
             takes those that ``a``'s parameters hold, and all others are drawn as in a scenario.
+        ignore_state: names of state that is not compared.
 
     Returns:
         Explanation: print it; it has ``equal`` and ``as_json()``. ``a`` and ``b`` are left as they
@@ -104,12 +106,13 @@ def explain(
         steps = steps or scenario.steps
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return _Search(pair).run(steps or Scenario.steps)
+        return _Search(pair, ignore_state).run(steps or Scenario.steps)
 
 
 class _Search:
-    def __init__(self, pair: Pair) -> None:
+    def __init__(self, pair: Pair, ignored: Collection[str]) -> None:
         self.pair = pair
+        self.ignored = set(ignored) - {"param", "grad"}
         kinds = [type(each).__name__ for each in pair.optimizers]
         same = kinds[0] == kinds[1]
         self.names = (f"{kinds[0]} (a)", f"{kinds[1]} (b)") if same else (kinds[0], kinds[1])
@@ -163,11 +166,14 @@ class _Search:
             right = outputs(self.pair.optimizers[1], theirs)
             right["grad"] = grad if grad is not None else left.get("grad")
             for keys, own, other in zip(self.alone, (left, right), (right, left), strict=True):
-                keys.update(dict.fromkeys(name for name in own if name not in {*other, "grad"}))
+                known = {*other, "grad", *self.ignored}
+                keys.update(dict.fromkeys(name for name in own if name not in known))
             mismatches = {
                 name: mismatch
                 for name in left
-                if name in right and (mismatch := mismatch_of(left[name], right[name])) is not None
+                if name in right
+                and name not in self.ignored
+                and (mismatch := mismatch_of(left[name], right[name])) is not None
             }
             self.elements += sum(x.numel() for x in left.values() if isinstance(x, Tensor))
             if mismatches:
@@ -212,11 +218,13 @@ class _Search:
             return self._unexplained(step, number, found, note)
         a, b = (RecordedStep(operations, number, found) for operations in recorded)
         found = {name: found[name] for name in sorted(found, key=a.end_place)}
-        parted = divergence(self.names, a, b)
+        missing = gradients[number] is None
+        parted = divergence(self.names, a, b, gradient_missing=missing)
         leaves = parted.operations
         differing = self._differing(step, number, found)
         element = _element(parted) or differing.element
         words = [_words(each) for each in found.values() if each.what != "bits"]
+        words += ["the parameter has no gradient (None) in this step"] * missing
         return replace(
             differing,
             element=element,

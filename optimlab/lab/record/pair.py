@@ -80,10 +80,13 @@ def outputs(optimizer: Optimizer, param: Tensor) -> dict[str, Any]:
 
 
 def mismatch_of(ours: Any, theirs: Any) -> Mismatch | None:
-    """Compare what counts: kind, dtype, shape and bits; not where or how tensors lie in memory."""
+    """Compare what counts: kind, dtype, shape and bits; not where or how tensors lie in memory.
+
+    A number, such as a step count, may be kept as Python's or as a tensor.
+    """
     if isinstance(ours, Tensor) and isinstance(theirs, Tensor):
         return compare_tensors(_plain(ours), _plain(theirs))
-    if type(ours) is type(theirs) and ours == theirs:
+    if _number(ours) == _number(theirs) is not None:
         return None
     return Mismatch("type", _kind(ours), _kind(theirs))
 
@@ -93,6 +96,12 @@ def _plain(tensor: Tensor) -> Tensor:
     if tensor.layout is not torch.strided:
         tensor = tensor.to_dense()
     return tensor.contiguous().as_subclass(Tensor)
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.item() if value.numel() == 1 and not value.is_complex() else None
+    return value
 
 
 def _kind(value: Any) -> str:

@@ -51,6 +51,11 @@ class Register:
     writer: int = -1  # number of the operation that wrote it last
     looks: dict[Any, Any] = field(default_factory=dict, repr=False)  # kept since then
 
+    def holds(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor lies in this memory."""
+        start, end, _ = _memory(tensor)
+        return self.start <= start and end <= self.end
+
     def overlapping(self) -> Iterator[Register]:
         """Go through the registers that share memory with this one, itself among them."""
         for other in self.others:
@@ -104,14 +109,16 @@ class Registers:
 
     def of(self, tensor: Tensor) -> Register:
         """Find the register that a tensor lies in, or make one."""
-        if id(tensor) not in self._by_id:
-            self._by_id[id(tensor)] = self._around(tensor), tensor
-        return self._by_id[id(tensor)][0]
+        known = self._by_id.get(id(tensor))
+        # ``tensor.data = ...`` and ``tensor.set_(...)`` lay a tensor elsewhere.
+        if known is None or not known[0].holds(tensor):
+            known = self._by_id[id(tensor)] = self._around(tensor), tensor
+        return known[0]
 
     def _around(self, tensor: Tensor) -> Register:
         start, end, storage = _memory(tensor)
         others = self._by_storage.setdefault(storage, [])
-        found = next((r for r in others if r.start <= start and end <= r.end), None)
+        found = next((r for r in others if r.holds(tensor)), None)
         if found is None:
             found = Register(start, end, tensor, others)
             others.append(found)
