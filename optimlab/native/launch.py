@@ -197,7 +197,7 @@ def _launches_of(capable: Capabilities, optimizer: Stepped, batch: Batch) -> lis
     for ((dtype, step, _), same), program in zip(divided.items(), programs, strict=True):
         made = Launch(optimizer, batch, same, step, written)
         made.write(program)
-        made.record.joined = dtype in capable.joins
+        made.record.superinstructions = dtype in capable.superinstructions
         launches.append(made)
     return launches
 

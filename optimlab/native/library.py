@@ -57,7 +57,9 @@ class LaunchRecord(ctypes.Structure):
     _fields_ = [
         *zip(_ADDRESSES, repeat(ctypes.c_void_p)),
         *zip(_LONGS, repeat(ctypes.c_long)),
-        *zip(("is_double", "steps_are_double", "threads", "joined"), repeat(ctypes.c_int)),
+        *zip(
+            ("is_double", "steps_are_double", "threads", "superinstructions"), repeat(ctypes.c_int)
+        ),
     ]
 
 

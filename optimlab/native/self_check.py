@@ -74,13 +74,13 @@ class Capabilities:
     Attributes:
         kernel: the library, or ``None`` if there is none to be used.
         trusted: for each dtype the instructions that gave ATen's bits.
-        joins: the dtypes for which superinstructions did.
+        superinstructions: the dtypes for which they gave ATen's bits, too.
         reason: why there is no kernel, or what it may not be used for.
     """
 
     kernel: Kernel | None
     trusted: Mapping[torch.dtype, frozenset[float]] = field(default_factory=dict)
-    joins: frozenset[torch.dtype] = frozenset()
+    superinstructions: frozenset[torch.dtype] = frozenset()
     reason: str = ""
 
     def serves(self, used: Iterable[float], dtype: torch.dtype) -> bool:
@@ -127,7 +127,7 @@ def check(kernel: Kernel) -> Capabilities:
             )
             for dtype in _INTEGERS
         }
-        joins = frozenset(
+        superinstructions = frozenset(
             dtype
             for dtype in _INTEGERS
             if all(
@@ -137,10 +137,10 @@ def check(kernel: Kernel) -> Capabilities:
             )
         )
     off = {op.name for op in REFERENCES for dtype in _INTEGERS if op not in trusted[dtype]}
-    if len(joins) < len(_INTEGERS):
+    if len(superinstructions) < len(_INTEGERS):
         off.add("superinstructions")
     reason = f"not ATen's bits here: {', '.join(sorted(off))}" if off else ""
-    return Capabilities(kernel, trusted, joins, reason)
+    return Capabilities(kernel, trusted, superinstructions, reason)
 
 
 def _checkable(trusted: Iterable[float]) -> Iterator[list[Instruction]]:
@@ -242,7 +242,7 @@ def run_program(
     sizes: Sequence[int] | None = None,
     *,
     threads: int = 1,
-    joined: bool = True,
+    superinstructions: bool = True,
 ) -> None:
     """Run a program on one tensor for each register.
 
@@ -252,7 +252,7 @@ def run_program(
         registers: contiguous tensors of one length and dtype.
         sizes: of the pieces into which each of them is cut; by default it stays whole.
         threads: how many run it.
-        joined: whether superinstructions are used.
+        superinstructions: whether they are used.
 
     Raises:
         ValueError: if it is not a program of this kernel; nothing was changed then.
@@ -272,7 +272,7 @@ def run_program(
         total=starts[-1],
         is_double=registers[0].dtype == torch.float64,
         threads=threads,
-        joined=joined,
+        superinstructions=superinstructions,
     )
     if kernel.run(ctypes.byref(launch)) == NOT_DONE:
         raise ValueError("not a program of this kernel")
