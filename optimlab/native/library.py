@@ -30,7 +30,7 @@ from optimlab.native import guards
 VARIABLE = "OPTIMLAB_NATIVE"
 """Set this environment variable to ``0`` to leave the kernel unused, or to another library."""
 
-VERSION = 4
+VERSION = 5
 """Of all that Python and the library tell each other; that of program.h."""
 
 # How the kernel can take a square root; the numbers are those of roots.h.
@@ -79,7 +79,7 @@ class Kernel:
         limit_instruction_set: has it use at most that one; returns the one in use.
         set_roots: chooses how square roots of float32, and of float64, are taken.
         run: runs a launch without looking at its tensors.
-        joined_length: tells how many instructions are left of a program once they are joined.
+        length_with_superinstructions: tells how many instructions are then left of a program.
         has_mkl: whether torch brings MKL's square roots.
     """
 
@@ -88,7 +88,7 @@ class Kernel:
     limit_instruction_set: Callable[[int], int]
     set_roots: Callable[[int, int], None]
     run: Callable[[Any], int]
-    joined_length: Callable[[Any, Any, int], int]
+    length_with_superinstructions: Callable[[Any, Any, int], int]
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -113,11 +113,14 @@ class Kernel:
 
     def _take_functions(self, library: ctypes.PyDLL) -> None:
         names = ("has_usual_mode", "processor", "limit_instruction_set", "set_roots", "run")
-        for name in (*names, "joined_length"):
+        for name in (*names, "length_with_superinstructions"):
             setattr(self, name, getattr(library, f"optimlab_{name}"))
-        self._step, self._same_objects = library.optimlab_step, library.optimlab_stayed
+        self._step, self._same_objects = library.optimlab_step, library.optimlab_same_objects
         self._odd_threads = library.optimlab_odd_threads
-        for function in (library.optimlab_joined_length, library.optimlab_odd_threads):
+        for function in (
+            library.optimlab_length_with_superinstructions,
+            library.optimlab_odd_threads,
+        ):
             function.restype = ctypes.c_long
         self._library = library
         self._python = ctypes.byref(guards.python())

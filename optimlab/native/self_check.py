@@ -278,10 +278,10 @@ def run_program(
         raise ValueError("not a program of this kernel")
 
 
-def joined_length(kernel: Kernel, program: Sequence[Instruction]) -> int:
-    """Return how many instructions are left of a program on four tensors once they are joined."""
+def length_with_superinstructions(kernel: Kernel, program: Sequence[Instruction]) -> int:
+    """Return how many instructions are left of a program on four tensors."""
     code = array("d", chain.from_iterable(program))
-    return kernel.joined_length(
+    return kernel.length_with_superinstructions(
         ctypes.c_void_p(guards.address_of(code)), ctypes.c_long(len(program)), 4
     )
 

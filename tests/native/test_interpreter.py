@@ -13,7 +13,7 @@ from optimlab.lab.parity import compare_tensors
 from optimlab.native import self_check
 from optimlab.native.bytecode import Opcode
 from optimlab.native.launch import DTYPES
-from optimlab.native.self_check import joined_length, run_program
+from optimlab.native.self_check import length_with_superinstructions, run_program
 from optimlab.native.self_check_programs import Instruction, superinstruction_programs
 
 pytestmark = needs_kernel
@@ -176,7 +176,7 @@ def run_of(
 
 def left(program: list[Instruction]) -> int:
     assert FOUND.kernel is not None
-    return joined_length(FOUND.kernel, program)
+    return length_with_superinstructions(FOUND.kernel, program)
 
 
 def assert_same(expected: list[Tensor], found: list[Tensor], where: object) -> None:

@@ -45,7 +45,7 @@ def test_superinstructions_that_are_wrong_are_not_used(
 ) -> None:
     assert FOUND.kernel is not None
     run = self_check.run_program
-    assert self_check.joined_length(FOUND.kernel, SUPERINSTRUCTIONS[name]) == 1
+    assert self_check.length_with_superinstructions(FOUND.kernel, SUPERINSTRUCTIONS[name]) == 1
 
     def run_wrongly(kernel: Any, given: list[Instruction], registers: list[Tensor]) -> None:
         run(kernel, given, registers)

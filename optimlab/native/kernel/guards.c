@@ -69,7 +69,7 @@ static int holds_same_objects(const Python *python, const IdentityGuard *guard)
 }
 
 /* Whether lists and dicts still hold the same objects, in the same order. */
-int optimlab_stayed(const Python *python, const IdentityGuard *guards, long count)
+int optimlab_same_objects(const Python *python, const IdentityGuard *guards, long count)
 {
     for (long k = 0; k < count; k++)
         if (!holds_same_objects(python, &guards[k]))

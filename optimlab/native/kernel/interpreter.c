@@ -212,7 +212,7 @@ static Program program; /* the one that runs */
 
 /* For tests: how many instructions are left of a program once the peephole pass has made its
  * superinstructions, or -1 if it is not a program. */
-long optimlab_joined_length(const double *numbers, long length, long inputs)
+long optimlab_length_with_superinstructions(const double *numbers, long length, long inputs)
 {
     if (!read_program(&program, numbers, length, inputs))
         return -1;

@@ -26,7 +26,7 @@
 #define MOST_SHARES 256
 
 /* The version of all that Python and this library tell each other: that of library.py. */
-#define VERSION 4
+#define VERSION 5
 
 /* Bytes for the temporaries of a chunk, and its roots. */
 #define SCRATCH ((TEMPORARIES + 1) * CHUNK * sizeof(double))
