@@ -7,23 +7,26 @@ Use it in place of ``torch.optim``::
     optimizer = optim.Adam(model.parameters(), lr=1e-3)
 
 Read it in this order: ``sgd.py``, ``adam.py`` and ``rmsprop.py`` (the rules); ``core/values.py``
-(what a rule is applied to), ``core/program.py`` and ``core/scalar.py`` (a rule written down);
-``execution.py`` (a rule carried out), ``native/`` (by the kernel, and how a step is cached),
-``rule.py`` (the one step) and ``optimizer.py`` (everything around it). Floor by floor, each
+and ``core/tensor_list.py`` (what a rule is applied to); ``core/state.py`` (what it keeps),
+``core/batch.py`` and ``rule.py`` (the one step); ``execution.py`` (a rule executed);
+``core/program.py`` and ``core/scalar.py`` (a rule written down); ``native/`` (by the kernel, and
+how a step is cached); and ``optimizer.py`` (everything around it). Floor by floor, each
 importing only from those below:
 
-==============  ==================================================================================
-``cli``         the command line, a file for each command
-``bench``       time, memory and bits; ``demo``: the proof by training
-``lab``         the tools: parity, explain, trace, watch, shadow, doctor, resume, info; below them
-                what they share: compare, lockstep, record
-``optimizers``  all optimizers by their names, each in a file of its own
-``rule``        update rules, the state that they declare, and the one step
-``optimizer``   the container: groups, state, checkpoints, hooks
-``execution``   for-loop, foreach, fused and native, side by side
-``native``      the kernel, guards, the cached step
-``core``        tensors and symbols that a rule is applied to, programs, groups, checkpoints
-==============  ==================================================================================
+=================  ===============================================================================
+``cli``            the command line, a file for each command
+``bench``          time, memory and bits; ``demo``: the proof by training; ``pytest_plugin``
+``lab``            the tools: parity, explain, trace, watch, shadow, doctor, resume, info; below
+                   them what they share: record, lockstep, compare, findings, report
+``optimizers``     all optimizers by their names
+``sgd``, ``adam``  the mathematics, a file for each optimizer
+``rule``           update rules and the one step
+``optimizer``      the container: groups, state, checkpoints, hooks
+``execution``      for-loop, foreach, fused and native, side by side
+``native``         the kernel, guards, the cached step
+``core``           what a rule is applied to and what it keeps, programs, groups, checkpoints
+``renamed``        old names, which lead to the new ones for a release
+=================  ===============================================================================
 """
 
 from __future__ import annotations

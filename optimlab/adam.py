@@ -18,8 +18,8 @@ makes them averages again:
     \theta_t = \theta_{t-1} - \gamma \frac{\hat m_t}{\sqrt{\hat v_t} + \epsilon} .
 
 At the first step :math:`\hat m_1 = g_1` and :math:`\hat v_1 = g_1^2`, so that
-:math:`|\theta_1 - \theta_0| = \gamma |g_1| / (|g_1| + \epsilon)`: every weight moves by
-:math:`\gamma`, whatever the size of its gradient.
+:math:`|\theta_1 - \theta_0| = \gamma |g_1| / (|g_1| + \epsilon)`: every weight whose
+gradient is large beside :math:`\epsilon` moves by :math:`\gamma`.
 
 **Weight decay.** An L2 penalty becomes a part of the gradient,
 
@@ -101,8 +101,8 @@ class Adam(Rule):
         fused: hand the step to torch's fused kernel, whose bits are its own.
         decoupled_weight_decay: decay the weights themselves, as :class:`AdamW` does.
 
-    State, each of the parameter's shape, dtype and strides, starting at zero:
-        step: how many steps were made; a float32 tensor without dimensions.
+    State, starting at zero, each but the count of the parameter's shape, dtype and strides:
+        step: how many steps were made; float32 (torch's default dtype, if that is float64).
         exp_avg: :math:`m_t`.
         exp_avg_sq: :math:`v_t`.
         max_exp_avg_sq: :math:`u_t`, the largest :math:`v_t` so far, only with ``amsgrad``.
@@ -277,7 +277,7 @@ class Adam(Rule):
         return super()._foreach_by_default(params, group) and not lr_by_number
 
     def _collect(self, group: ParamGroup) -> Batch:
-        _, _ = group["betas"]
+        _, _ = group["betas"]  # what is no pair raises torch's error, before anything else does
         return super()._collect(group)
 
     def _collect_member(self, param: Tensor, grad: Tensor, group: ParamGroup) -> Member:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from optimlab import native
 from optimlab.core.batch import Batch, Execution, FusedStep, Member, Stepped
-from optimlab.core.declared import is_declared
+from optimlab.core.decorators import is_declared
 from optimlab.core.tensor_list import OneByOne, PartialState, TensorList
 from optimlab.core.values import Moving, StepCount, as_scalars
 from optimlab.native.launch import Launch, launch, no_modes_active

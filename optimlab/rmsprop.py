@@ -64,8 +64,8 @@ class RMSprop(Rule):
         maximize: ascend instead of descend (:math:`g_t` is negated).
         differentiable: let autograd differentiate through the step.
 
-    State, each of the parameter's shape, dtype and strides, starting at zero:
-        step: how many steps were made; a float32 tensor without dimensions.
+    State, starting at zero, each but the count of the parameter's shape, dtype and strides:
+        step: how many steps were made; float32 (torch's default dtype, if that is float64).
         square_avg: :math:`v_t`.
         momentum_buffer: :math:`b_t`, only with momentum.
         grad_avg: :math:`\bar g_t`, only if centered.

@@ -3,8 +3,6 @@
 An optimizer has one declaration, in the order in which the state stands in a checkpoint::
 
     state_spec = StateSpec(Count(), Like("exp_avg"), Like("max_exp_avg_sq", when="amsgrad"))
-
-State of another kind is another class with a ``start``.
 """
 
 from __future__ import annotations
@@ -72,7 +70,7 @@ class Like:
 
 @dataclass(frozen=True)
 class First:
-    """A tensor that the rule itself makes at a parameter's first step; all state is such or none.
+    """A tensor that the rule itself makes at a parameter's first step.
 
     Args:
         name: what it is called.
@@ -88,12 +86,17 @@ class StateSpec:
     """The state that a rule keeps of each parameter.
 
     Args:
-        entries: its tensors, in the order in which they are made.
+        entries: its tensors, in the order in which they are made: the count first, if there is
+            one. What the rule itself makes stands alone.
 
     Attributes:
         count: the step count, if there is one.
         tensors: the other entries.
         made_by_rule: whether the rule itself makes the state at a parameter's first step.
+
+    Raises:
+        ValueError: for a count behind something else, a name twice, or state of which the rule
+            makes only a part.
     """
 
     count: Count | None
@@ -104,6 +107,12 @@ class StateSpec:
         self.count = next((entry for entry in entries if isinstance(entry, Count)), None)
         self.tensors = tuple(entry for entry in entries if not isinstance(entry, Count))
         self.made_by_rule = any(isinstance(entry, First) for entry in self.tensors)
+        if any(isinstance(entry, Count) for entry in entries[1:]):
+            raise ValueError("the step count is declared first, and once")
+        if len({entry.name for entry in self.tensors} - {"step"}) < len(self.tensors):
+            raise ValueError("each tensor needs a name of its own, other than 'step'")
+        if self.made_by_rule and not all(isinstance(entry, First) for entry in entries):
+            raise ValueError("a rule that makes state itself makes all of it: First, and no other")
         self._made: list[tuple[str, When]] = [(entry.name, entry.when) for entry in self.tensors]
         self._read = list(self._made)
         if self.count is not None:

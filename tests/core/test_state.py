@@ -11,7 +11,7 @@ from beside import SMALL, STATEFUL, WAYS, Options, Pair, Side, assert_equal, nam
 from one_thread import one_thread  # noqa: F401 - applies to every test here
 
 import optimlab
-from optimlab.core.state import Count, Like, StateSpec
+from optimlab.core.state import Count, First, Like, StateSpec
 from optimlab.lab.parity import TensorSpec
 
 
@@ -31,6 +31,22 @@ class Filled(optimlab.Rule):
     def update(self, param: Any, grad: Any, state: Any, step: Any, group: Any) -> None:
         for tensor in state.values():
             param.add_(tensor.mul_(2), alpha=-group["lr"])
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ((Like("a"), Count()), "declared first, and once"),
+        ((Count(), Count()), "declared first, and once"),
+        ((Like("a"), Like("a", when="extra")), "a name of its own"),
+        ((Like("step"),), "a name of its own"),
+        ((Like("a"), First("b")), "makes all of it"),
+        ((Count(), First("b")), "makes all of it"),
+    ],
+)
+def test_a_declaration_that_no_step_could_follow_is_refused(entries: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        StateSpec(*entries)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from optimlab.lab.explain import equivalence
 from optimlab.lab.explain.equivalence import OPTIMIZERS, way_cell
 from optimlab.lab.explain.explanation import Explanation
 from optimlab.lab.explain.fma import fma
-from optimlab.lab.lockstep.clone import clone, clone_optimizer, give_gradients
+from optimlab.lab.lockstep.clone import clone, give_gradients
 from optimlab.lab.parity import NothingCompared, Scenario, TensorSpec
 from optimlab.lab.record.formulas import FORMULAS
 
@@ -518,31 +518,6 @@ def test_a_step_that_lays_the_parameter_elsewhere_is_explained(way: str) -> None
     found = explain_rules(lambda p, g: replaced(p, g * LR), lambda p, g: p.add_(g, alpha=-LR))
     if not found.equal:
         assert kind(found) == "FMA"
-
-
-def test_copies_share_nothing_with_the_original_but_inside_themselves() -> None:
-    lr = torch.tensor(0.1)
-    params = [torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(3))]
-    original = optimlab.SGD([{"params": [param], "lr": lr} for param in params], momentum=0.9)
-    give_gradients(params, [torch.ones(2), torch.ones(3)])
-    original.step()
-    made = clone_optimizer(original)
-    assert made.param_groups[0]["lr"] is made.param_groups[1]["lr"]
-    assert made.param_groups[0]["lr"] is not lr
-    assert_equal(made.state_dict(), original.state_dict())
-    addresses = {param.data_ptr() for param in parameters(original)}
-    assert not addresses & {param.data_ptr() for param in parameters(made)}
-
-
-def test_an_optimizer_with_tensors_that_a_computation_made_is_copied() -> None:
-    lr = torch.tensor(0.05, requires_grad=True) * 2
-    weight = torch.nn.Parameter(torch.ones(2))
-    original = optimlab.SGD([weight], lr=lr, momentum=0.9)
-    original.state[weight]["momentum_buffer"] = lr * torch.ones(2)
-    made = clone_optimizer(original)
-    assert made.param_groups[0]["lr"].item() == lr.item()
-    (copy,) = parameters(made)
-    assert made.state[copy]["momentum_buffer"].tolist() == (lr * torch.ones(2)).tolist()
 
 
 def test_what_cannot_be_compared_is_refused() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import methodcaller
 from typing import TypeAlias
 
 import torch
@@ -103,6 +104,9 @@ class _Lockstep:
             if step == scenario.resumed_at and scenario.resume != "no":
                 yield step, "state_dict()", Replica.save
                 yield step, "load_state_dict()", self._resume
+            for call in scenario.calls:
+                if call.before == step:
+                    yield step, str(call), methodcaller(call.name, *call.arguments)
             gradients = list(scenario.gradients(step))
             yield step, "step()", partial(Replica.step, number=step, gradients=gradients)
             if scenario.differentiable and step in scenario.backward_after:

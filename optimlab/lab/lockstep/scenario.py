@@ -14,12 +14,33 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-Layout: TypeAlias = Literal["contiguous", "transposed", "every second", "channels last"]
+Layout: TypeAlias = Literal[
+    "contiguous", "transposed", "every second", "channels last", "expanded", "unaligned"
+]
 Gradients: TypeAlias = Literal["always", "sometimes", "late", "never"]
 Quantity: TypeAlias = Literal["parameters", "gradients"]
 Resume: TypeAlias = Literal["no", "from own checkpoint", "from the other's checkpoint"]
 
 _SHARE_OF_ZEROS = 1 / 32
+
+
+@dataclass(frozen=True)
+class Call:
+    """Something that is done to an optimizer between two steps.
+
+    Attributes:
+        before: which step.
+        name: of the method of :class:`~optimlab.lab.lockstep.replica.Replica` that does it.
+        arguments: of the method.
+    """
+
+    before: int
+    name: str
+    arguments: tuple[Any, ...] = ()
+
+    def __str__(self) -> str:
+        shown = ", ".join(map(repr, self.arguments))
+        return f"{self.name}({shown})"
 
 
 @dataclass(frozen=True)
@@ -33,7 +54,7 @@ class TensorSpec:
         gradient_layout: how its gradients lie in memory.
         gradients: at which steps it has one: at each; not at every third; from step
             ``LATE`` on; at none. At step ``IDLE`` nothing in group 1 has one.
-        group: its parameter group. Group 2 is added in mid-run.
+        group: its parameter group. Group 2 is added in mid-run, others are there from the start.
     """
 
     shape: tuple[int, ...]
@@ -64,7 +85,8 @@ class Scenario:
 
     Attributes:
         tensors: the parameters.
-        overrides: hyperparameters of the groups 1 and 2, which group 0 leaves to the constructor.
+        overrides: hyperparameters of the groups 1 and 2, which group 0 leaves to the constructor;
+            further groups have them in turn.
         steps: how many times ``step()`` is called.
         seed: of the starting values and gradients.
         group_added_at: before which step group 2 is added, if any tensor is in it.
@@ -73,6 +95,9 @@ class Scenario:
         resume: whether both go on in a new optimizer from a state dict: their own, through a
             file's bytes, or a copy of the other's.
         resumed_at: before which step.
+        calls: what else is done between steps, in this order.
+        gradient_scale: the power of two by which all gradients are multiplied.
+        gradients_in_place: whether a parameter's gradients are written into one tensor.
         named: whether the parameters are given with names.
         sparse: whether gradients of matrices are sparse.
         unscale: whether the optimizers are told a gradient scale and, at some steps, of an
@@ -95,6 +120,9 @@ class Scenario:
     lr_changed_at: int = 10
     resume: Resume = "no"
     resumed_at: int = 14
+    calls: tuple[Call, ...] = ()
+    gradient_scale: int = 0
+    gradients_in_place: bool = False
     named: bool = False
     sparse: bool = False
     unscale: bool = False
@@ -133,12 +161,16 @@ class Scenario:
 
     def _gradient(self, spec: TensorSpec, value: Tensor, step: int) -> Tensor:
         sparse = self.sparse and value.dim() == 2
+        if self.gradient_scale:
+            value = value * 2.0**self.gradient_scale
         gradient = _sparse(value, step) if sparse else laid_out(value, spec.gradient_layout)
         return gradient.requires_grad_(self.differentiable)
 
 
 def laid_out(values: Tensor, layout: Layout) -> Tensor:
     """Copy values into new memory of the given layout."""
+    if layout == "expanded":
+        return values.flatten()[:1].clone().expand(values.numel()).view(values.shape)
     return _empty(values, layout).copy_(values)
 
 
@@ -149,6 +181,8 @@ def _empty(values: Tensor, layout: Layout) -> Tensor:
         )
     if layout == "every second":
         return values.new_zeros((*values.shape, 2))[..., 0]
+    if layout == "unaligned":
+        return values.new_empty(values.numel() + 1)[1:].view(values.shape)
     if layout == "channels last":
         return values.new_empty(values.shape).contiguous(memory_format=torch.channels_last)
     return values.new_empty(values.shape)

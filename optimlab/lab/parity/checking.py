@@ -48,11 +48,12 @@ def check(
     ``foreach``, ``fused``, ``capturable``, ``differentiable``); every dtype; for each option that
     both take its default and other values, alone, in pairs and as many at once as go together; and
     events: gradients that are ``None``, zero, not finite or not contiguous, empty and large
-    parameters, several groups, a group added, ``lr`` changed, a closure, and a state dict loaded in
-    mid-run. A configuration that one or both refuse, in the constructor or in the first step, is
-    not compared, but counted; but where the reference makes the step and mine raises an error, it
-    is a difference if the event is to blame: if mine makes plain steps with the same options,
-    implementation and dtype.
+    parameters, several groups, a group added, ``lr`` and other hyperparameters changed, a closure,
+    tiny, large and sparse gradients, two threads, hooks, ``zero_grad()``, copies and pickles of the
+    optimizer, and state dicts loaded in mid-run. A configuration that one or both refuse, in the
+    constructor or in the first step, is not compared, but counted; but where the reference makes
+    the step and mine raises an error, it is a difference if the event is to blame: if mine makes
+    plain steps with the same options, implementation and dtype.
 
     What the two *keep* is told apart from the bits of their steps: state and hyperparameters that
     only one has, or of which the types are not the same, and defaults that are not the same, are

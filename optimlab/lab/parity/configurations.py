@@ -135,12 +135,12 @@ def typed(specs: Iterable[TensorSpec], way: str, dtype: str) -> tuple[TensorSpec
     """Give parameters the dtypes of a column in turn."""
     dtypes = MIXED_FUSED if (way, dtype) == ("fused", "mixed") else DTYPES[dtype]
     found = [replace(each, dtype=dtypes[i % len(dtypes)]) for i, each in enumerate(specs)]
-    if way != "differentiable":
-        return tuple(found)
-    # Its gradients are results of a computation, without gaps.
+    # Differentiable gradients are results of a computation, without gaps; and fused kernels read
+    # gradients as if every element had memory of its own.
+    left_out = {"differentiable": ("every second", "expanded", "unaligned"), "fused": ("expanded",)}
     return tuple(
         replace(each, gradient_layout="contiguous")
-        if each.gradient_layout == "every second"
+        if each.gradient_layout in left_out.get(way, ())
         else each
         for each in found
     )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optimlab.lab.lockstep.scenario import Scenario, TensorSpec
+from optimlab.lab.lockstep.scenario import Call, Scenario, TensorSpec
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,19 @@ class Event:
     dtypes: tuple[str, ...] = ()  # columns of the table that have it
     size: int = 0  # elements of one more tensor, which threads share
 
+    @property
+    def loads(self) -> bool:
+        """Whether a state dict is loaded on the way."""
+        return "resume" in self.changes or self._calls("reload", "load_anew")
+
+    @property
+    def copies(self) -> bool:
+        """Whether the optimizer is copied on the way."""
+        return self._calls("deepcopy", "pickle")
+
+    def _calls(self, *names: str) -> bool:
+        return any(call.name in names for call in self.changes.get("calls", ()))
+
 
 #: The events of the table.
 TABLE_EVENTS: Mapping[str, Event] = MappingProxyType(
@@ -96,6 +109,29 @@ _LARGE = (TensorSpec((33_001,)), TensorSpec((5, 3)))
 _ADDED = (TensorSpec((33,)), TensorSpec((5, 3), group=2))
 _ALL = (*SMALL[:1], *_NONE, *_LAYOUTS, *_EMPTY, *_GROUPS[1:], *_ADDED[1:])
 
+_SHAPES = (
+    TensorSpec((2, 1, 3, 2, 2)),
+    TensorSpec((1, 7)),
+    TensorSpec((3, 1, 2)),
+    TensorSpec((2,) * 6),
+)
+_GRADIENTS = tuple(
+    TensorSpec(shape, gradient_layout=layout)
+    for shape in ((33,), (5, 3))
+    for layout in ("expanded", "unaligned")
+)
+_FIVE_GROUPS = tuple(
+    TensorSpec(shape, group=i) for i in (0, 1, 3, 4, 5) for shape in ((9,), (5, 3))
+)
+_SCHEDULE = (
+    *(Call(3, "scale_lr", (3.0,)), Call(5, "set_option", ("lr", 0.0))),
+    *(Call(6, "set_option", ("lr", 0.02)), Call(8, "set_option", ("weight_decay", 0.2))),
+    *(Call(9, "set_option", ("betas", (0.7, 0.95))), Call(9, "set_option", ("alpha", 0.7))),
+    *(Call(9, "set_option", ("rho", 0.8)), Call(10, "set_option", ("momentum", 0.5))),
+    *(Call(11, "scale_lr", (0.5,)), Call(13, "set_option", ("weight_decay", 0.0))),
+    Call(14, "set_option", ("eps", 1e-4)),
+)
+
 PLAIN = "plain"
 CROSSED = "state_dict of the other"
 
@@ -116,6 +152,26 @@ EVENTS: Mapping[str, Event] = MappingProxyType(
         "named parameters": Event({"named": True}),
         "state_dict loaded": Event({"resume": "from own checkpoint"}),
         CROSSED: Event({"resume": "from the other's checkpoint"}),
+        "five dimensions": Event({"tensors": _SHAPES, "steps": 5}),
+        "expanded and unaligned gradients": Event({"tensors": _GRADIENTS, "steps": 5}),
+        "gradients in place": Event({"gradients_in_place": True, "steps": 5}),
+        "sparse gradients": Event({"sparse": True, "steps": 6}),
+        "tiny gradients": Event({"gradient_scale": -80, "steps": 6}),
+        "large gradients": Event({"gradient_scale": 50, "steps": 6}),
+        "five groups": Event({"tensors": _FIVE_GROUPS, "steps": 5}),
+        "40 tensors": Event({"tensors": (TensorSpec((3,)),) * 40, "steps": 3}),
+        "40 steps": Event({"tensors": SMALL[:2], "steps": 40}),
+        "two threads": Event({"threads": 2, "steps": 4}),
+        "schedules": Event({"calls": _SCHEDULE, "steps": 16}),
+        "zero_grad": Event(
+            {"calls": (Call(2, "zero_grad", (True,)), Call(4, "zero_grad", (False,))), "steps": 4}
+        ),
+        "hooks": Event({"calls": (Call(1, "register_hooks"), Call(4, "reload")), "steps": 5}),
+        "deepcopy": Event({"calls": (Call(1, "deepcopy"), Call(4, "deepcopy")), "steps": 6}),
+        "pickle": Event({"calls": (Call(3, "pickle"),), "steps": 5}),
+        "loaded three times": Event(
+            {"calls": (Call(3, "load_anew"), Call(5, "reload"), Call(7, "load_anew")), "steps": 8}
+        ),
         "all at once": Event(
             {"tensors": _ALL, "lr_changed_at": 10, "resume": "from own checkpoint"}
         ),

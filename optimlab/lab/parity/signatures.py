@@ -15,6 +15,7 @@ import torch
 from torch.optim import Optimizer
 
 from optimlab.lab.lockstep.clone import clone
+from optimlab.lab.lockstep.scenario import Call
 from optimlab.lab.parity.configurations import Configuration, Coverage, Factory, typed
 from optimlab.lab.parity.events import EVENTS, FEW_EVENTS, PLAIN, QUICK_EVENTS, SMALL
 from optimlab.lab.parity.table import IMPLEMENTATIONS, Options
@@ -46,6 +47,7 @@ _OVERRIDES: tuple[Options, Options] = (
     {"lr": 0.03, "weight_decay": 0.01},
     {"lr": 0.002, "momentum": 0.7, "betas": (0.8, 0.95), "alpha": 0.6, "eps": 1e-5},
 )
+_SELDOM: Options = {"momentum": 0.99, "weight_decay": 2.0}
 _WAYS = frozenset(itertools.chain.from_iterable(IMPLEMENTATIONS.values()))
 _MISSING = inspect.Parameter.empty
 
@@ -93,13 +95,13 @@ class Shared:
         defaults and the largest sets.
         """
         few: list[Options] = [{}, *self.fullest]
-        plain = self.combinations
+        plain = [*self.combinations, *self._rare]
         if dtype != "float32" or coverage.quick:
-            plain = [each for each in plain if len(each) <= 1 or each in few]
+            plain = [each for each in self.combinations if len(each) <= 1 or each in few]
         events: Sequence[str] = QUICK_EVENTS if coverage.quick else tuple(EVENTS)
         for name in events if dtype == "float32" else FEW_EVENTS:
             # Loaded state is a leaf, which cannot be changed in place while autograd records.
-            if way != "differentiable" or "resume" not in EVENTS[name].changes:
+            if way != "differentiable" or not (EVENTS[name].loads or EVENTS[name].copies):
                 yield from ((options, name) for options in (plain if name == PLAIN else few))
 
     def configuration(
@@ -110,6 +112,8 @@ class Shared:
         if "lr" not in self.group_keys:
             changes["lr_changed_at"] = 0
         changes["tensors"] = typed(changes["tensors"], way, dtype)
+        if "calls" in changes:
+            changes["calls"] = tuple(filter(self._has_option, changes["calls"]))
         second, third = (
             {name: value for name, value in options.items() if name in self.group_keys}
             for options in _OVERRIDES
@@ -123,6 +127,32 @@ class Shared:
             device=coverage.device,
         )
         return Configuration(way, dtype, options, event, scenario)
+
+    def _has_option(self, call: Call) -> bool:
+        if call.name == "scale_lr":
+            return "lr" in self.group_keys
+        return call.name != "set_option" or call.arguments[0] in self.group_keys
+
+    @cached_property
+    def _rare(self) -> list[Options]:
+        """Three options at once, one of them a flag; flags with zeros; numbers seldom given."""
+        names = [name for name in self.values if name != "lr"]
+        first = {name: self.values[name][0] for name in names}
+        triples: list[Options] = [
+            {name: first[name] for name in three}
+            for three in itertools.combinations(names, 3)
+            if any(isinstance(first[name], bool) for name in three)
+        ]
+        flags = {name: value for name, value in first.items() if isinstance(value, bool)}
+        zeros: list[Options] = [
+            {name: zero, **dict(two)}
+            for name in names
+            for zero in self.values[name][1:]
+            if zero == 0
+            for two in itertools.combinations(flags.items(), 2)
+        ]
+        known = (name for name in _SELDOM if {*self.values.get(name, (-1,))} <= {*VALUES[name]})
+        return triples + zeros + [{name: _SELDOM[name]} for name in known]
 
     @property
     def _first(self) -> list[dict[str, Any]]:
