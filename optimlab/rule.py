@@ -29,7 +29,7 @@ from optimlab.core.decorators import pure, unequal_steps
 from optimlab.core.groups import ParamGroup
 from optimlab.core.program import Program
 from optimlab.core.state import Count, First, Like, StateSpec
-from optimlab.core.tracer import trace
+from optimlab.core.tracer import trace_rule
 from optimlab.core.values import L, T
 from optimlab.execution import execute, of_one_kind
 from optimlab.optimizer import Optimizer
@@ -300,7 +300,7 @@ class Rule(Optimizer):
             held = next((self.state[p] for p in group["params"] if self.state.get(p)), None)
             step = 1 if held is None else 1 + int(held["step"] if self.state_spec.count else 1)
         params = [param for param in group["params"] if param.grad is not None] or group["params"]
-        return trace(
+        return trace_rule(
             self,
             group,
             step,

@@ -11,7 +11,7 @@ from optimlab.adamw import AdamW
 from optimlab.native.bytecode import NotServedError
 from optimlab.native.launch import DTYPES
 from optimlab.native.self_check import Capabilities, capabilities
-from optimlab.native.tracing import read
+from optimlab.native.tracing import encode_rule
 from optimlab.rmsprop import RMSprop
 from optimlab.rule import Rule
 from optimlab.sgd import SGD
@@ -78,7 +78,7 @@ def info(*optimizers: type[Rule]) -> Info:
 def _carried_out_by(found: Capabilities, optimizer: Rule, dtype: torch.dtype) -> str:
     group = optimizer.param_groups[0]
     try:
-        bytecode = read(
+        bytecode = encode_rule(
             optimizer, ("param", "grad", *optimizer.state_spec.names(group)), 2.0, group
         )
     except (NotServedError, AttributeError, TypeError):

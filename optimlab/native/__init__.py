@@ -2,24 +2,29 @@
 
 **What is cached.** The first step of an optimizer that the kernel serves is planned: its tensors
 are looked at, the rule is read on symbols and encoded (``bytecode.py``), and what the kernel needs
-is written down in launches (``launch.py``). All later steps repeat the plan (``step_cache.py``),
-which takes microseconds where planning takes milliseconds.
+is written down in launches (``launch.py``). Later steps repeat the plan, as long as its guards hold
+(``step_cache.py``), which takes microseconds where planning takes milliseconds.
 
-**What can change between two steps**, and where it is checked at each of them:
+**What can change between two steps**, and where it is checked at each of them. ``guards.py`` only
+builds the records with which ``kernel/guards.c`` compares:
 
 =============================================  ====================================================
-groups, their parameters, flags and names      ``guards.py``: the same objects in the same order
-hyperparameters, the step count, the rule      ``tracing.py``: floats may change where the rule
+the rule, the dict of all state, modes that    ``step_cache.py``, ``_guard``
+intercept operations, differentiable, scaling
+groups, their parameters, flags and names;     ``kernel/guards.c``, in a call that ``_guard`` makes
+a parameter's dict of state                    before: the same objects in the same order
+hyperparameters                                ``tracing.py``: floats may change where the rule
                                                computes with them; else it is read anew
 a parameter: memory, shape, strides, dtype,    ``kernel/guards.c``, in the call that also runs
 class, lazy negation                           the program; other memory is taken up
-its gradient                                   as the parameter; and nothing that is written may
-                                               lie in its memory
-its state and step count: another dict,        likewise, unless nobody can have reached it
-another tensor, other memory                   (``ownership.py``)
+its gradient                                   as the parameter; it may be another tensor, but
+                                               nothing that is written may lie in its memory
+the number in its step count                   likewise (``counts_alike``)
+its state and step count: another tensor,      likewise. Neither this nor the dict of state is
+other memory                                   compared while nobody can have reached them
+                                               (``ownership.py``)
 rounding and flushing of a thread              ``kernel/float_mode.h``, of each thread that computes
-modes that intercept operations, autograd,     ``launch.no_modes_active``, the optimizer's own
-scaling, hooks, profilers                      attributes, and the wrapper around its step
+hooks, profilers                               the wrapper around the optimizer's step
 =============================================  ====================================================
 
 **Why no address is ever out of date.** Where tensors lie is asked, and the arithmetic done, in one
@@ -36,7 +41,7 @@ bits here is never used, and what has none is left to ATen.
 
 Read it in this order: ``step_cache.py``, ``launch.py``, ``guards.py`` with ``kernel/guards.c``,
 ``ownership.py``, ``tracing.py``, ``bytecode.py``, ``kernel/interpreter.c`` with what it includes;
-then ``library.py`` and ``self_check.py``, which run once.
+then ``library.py`` and ``self_check.py``, which load the kernel and compare it with ATen.
 """
 
 from __future__ import annotations
@@ -52,8 +57,8 @@ _found: list[Capabilities] = []
 def usable() -> Capabilities | None:
     """Return the kernel with what it may be used for, or ``None`` where it is not to be used.
 
-    At first use, that is also while another thread, or the very code that a signal handler has
-    interrupted, compares the kernel with ATen.
+    The first call compares the kernel with ATen. Until that is done, calls from other threads, and
+    from a signal handler that interrupts it, return ``None``.
     """
     if not _found and _first_use.acquire(blocking=False):
         try:

@@ -54,7 +54,7 @@ class _Python(ctypes.Structure):
     ]
 
 
-class _Collection(ctypes.Structure):
+class _IdentityGuard(ctypes.Structure):
     """A list or a dict and what it held, field by field as in guards.c."""
 
     _fields_ = [
@@ -86,7 +86,7 @@ def python() -> ctypes.Structure:
     return _Python(*addresses, describer(), *map(id, _OBJECTS))
 
 
-class Identity:
+class IdentityGuards:
     """Lists and dicts that must hold the same objects, in the same order, at the next step.
 
     Args:
@@ -99,14 +99,14 @@ class Identity:
     def __init__(
         self, collections: Iterable[tuple[list[Any] | dict[Any, Any], Container[Any] | None]]
     ) -> None:
-        self._held: list[Any] = []  # what must not be freed, or its address could come again
+        self._held: list[Any] = []  # must not be freed, or its address could come again
         records = [self._record(collection, fixed) for collection, fixed in collections]
-        self.records = (_Collection * len(records))(*records)
+        self.records = (_IdentityGuard * len(records))(*records)
         self.records.held = self._held  # type: ignore[attr-defined]
 
     def _record(
         self, collection: list[Any] | dict[Any, Any], fixed: Container[Any] | None
-    ) -> _Collection:
+    ) -> _IdentityGuard:
         is_dict = isinstance(collection, dict)
         values = list(collection.values() if isinstance(collection, dict) else collection)
         names = list(collection) if is_dict else [None] * len(values)
@@ -117,9 +117,9 @@ class Identity:
         arrays = array("q", map(id, names)), array("q", kept)
         # Not the values that may change: they would be kept alive for nothing.
         self._held.append((collection, arrays, names, list(compress(values, stay))))
-        return _Collection(id(collection), *map(start, arrays), len(values), is_dict)
+        return _IdentityGuard(id(collection), *map(address_of, arrays), len(values), is_dict)
 
 
-def start(numbers: array[Any]) -> int:
+def address_of(numbers: array[Any]) -> int:
     """Return the address of an array."""
     return numbers.buffer_info()[0]

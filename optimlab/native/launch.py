@@ -1,4 +1,4 @@
-"""A launch: tensors of one dtype and step count, written down for the kernel; and the first steps.
+"""A launch: tensors of one dtype and step count, written down for the kernel.
 
 Here it is decided whether the kernel serves a group, and what it needs for that is written down.
 Everything that may change later the kernel looks at by itself each time it runs, the first time
@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.autograd.graph import increment_version
 
-from optimlab.native import tracing
 from optimlab.native.bytecode import INSTRUCTION_SIZE, MOST_INSTRUCTIONS
-from optimlab.native.guards import start
+from optimlab.native.guards import address_of
 from optimlab.native.library import LaunchRecord
+from optimlab.native.tracing import SpecialisedTrace, encode_rule
 
 if TYPE_CHECKING:
     from optimlab.core.batch import Batch, Member, Stepped
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 DTYPES = (torch.float32, torch.float64)
 
-ALONE = 1 << 15
+SINGLE_THREAD_LIMIT = 1 << 15
 """Up to so many elements one thread is faster than waking the others."""
 
 MOST_STEPS = 1 << 24
@@ -57,7 +57,7 @@ class Launch:
         batch: the group that they are in.
         members: parameters of one dtype with one step count, with their gradients and state.
         step: which step is coming.
-        written: room for the memory that the batch writes.
+        written: room for the ranges of memory that the batch writes, which its launches share.
 
     Attributes:
         group: their parameter group.
@@ -94,7 +94,7 @@ class Launch:
         states = [_state_of(member, batch.names) for member in members]
         self.states = list(chain.from_iterable(states))
         self.state_dicts = [optimizer.state[p] for p in self.params] if keys else []
-        self.trace: tracing.Trace | None = None
+        self.trace: SpecialisedTrace | None = None
         self.code = array("d", bytes(8 * (1 + MOST_INSTRUCTIONS * INSTRUCTION_SIZE)))
         self.code[0] = step
         tensors = chain.from_iterable(zip(self.params, *zip(*states, strict=True), strict=True))
@@ -113,7 +113,7 @@ class Launch:
         }
         self._arrays = keys, arrays
         self.record = LaunchRecord(
-            **{name: start(numbers) for name, numbers in arrays.items()},
+            **{name: address_of(numbers) for name, numbers in arrays.items()},
             inputs=len(self.names),
             count=len(members),
             total=sum(arrays["sizes"]),
@@ -129,7 +129,7 @@ class Launch:
         return self.code[0]
 
     @property
-    def written(self) -> list[Tensor]:
+    def written_tensors(self) -> list[Tensor]:
         """Parameters, state tensors and step counts."""
         return [*self.params, *self.states]
 
@@ -138,7 +138,7 @@ class Launch:
         """Where the step counts lay in the last step; empty if steps are not counted."""
         return self._arrays[1]["steps"]
 
-    def write(self, program: Sequence[float], trace: tracing.Trace | None = None) -> None:
+    def write(self, program: Sequence[float], trace: SpecialisedTrace | None = None) -> None:
         """Take a program: six numbers for each instruction, with the trace that they are from."""
         self.trace = trace
         self.code[1 : 1 + len(program)] = array("d", program)
@@ -165,12 +165,12 @@ def launch(capable: Capabilities, optimizer: Stepped, batch: Batch) -> list[Laun
         return None
     launches = _launches_of(capable, optimizer, batch)
     records = [each.record for each in launches]
-    large = [record for record in records if record.total > ALONE]
+    large = [record for record in records if record.total > SINGLE_THREAD_LIMIT]
     if not launches or (large and not kernel.share(large)):
         return None
     if not kernel.was_made(kernel.step(records, array("q"), None)()):
         return None
-    increment_version(list(chain.from_iterable(each.written for each in launches)))
+    increment_version(list(chain.from_iterable(each.written_tensors for each in launches)))
     return launches
 
 
@@ -197,7 +197,7 @@ def _launches_of(capable: Capabilities, optimizer: Stepped, batch: Batch) -> lis
     for ((dtype, step, _), same), program in zip(divided.items(), programs, strict=True):
         made = Launch(optimizer, batch, same, step, written)
         made.write(program)
-        made.record.joined = dtype in capable.joins
+        made.record.superinstructions = dtype in capable.superinstructions
         launches.append(made)
     return launches
 
@@ -214,8 +214,8 @@ def read_rule(
     if not (1 <= step <= MOST_STEPS and step.is_integer()):
         return None
     try:
-        bytecode = tracing.read(optimizer, names, step, group)
-    except Exception:  # noqa: BLE001 - if it is an error, the plain path meets it where it counts
+        bytecode = encode_rule(optimizer, names, step, group)
+    except Exception:  # noqa: BLE001 - if it is an error, the for-loop meets it where it counts
         return None
     return bytecode.numbers if capable.serves(bytecode.opcodes, dtype) else None
 

@@ -57,7 +57,9 @@ class LaunchRecord(ctypes.Structure):
     _fields_ = [
         *zip(_ADDRESSES, repeat(ctypes.c_void_p)),
         *zip(_LONGS, repeat(ctypes.c_long)),
-        *zip(("is_double", "steps_are_double", "threads", "joined"), repeat(ctypes.c_int)),
+        *zip(
+            ("is_double", "steps_are_double", "threads", "superinstructions"), repeat(ctypes.c_int)
+        ),
     ]
 
 
@@ -113,7 +115,7 @@ class Kernel:
         names = ("has_usual_mode", "processor", "limit_instruction_set", "set_roots", "run")
         for name in (*names, "joined_length"):
             setattr(self, name, getattr(library, f"optimlab_{name}"))
-        self._step, self._stayed = library.optimlab_step, library.optimlab_stayed
+        self._step, self._same_objects = library.optimlab_step, library.optimlab_stayed
         self._odd_threads = library.optimlab_odd_threads
         for function in (library.optimlab_joined_length, library.optimlab_odd_threads):
             function.restype = ctypes.c_long
@@ -129,10 +131,10 @@ class Kernel:
         self._library.optimlab_set_mkl(*[ctypes.cast(f, ctypes.c_void_p) for f in found])
         return True
 
-    def stayed(self, identity: guards.Identity) -> Callable[[], int]:
-        """Return the call that tells whether collections hold the same objects as before."""
-        records = identity.records
-        return partial(self._stayed, self._python, records, ctypes.c_long(len(records)))
+    def same_objects(self, expected: guards.IdentityGuards) -> Callable[[], int]:
+        """Return the call that tells whether lists and dicts hold the same objects as before."""
+        records = expected.records
+        return partial(self._same_objects, self._python, records, ctypes.c_long(len(records)))
 
     def step(
         self, launches: Sequence[LaunchRecord], others: array[int], escaped: int | None
@@ -155,7 +157,7 @@ class Kernel:
             self._python,
             pointers,
             ctypes.c_long(len(launches)),
-            ctypes.c_void_p(guards.start(others)),
+            ctypes.c_void_p(guards.address_of(others)),
             ctypes.c_long(len(others)),
             ctypes.c_void_p(escaped),
         )

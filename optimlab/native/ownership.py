@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 # Who has an object besides the list with which it is counted here.
 _HOLDERS_OF_A_TENSOR = 2  # its dict, and what lists the tensors that a step writes
-_HOLDERS_OF_A_DICT = 2  # the dict of all state, and the identity that is guarded
-_HOLDERS_OF_ALL_STATE = 3  # the optimizer, the cached step, and the identity that is guarded
+_HOLDERS_OF_A_DICT = 2  # the dict of all state, and its identity guard
+_HOLDERS_OF_ALL_STATE = 3  # the optimizer, the cached step, and its identity guard
 
 _LONGEST_PAUSE = 64
 
@@ -53,8 +53,12 @@ class Ownership:
         self.holds = False
         self._waited, self._pause = 0, 1
 
-    def end(self) -> None:
-        """Somebody has asked for the state, and may do so at every step: let one pass."""
+    def note_escape(self) -> None:
+        """End ownership, because somebody has asked for the state.
+
+        The coming step does not count references, which would be in vain at every step if they ask
+        before each; the one after it may.
+        """
         self.holds = False
         self._waited = -1
 

@@ -31,7 +31,11 @@ from optimlab.native.library import (
     UnusableError,
     load,
 )
-from optimlab.native.superinstructions import Instruction, superinstructions, with_two_results
+from optimlab.native.self_check_programs import (
+    Instruction,
+    superinstruction_programs,
+    two_result_programs,
+)
 
 SIZE = 4099
 TAIL = 7
@@ -70,13 +74,13 @@ class Capabilities:
     Attributes:
         kernel: the library, or ``None`` if there is none to be used.
         trusted: for each dtype the instructions that gave ATen's bits.
-        joins: the dtypes for which superinstructions did.
+        superinstructions: the dtypes for which they gave ATen's bits, too.
         reason: why there is no kernel, or what it may not be used for.
     """
 
     kernel: Kernel | None
     trusted: Mapping[torch.dtype, frozenset[float]] = field(default_factory=dict)
-    joins: frozenset[torch.dtype] = frozenset()
+    superinstructions: frozenset[torch.dtype] = frozenset()
     reason: str = ""
 
     def serves(self, used: Iterable[float], dtype: torch.dtype) -> bool:
@@ -85,7 +89,11 @@ class Capabilities:
 
 
 def capabilities() -> Capabilities:
-    """Load the kernel and check it, once in a process."""
+    """Tell what the kernel may be used for.
+
+    It is loaded once in a process, and compared with ATen once; whether this thread computes in the
+    usual mode, and what torch asks of the processor, is looked at each time.
+    """
     try:
         kernel = _loaded()
         if not kernel.has_usual_mode():  # what is found out now would not hold later
@@ -119,7 +127,7 @@ def check(kernel: Kernel) -> Capabilities:
             )
             for dtype in _INTEGERS
         }
-        joins = frozenset(
+        superinstructions = frozenset(
             dtype
             for dtype in _INTEGERS
             if all(
@@ -129,16 +137,18 @@ def check(kernel: Kernel) -> Capabilities:
             )
         )
     off = {op.name for op in REFERENCES for dtype in _INTEGERS if op not in trusted[dtype]}
-    if len(joins) < len(_INTEGERS):
+    if len(superinstructions) < len(_INTEGERS):
         off.add("superinstructions")
     reason = f"not ATen's bits here: {', '.join(sorted(off))}" if off else ""
-    return Capabilities(kernel, trusted, joins, reason)
+    return Capabilities(kernel, trusted, superinstructions, reason)
 
 
 def _checkable(trusted: Iterable[float]) -> Iterator[list[Instruction]]:
     """Yield the superinstructions that are made of instructions that are trusted."""
     known = frozenset(trusted)
-    for program in chain(superinstructions(0, 1, 2, 3).values(), with_two_results().values()):
+    for program in chain(
+        superinstruction_programs(0, 1, 2, 3).values(), two_result_programs().values()
+    ):
         if known.issuperset(float(instruction[0]) for instruction in program):
             yield program
 
@@ -232,7 +242,7 @@ def run_program(
     sizes: Sequence[int] | None = None,
     *,
     threads: int = 1,
-    joined: bool = True,
+    superinstructions: bool = True,
 ) -> None:
     """Run a program on one tensor for each register.
 
@@ -242,7 +252,7 @@ def run_program(
         registers: contiguous tensors of one length and dtype.
         sizes: of the pieces into which each of them is cut; by default it stays whole.
         threads: how many run it.
-        joined: whether superinstructions are used.
+        superinstructions: whether they are used.
 
     Raises:
         ValueError: if it is not a program of this kernel; nothing was changed then.
@@ -253,16 +263,16 @@ def run_program(
     pointers, lengths = array("q", addresses), array("q", sizes)
     code = array("d", [0.0, *chain.from_iterable(program)])
     launch = LaunchRecord(
-        pointers=guards.start(pointers),
-        sizes=guards.start(lengths),
-        code=guards.start(code),
+        pointers=guards.address_of(pointers),
+        sizes=guards.address_of(lengths),
+        code=guards.address_of(code),
         length=len(code) // INSTRUCTION_SIZE,
         inputs=len(registers),
         count=len(sizes),
         total=starts[-1],
         is_double=registers[0].dtype == torch.float64,
         threads=threads,
-        joined=joined,
+        superinstructions=superinstructions,
     )
     if kernel.run(ctypes.byref(launch)) == NOT_DONE:
         raise ValueError("not a program of this kernel")
@@ -271,7 +281,9 @@ def run_program(
 def joined_length(kernel: Kernel, program: Sequence[Instruction]) -> int:
     """Return how many instructions are left of a program on four tensors once they are joined."""
     code = array("d", chain.from_iterable(program))
-    return kernel.joined_length(ctypes.c_void_p(guards.start(code)), ctypes.c_long(len(program)), 4)
+    return kernel.joined_length(
+        ctypes.c_void_p(guards.address_of(code)), ctypes.c_long(len(program)), 4
+    )
 
 
 def same_bits(expected: Tensor, actual: Tensor) -> bool:

@@ -1,16 +1,18 @@
 """A step, and how it is cached.
 
-The first steps of an optimizer are planned: every property of every tensor is looked at, the rule
-is read, and what the kernel needs is written down in launches (``launch.py``). The second step and
-all after it repeat that plan, in four short functions of :class:`CachedStep`, as long as nothing
-but the numbers in the tensors, the gradients and the hyperparameters has changed:
+The first step of an optimizer that the kernel serves is planned: every property of every tensor is
+looked at, the rule is read, and what the kernel needs is written down in launches (``launch.py``).
+Later steps repeat that plan, in four short functions of :class:`CachedStep`, as long as the guards
+hold: numbers may have changed, in tensors, gradients and hyperparameters, and so may the memory of
+tensors, which is taken up anew.
 
-1. **guard**: the optimizer, its groups and its lists of parameters are the same objects;
+1. **guard**: nothing intercepts operations or scales gradients, and the rule, the groups, the lists
+   of parameters and the dicts of state are the same objects;
 2. **compute numbers**: the scalars of the rule, for this step and these hyperparameters;
 3. **run**: one call of the kernel, which looks at every tensor and then changes them, or nothing;
 4. **move versions**: autograd must notice that what it saved is no longer there.
 
-A step that cannot be repeated has changed nothing; the optimizer plans anew, or takes ATen's way.
+A step that cannot be repeated has changed nothing; the optimizer plans anew, or takes the for-loop.
 """
 
 from __future__ import annotations
@@ -25,17 +27,23 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from optimlab.native.guards import Identity, start
-from optimlab.native.launch import ALONE, MOST_STEPS, Launch, no_modes_active, read_rule
+from optimlab.native.guards import IdentityGuards, address_of
+from optimlab.native.launch import (
+    MOST_STEPS,
+    SINGLE_THREAD_LIMIT,
+    Launch,
+    no_modes_active,
+    read_rule,
+)
 from optimlab.native.ownership import Ownership
 from optimlab.native.self_check import Capabilities
-from optimlab.native.tracing import FLAGS, Trace, trace
+from optimlab.native.tracing import FLAGS, SpecialisedTrace, specialise
 
 if TYPE_CHECKING:
     from optimlab.core.batch import Batch, Stepped
 
-MOST_TRACES = 8
-"""So many traces a group has; a rule that goes another way at every step is read anew instead."""
+MOST_ATTEMPTS = 8
+"""So often a group's rule is specialised; a way that no trace went is read at every step after."""
 
 
 class CachedStep:
@@ -69,52 +77,57 @@ class CachedStep:
         self.escaped = array("b", [0])
         self.ownership = Ownership()
         self._kernel = kernel = capable.kernel
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._rule = vars(optimizer).get("update", type(optimizer).update)
         self._param_groups = optimizer.param_groups
         self._params = list(chain.from_iterable(launch.params for launch in self.launches))
-        self._written = list(chain.from_iterable(launch.written for launch in self.launches))
+        self._written = list(
+            chain.from_iterable(launch.written_tensors for launch in self.launches)
+        )
         lists = [self._param_groups, *(each.group["params"] for each in groups)]
         same: list[Any] = [(each, None) for each in lists]
         same += [(each.group, FLAGS) for each in groups]
-        self._groups_stayed = kernel.stayed(Identity(same))
-        self._state_stayed = kernel.stayed(Identity([(self.state, None)]))
+        self._same_groups = kernel.same_objects(IdentityGuards(same))
+        self._same_state_dicts = kernel.same_objects(IdentityGuards([(self.state, None)]))
         records = [launch.record for launch in self.launches]
-        self._large = [record for record in records if record.total > ALONE]
+        self._large = [record for record in records if record.total > SINGLE_THREAD_LIMIT]
         self._others = others, array("q", map(id, others))
-        self._step_owned = kernel.step(records, self._others[1], start(self.escaped))
+        self._step_owned = kernel.step(records, self._others[1], address_of(self.escaped))
         self._step = kernel.step(records, self._others[1], None)
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         return type(None), ()  # a copy of an optimizer caches nothing: here are addresses
 
     def replay(self, optimizer: Stepped) -> bool:
-        """Make a step, if everything but numbers and gradients is as it was.
+        """Make a step, if the guards hold.
 
         Returns:
-            Whether it was made. If not, nothing was changed, and the optimizer has forgotten the
-            cached step. Neither is it made where another thread, or the very step that is
-            interrupted now, is at it.
+            Whether it was made. If not, nothing was changed. Where another thread, or the very step
+            that is interrupted now, is making one, the cached step is kept; else the optimizer has
+            forgotten it.
         """
         changed: list[Tensor] = []
-        if not self._turn.acquire(blocking=False):
+        if not self._lock.acquire(blocking=False):
             return False
         try:
+            if self.escaped[0]:
+                self.escaped[0] = 0
+                self.ownership.note_escape()
             if self._guard(optimizer) and self._compute(optimizer):
                 changed = self._run()
                 self._move_versions(changed)
         finally:
             if not changed:
                 optimizer.__dict__.pop("_cached_step", None)
-            self._turn.release()
+            self._lock.release()
         return bool(changed)
 
     def _guard(self, optimizer: Stepped) -> bool:
-        """Tell whether optimizer, groups and lists of parameters are the same objects."""
+        """Tell whether no mode, flag or scaling calls for another way, and objects are the same.
+
+        The objects are the rule, the groups with their parameters, and the dicts of state.
+        """
         attributes = optimizer.__dict__
-        if self.escaped[0]:
-            self.escaped[0] = 0
-            self.ownership.end()
         return bool(
             no_modes_active()
             and optimizer.defaults.get("differentiable") is False
@@ -123,8 +136,8 @@ class CachedStep:
             and attributes.get("state") is self.state
             and attributes.get("update", type(optimizer).update) is self._rule
             and optimizer.param_groups is self._param_groups
-            and self._groups_stayed()
-            and (self.ownership.holds or self._state_stayed())
+            and self._same_groups()
+            and (self.ownership.holds or self._same_state_dicts())
         )
 
     def _compute(self, optimizer: Stepped) -> bool:
@@ -177,7 +190,7 @@ class CachedGroup:
     ) -> None:
         self.group = batch.group
         self.launches = launches
-        self.traces: list[Trace] = []
+        self.traces: list[SpecialisedTrace] = []
         self._capable = capable
         self._state_names = batch.names
         self._attempts = 0
@@ -211,9 +224,9 @@ class CachedGroup:
         if program is None:
             return False
         launch.write(program)
-        if self._attempts < MOST_TRACES:
+        if self._attempts < MOST_ATTEMPTS:
             self._attempts += 1
-            traced = trace(optimizer, launch)
+            traced = specialise(optimizer, launch)
             if traced is not None:
                 self.traces.insert(0, traced)
         return True

@@ -1,4 +1,4 @@
-"""From a rule to its trace: for one step, or once for all steps.
+"""From a rule to bytecode: for one step, or specialised once for all steps.
 
 What a rule does depends on hyperparameters and step count in two ways: they choose which operations
 there are (``if weight_decay != 0``), and they are the numbers in them (``-lr``). Running the rule
@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from optimlab.core.decorators import is_declared
-from optimlab.core.program import Recorder, Symbol
+from optimlab.core.program import Recorder
+from optimlab.core.tracer import run_on_symbols
 from optimlab.native.bytecode import INSTRUCTION_SIZE, Bytecode, assemble
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _SETTLED = frozenset({bool, int, float, str, type(None)})
 
 
 @dataclass(frozen=True, slots=True)
-class Trace:
+class SpecialisedTrace:
     """The trace of a rule, specialised to the way that it went.
 
     Attributes:
@@ -42,7 +43,7 @@ class Trace:
     compute: Compute
 
 
-def read(
+def encode_rule(
     optimizer: Stepped, names: tuple[str, ...], step: float, group: dict[str, Any]
 ) -> Bytecode:
     """Trace a rule for one parameter and one step, and encode it.
@@ -56,13 +57,13 @@ def read(
     Raises:
         NotServedError: if the kernel does not know an operation, or a scalar is a tensor.
     """
-    recorder, (param, grad), state = _started(names)
-    optimizer.update(param, grad, state, step, group)
+    recorder = Recorder(listed=False, named=False)
+    run_on_symbols(recorder, names, lambda *given: optimizer.update(*given, step, group))
     return assemble(recorder)
 
 
-def trace(optimizer: Stepped, launch: Launch) -> Trace | None:
-    """Trace a rule for all steps, beside the one for which it was just read.
+def specialise(optimizer: Stepped, launch: Launch) -> SpecialisedTrace | None:
+    """Trace a rule once for all steps, beside the one for which it was just read.
 
     Returns:
         ``None`` if the rule has to be read at every step: it is not declared pure, a hyperparameter
@@ -74,11 +75,11 @@ def trace(optimizer: Stepped, launch: Launch) -> Trace | None:
         return None
     was_read = launch.code[: 1 + INSTRUCTION_SIZE * launch.record.length]
     try:
-        recorder, (param, grad), state = _started(launch.names)
+        recorder = Recorder(listed=False, named=False)
         scalars = recorder.scalars
         group, step = scalars.group(launch.group), scalars.step_count(launch.step)
         optimizer.state_spec.names(group)  # whose choice has to stay, too
-        optimizer.update(param, grad, state, step, group)
+        run_on_symbols(recorder, launch.names, lambda *given: optimizer.update(*given, step, group))
         bytecode = assemble(recorder)
         places = [(1 + place, number) for place, number in bytecode.symbolic]
         compute = scalars.compiled(places, guarded=FLAGS)
@@ -86,15 +87,7 @@ def trace(optimizer: Stepped, launch: Launch) -> Trace | None:
         agrees = compute(code, launch.group) and code.tobytes() == was_read.tobytes()
     except Exception:  # noqa: BLE001 - whatever it is, reading at every step meets it where it counts
         return None
-    return Trace(bytecode.numbers, compute) if agrees else None
-
-
-def _started(names: tuple[str, ...]) -> tuple[Recorder, tuple[Any, Any], dict[str, Any]]:
-    """Return a recorder with the symbols that a rule is given."""
-    recorder = Recorder(listed=False, named=False)
-    recorder.inputs = [Symbol(recorder) for _ in names]
-    param, grad, *state = recorder.inputs
-    return recorder, (param, grad), dict(zip(names[2:], state, strict=True))
+    return SpecialisedTrace(bytecode.numbers, compute) if agrees else None
 
 
 def _is_pure(rule: Any) -> bool:

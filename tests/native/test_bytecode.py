@@ -15,7 +15,7 @@ from optimlab.core.values import T
 from optimlab.lab.parity import compare_tensors
 from optimlab.native import bytecode
 from optimlab.native.bytecode import NotServedError, Opcode
-from optimlab.native.tracing import read
+from optimlab.native.tracing import encode_rule
 
 pytestmark = needs_kernel
 
@@ -76,7 +76,7 @@ REFUSED: dict[str, Rule] = {
 
 def bytecode_of(rule: Rule) -> list[Opcode]:
     optimizer = class_of(rule)([torch.zeros(1)])
-    encoded = read(optimizer, ("param", "grad", "held"), 1.0, optimizer.param_groups[0])
+    encoded = encode_rule(optimizer, ("param", "grad", "held"), 1.0, optimizer.param_groups[0])
     return [Opcode(int(number)) for number in encoded.opcodes]
 
 

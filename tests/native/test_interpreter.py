@@ -14,7 +14,7 @@ from optimlab.native import self_check
 from optimlab.native.bytecode import Opcode
 from optimlab.native.launch import DTYPES
 from optimlab.native.self_check import joined_length, run_program
-from optimlab.native.superinstructions import Instruction, superinstructions
+from optimlab.native.self_check_programs import Instruction, superinstruction_programs
 
 pytestmark = needs_kernel
 
@@ -54,7 +54,7 @@ ALIASES = [
 
 
 def in_place() -> list[tuple[list[Instruction], int]]:
-    """Write down what is joined, or is not, by reason of other uses, and how much is left."""
+    """Write down what becomes a superinstruction, or not, for other uses, and how much is left."""
     op = Opcode
     scale = (op.MULTIPLY_SCALAR, 0, 0, 0, 0, 0.9)
     add = (op.ADD_SCALED, 0, 0, 1, 0, 0.3)
@@ -157,13 +157,20 @@ def run_of(
     values: list[Tensor],
     sizes: tuple[int, ...] | None,
     *,
-    joined: bool,
+    superinstructions: bool,
     threads: int = 1,
 ) -> list[Tensor]:
     """Run a program on copies, cut into tensors of these sizes."""
     assert FOUND.kernel is not None
     registers = [tensor.clone() for tensor in values]
-    run_program(FOUND.kernel, program, registers, sizes, joined=joined, threads=threads)
+    run_program(
+        FOUND.kernel,
+        program,
+        registers,
+        sizes,
+        superinstructions=superinstructions,
+        threads=threads,
+    )
     return registers
 
 
@@ -177,13 +184,13 @@ def assert_same(expected: list[Tensor], found: list[Tensor], where: object) -> N
         assert compare_tensors(mine, other) is None, where
 
 
-def compare_joined(program: list[Instruction], dtype: torch.dtype) -> None:
+def compare_with_superinstructions(program: list[Instruction], dtype: torch.dtype) -> None:
     assert FOUND.kernel is not None
     for values in values_for(dtype, sum(SHORT)):
         FOUND.kernel.limit_instruction_set(0)
-        expected = run_of(program, values, SHORT, joined=False)
+        expected = run_of(program, values, SHORT, superinstructions=False)
         for most in each_instruction_set():
-            found = run_of(program, values, SHORT, joined=True)
+            found = run_of(program, values, SHORT, superinstructions=True)
             assert_same(expected, found, (program, most))
 
 
@@ -191,23 +198,23 @@ dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
 @dtypes
-@pytest.mark.parametrize("name", superinstructions(0, 1, 2, 3))
-def test_instructions_that_are_joined_round_as_one_after_the_other(
+@pytest.mark.parametrize("name", superinstruction_programs(0, 1, 2, 3))
+def test_a_superinstruction_rounds_as_one_instruction_after_the_other(
     name: str, dtype: torch.dtype
 ) -> None:
     for aliases in ALIASES:
-        program = superinstructions(*aliases)[name]
+        program = superinstruction_programs(*aliases)[name]
         assert left(program) == 1, aliases
-        compare_joined(program, dtype)
+        compare_with_superinstructions(program, dtype)
 
 
 @dtypes
 @pytest.mark.parametrize(("program", "length"), in_place())
-def test_what_is_needed_once_more_is_not_joined(
+def test_what_is_needed_once_more_is_in_no_superinstruction(
     program: list[Instruction], length: int, dtype: torch.dtype
 ) -> None:
     assert left(program) == length
-    compare_joined(program, dtype)
+    compare_with_superinstructions(program, dtype)
 
 
 @dtypes
@@ -215,7 +222,7 @@ def test_two_results_in_one_pass_are_those_of_two(dtype: torch.dtype) -> None:
     lengths = set()
     for program in two_results():
         lengths.add(left(program))
-        compare_joined(program, dtype)
+        compare_with_superinstructions(program, dtype)
     assert lengths == {1, 2}
 
 
@@ -237,11 +244,11 @@ def test_every_division_among_threads_gives_the_same_bits(
     dtype: torch.dtype, sizes: tuple[int, ...]
 ) -> None:
     several = [step for program, _ in in_place()[:6] for step in program]
-    quotient = superinstructions(0, 1, 2, 0)["scaled, plus quotient by divided root"]
+    quotient = superinstruction_programs(0, 1, 2, 0)["scaled, plus quotient by divided root"]
     for program, values in itertools.product((quotient, several), values_for(dtype, sum(sizes))):
-        expected = run_of(program, values, None, joined=False)
+        expected = run_of(program, values, None, superinstructions=False)
         for threads in (1, 2, 3, 9):
-            found = run_of(program, values, sizes, joined=True, threads=threads)
+            found = run_of(program, values, sizes, superinstructions=True, threads=threads)
             assert_same(expected, found, threads)
 
 
@@ -251,12 +258,12 @@ def test_fewer_threads_than_asked_for_leave_nothing_out() -> None:
         set_dynamic = FOUND.kernel._library.omp_set_dynamic
     except AttributeError:
         pytest.skip("the kernel was built without threads")
-    program = superinstructions(0, 1, 2, 0)["scaled, plus"]
+    program = superinstruction_programs(0, 1, 2, 0)["scaled, plus"]
     values = values_for(torch.float32, 9 * PIECE)[1]
-    expected = run_of(program, values, None, joined=True)
+    expected = run_of(program, values, None, superinstructions=True)
     set_dynamic(1)  # no more threads than there are processors
     try:
-        found = run_of(program, values, None, joined=True, threads=200)
+        found = run_of(program, values, None, superinstructions=True, threads=200)
     finally:
         set_dynamic(0)
     assert_same(expected[:1], found[:1], "first")
@@ -268,7 +275,7 @@ def test_roots_of_few_numbers_are_those_of_torch() -> None:
     bits = torch.randint(0, 0x7F7FFFFF, (8000,), generator=generator, dtype=torch.int32)
     for most, size in itertools.product(each_instruction_set(), (1, 3, 7, 8, 9, 15, 31)):
         pieces = bits[: 8000 // size * size].view(torch.float32).split(size)
-        found = run_of(root, [torch.cat(pieces)], (size,) * len(pieces), joined=True)
+        found = run_of(root, [torch.cat(pieces)], (size,) * len(pieces), superinstructions=True)
         assert_same([torch.cat([piece.sqrt() for piece in pieces])], found, (most, size))
 
 

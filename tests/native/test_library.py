@@ -104,7 +104,7 @@ from optimlab.native.library import Kernel
 from optimlab.native.self_check import check
 found = check(Kernel(Path(sys.argv[1])))
 assert not found.reason, found.reason
-assert len(found.joins) == 2
+assert len(found.superinstructions) == 2
 """
 
 

@@ -11,7 +11,11 @@ from optimlab.native import self_check
 from optimlab.native.bytecode import Opcode
 from optimlab.native.launch import DTYPES
 from optimlab.native.library import UnusableError
-from optimlab.native.superinstructions import Instruction, superinstructions, with_two_results
+from optimlab.native.self_check_programs import (
+    Instruction,
+    superinstruction_programs,
+    two_result_programs,
+)
 
 pytestmark = needs_kernel
 
@@ -32,25 +36,25 @@ def test_an_instruction_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatc
     assert found.serves(frozenset({int(Opcode.MULTIPLY)}), torch.float32)
 
 
-JOINED = {**superinstructions(0, 1, 2, 3), **with_two_results()}
+SUPERINSTRUCTIONS = {**superinstruction_programs(0, 1, 2, 3), **two_result_programs()}
 
 
-@pytest.mark.parametrize("name", JOINED)
+@pytest.mark.parametrize("name", SUPERINSTRUCTIONS)
 def test_superinstructions_that_are_wrong_are_not_used(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert FOUND.kernel is not None
     run = self_check.run_program
-    assert self_check.joined_length(FOUND.kernel, JOINED[name]) == 1
+    assert self_check.joined_length(FOUND.kernel, SUPERINSTRUCTIONS[name]) == 1
 
     def run_wrongly(kernel: Any, given: list[Instruction], registers: list[Tensor]) -> None:
         run(kernel, given, registers)
-        if given == JOINED[name]:
+        if given == SUPERINSTRUCTIONS[name]:
             registers[given[-1][1]].neg_()
 
     monkeypatch.setattr(self_check, "run_program", run_wrongly)
     found = self_check.check.__wrapped__(FOUND.kernel)
-    assert not found.joins
+    assert not found.superinstructions
     assert "superinstructions" in found.reason
     assert found.trusted == FOUND.trusted
 

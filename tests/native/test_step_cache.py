@@ -15,7 +15,7 @@ from twins import Run, Twins, names, needs_kernel, starts
 
 import optimlab
 from optimlab.lab.parity import compare_tensors
-from optimlab.native.launch import ALONE, DTYPES
+from optimlab.native.launch import DTYPES, SINGLE_THREAD_LIMIT
 
 pytestmark = needs_kernel
 
@@ -38,7 +38,9 @@ def test_large_tensors_are_gone_through_by_several_threads(name: str) -> None:
     torch.set_num_threads(2)
     twins = Twins(name)
     generator = torch.Generator().manual_seed(3)
-    large = [torch.randn(size, generator=generator) for size in (525_288, ALONE + 5, 3)]
+    large = [
+        torch.randn(size, generator=generator) for size in (525_288, SINGLE_THREAD_LIMIT + 5, 3)
+    ]
 
     def add(run: Run) -> None:
         added = [value.clone().requires_grad_() for value in large]

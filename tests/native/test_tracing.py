@@ -16,7 +16,7 @@ import optimlab
 from optimlab.core.values import T
 from optimlab.lab.parity import compare_tensors
 from optimlab.native.bytecode import INSTRUCTION_SIZE
-from optimlab.native.tracing import trace
+from optimlab.native.tracing import specialise
 from optimlab.rule import Count, StateSpec, pure
 
 pytestmark = needs_kernel
@@ -272,6 +272,6 @@ def test_a_trace_that_does_not_agree_with_what_was_read_is_not_kept() -> None:
     run = Twins("SGD", [torch.ones(2)]).ours
     run.step(3)
     (launch,) = run.optimizer._cached_step.launches
-    assert trace(run.optimizer, launch) is not None
+    assert specialise(run.optimizer, launch) is not None
     launch.code[INSTRUCTION_SIZE] = -0.25
-    assert trace(run.optimizer, launch) is None
+    assert specialise(run.optimizer, launch) is None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,7 +16,8 @@ from optimlab.lab.compare.diff import NothingCompared
 from optimlab.lab.compare.snapshot import parameters
 from optimlab.lab.explain.diagnosis import diagnosed
 from optimlab.lab.explain.divergence import Divergence, RecordedStep, divergence
-from optimlab.lab.explain.explanation import Explanation
+from optimlab.lab.explain.explanation import Cause, Explanation
+from optimlab.lab.explain.rules import COUNTS, Moved, in_the_rules_words, step_of_rule
 from optimlab.lab.explain.side_by_side import lines_of, values_at
 from optimlab.lab.lockstep.clone import clone_optimizer, give_gradients
 from optimlab.lab.lockstep.replica import Make
@@ -27,6 +29,7 @@ from optimlab.lab.record.pair import (
     live,
     made,
     mismatch_of,
+    number_of,
     outputs,
 )
 from optimlab.lab.record.recording import Recording
@@ -60,7 +63,10 @@ def explain(
     **Why.** The class of cause is told by experiments: one side's operation or formula is computed
     with the other's numbers or operands, in other orders, with a product contracted or not (FMA),
     with reciprocals, with rounded numbers, in reduced precision, with an operation left out. What
-    reproduces the other side's bits is named; if nothing does, that is said.
+    reproduces the other side's bits is named; if nothing does, that is said. Of Adam, SGD and
+    RMSprop, with or without decoupled decay, variants are carried out in double precision: where
+    the sides are two of them, the cause begins with what differs in the rule's words, such as "adds
+    eps inside the root".
 
     Args:
         a: an optimizer; or a class or function that makes one from a list of parameter groups.
@@ -210,6 +216,7 @@ class _Search:
         gradients: Gradients,
     ) -> Explanation:
         start = parameters(before[1])[number].detach().clone()
+        held = [_held(each, number) for each in before]
         recorded = [_recorded(each, number, gradients) for each in before]
         ours, theirs = (outputs(each, parameters(each)[number]) for each in before)
         if not any(mismatch_of(ours[n], {**theirs, "grad": gradients[number]}[n]) for n in found):
@@ -231,11 +238,46 @@ class _Search:
             operations=(str(leaves[0] or ""), str(leaves[1] or "")),
             operation_names=(_name(leaves[0]), _name(leaves[1])),
             values=() if element is None else values_at(parted, element),
-            cause=diagnosed(parted),
+            cause=self._in_words(diagnosed(parted), step, number, held, before, gradients[number]),
             lines=lines_of(parted),
             relative_error=_relative_error(ours["param"], theirs["param"], start),
             note="; ".join([*words, *filter(None, [self._alone_text()])]),
         )
+
+    def _in_words(
+        self,
+        cause: Cause,
+        step: int,
+        number: int,
+        held: list[_Held],
+        after: list[Optimizer],
+        grad: Tensor | None,
+    ) -> Cause:
+        """Add what differs in the words of the rule, where both sides compute one that is known."""
+        if grad is None or not grad.is_floating_point() or grad.layout is not torch.strided:
+            return cause
+        sides = [
+            step_of_rule(group, step, grad, start, _held(each, number)[0], state)
+            for (start, group, state), each in zip(held, after, strict=True)
+        ]
+        return in_the_rules_words(cause, self.names, *sides)
+
+
+_Held: TypeAlias = tuple[Moved, Mapping[str, Any], Mapping[str, Any]]
+
+
+def _held(optimizer: Optimizer, number: int) -> _Held:
+    """Return copies of a parameter and the moments of its state, its group, and its state."""
+    param = parameters(optimizer)[number]
+    groups = [group for group in optimizer.param_groups for _ in group["params"]]
+    state = {**groups[number], **optimizer.state.get(param, {})}
+    moments = [
+        value.detach().clone()
+        for name, value in optimizer.state.get(param, {}).items()
+        if isinstance(value, Tensor) and value.shape == param.shape and name not in COUNTS
+    ]
+    counts = {name: count for name in COUNTS if (count := number_of(state.get(name))) is not None}
+    return (param.detach().clone(), moments), dict(groups[number]), counts
 
 
 def _words(mismatch: Mismatch) -> str:

@@ -86,7 +86,7 @@ def mismatch_of(ours: Any, theirs: Any) -> Mismatch | None:
     """
     if isinstance(ours, Tensor) and isinstance(theirs, Tensor):
         return compare_tensors(_plain(ours), _plain(theirs))
-    if _number(ours) == _number(theirs) is not None:
+    if number_of(ours) == number_of(theirs) is not None:
         return None
     return Mismatch("type", _kind(ours), _kind(theirs))
 
@@ -98,10 +98,11 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.contiguous().as_subclass(Tensor)
 
 
-def _number(value: Any) -> Any:
+def number_of(value: Any) -> float | None:
+    """Return a number that is kept as Python's or as a tensor, ``None`` of anything else."""
     if isinstance(value, Tensor):
         return value.item() if value.numel() == 1 and not value.is_complex() else None
-    return value
+    return value if isinstance(value, int | float) else None
 
 
 def _kind(value: Any) -> str:

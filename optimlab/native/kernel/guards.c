@@ -12,6 +12,8 @@
  * The layout of a tensor or of any other object of Python is not known here: torch describes its
  * tensors through DLPack's table of functions, and Python is asked through functions of its stable
  * ABI, whose addresses the caller hands over. So the library fits every Python and every torch.
+ *
+ * Read it from the end: each function stands below those that it calls, and optimlab_step is last.
  */
 
 #include <stdlib.h>
@@ -39,37 +41,38 @@ typedef struct {
 /* In place of a value that may be anything; the number is that of guards.py. */
 enum { ANYTHING = 1 };
 
-/* A list or a dict, and what it held. */
+/* A list or a dict, and which objects it must hold, in which order. */
 typedef struct {
     void *object;
     void *const *names, *const *values;
     long count, is_dict;
-} Collection;
+} IdentityGuard;
 
-static int stayed(const Python *python, const Collection *was)
+static int holds_same_objects(const Python *python, const IdentityGuard *guard)
 {
     void *name, *value;
     ptrdiff_t position = 0;
-    if (!was->is_dict && python->length_of(was->object) != was->count)
+    if (!guard->is_dict && python->length_of(guard->object) != guard->count)
         return 0;
-    for (long k = 0; k < was->count; k++) {
-        if (was->is_dict) {
-            if (!python->next_entry(was->object, &position, &name, &value) || name != was->names[k])
+    for (long k = 0; k < guard->count; k++) {
+        if (guard->is_dict) {
+            if (!python->next_entry(guard->object, &position, &name, &value) ||
+                name != guard->names[k])
                 return 0;
         } else {
-            value = python->member_of(was->object, k);
+            value = python->member_of(guard->object, k);
         }
-        if (value != was->values[k] && (intptr_t)was->values[k] != ANYTHING)
+        if (value != guard->values[k] && (intptr_t)guard->values[k] != ANYTHING)
             return 0;
     }
-    return !was->is_dict || !python->next_entry(was->object, &position, &name, &value);
+    return !guard->is_dict || !python->next_entry(guard->object, &position, &name, &value);
 }
 
-/* Whether collections still hold the same objects, in the same order. */
-int optimlab_stayed(const Python *python, const Collection *collections, long count)
+/* Whether lists and dicts still hold the same objects, in the same order. */
+int optimlab_stayed(const Python *python, const IdentityGuard *guards, long count)
 {
     for (long k = 0; k < count; k++)
-        if (!stayed(python, &collections[k]))
+        if (!holds_same_objects(python, &guards[k]))
             return 0;
     return 1;
 }
@@ -249,8 +252,8 @@ static int is_counted(const Python *python, const Launch *launch, void *object, 
 }
 
 /* Whether state tensors and step count are the objects that they were, and lie as they did. */
-static int state_stayed(const Python *python, const Launch *launch, long t, void *const *state,
-                        const int64_t *layout, int *has_moved)
+static int state_holds(const Python *python, const Launch *launch, long t, void *const *state,
+                       const int64_t *layout, int *has_moved)
 {
     const long states = launch->inputs - 2, counts = launch->step_count > 0;
     int64_t *pointer = launch->pointers + t + 2 * launch->count;
@@ -285,7 +288,7 @@ static int holds(const Python *python, const Launch *launch, int is_owned, int *
             !lies_alike(python, launch, tensors[0], layout, pointers, has_moved) ||
             !is_plain(python, launch->gradients[t], 0) ||
             !lies_alike(python, launch, launch->gradients[t], layout, gradient, &is_elsewhere) ||
-            (!is_owned && !state_stayed(python, launch, t, tensors + 1, layout, has_moved)) ||
+            (!is_owned && !state_holds(python, launch, t, tensors + 1, layout, has_moved)) ||
             (launch->step_count && !counts_alike(launch, t)))
             return 0;
         /* If something has moved that is written, all gradients are compared later. */

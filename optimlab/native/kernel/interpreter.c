@@ -38,7 +38,7 @@
 #endif
 
 /* Flags of the user's environment must not change arithmetic. Where they do so in spite of the
- * build's own flags, there is no kernel, and every step takes ATen's way. */
+ * build's own flags, there is no kernel, and steps take the for-loop. */
 #include <float.h>
 #if defined(__FAST_MATH__) || (FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16) /* 16: as 0 here */
 #error "the kernel cannot be built with fast-math, or with intermediate results of extra precision"
@@ -190,7 +190,7 @@ int optimlab_has_usual_mode(void)
 /* Read a program: six numbers for each instruction. Returns 0 if it is not one. */
 static int read_program(Program *program, const double *numbers, long length, long inputs)
 {
-    if (length > MAX_INSTRUCTIONS || inputs > INPUTS)
+    if (length > MOST_INSTRUCTIONS || inputs > MOST_INPUTS)
         return 0;
     program->length = length;
     for (long k = 0; k < length; k++, numbers += 6) {
@@ -210,12 +210,13 @@ static int read_program(Program *program, const double *numbers, long length, lo
 
 static Program program; /* the one that runs */
 
-/* For tests: how many instructions are left when a program is joined, or -1 if it is not one. */
+/* For tests: how many instructions are left of a program once the peephole pass has made its
+ * superinstructions, or -1 if it is not a program. */
 long optimlab_joined_length(const double *numbers, long length, long inputs)
 {
     if (!read_program(&program, numbers, length, inputs))
         return -1;
-    join(&program, inputs);
+    make_superinstructions(&program, inputs);
     return program.length;
 }
 
@@ -264,17 +265,19 @@ int optimlab_can_run(const Launch *launch)
            reserve(threads_of(launch));
 }
 
-/* Run a program over all tensors, and count the step.
+/* Count the step, and run the program over all tensors.
  *
  * Registers below inputs are tensors, those above are temporaries; total is the sum of the sizes. */
 int optimlab_run(Launch *launch)
 {
     const int threads = threads_of(launch);
+    /* There is one static program. A step asks this of all its launches before it runs the first, so
+     * that the last one's is there now, or one that the run before has made superinstructions of. */
     if (!optimlab_can_run(launch))
         return NOT_DONE;
     divide(threads, launch->total);
-    if (launch->joined)
-        join(&program, launch->inputs);
+    if (launch->superinstructions)
+        make_superinstructions(&program, launch->inputs);
     const Tensors tensors = {launch->pointers, launch->sizes, launch->inputs, launch->count,
                              chunk_for(launch)};
     const RunRange run_range = run_range_for(launch->is_double);

@@ -154,7 +154,7 @@ static void NAME(run_range)(const Program *program, const Tensors *tensors, Plac
                             void *scratch, long first, long last)
 {
     const long inputs = tensors->inputs, chunk = tensors->chunk;
-    REAL *bases[INPUTS + TEMPORARIES], *root = (REAL *)scratch + TEMPORARIES * chunk;
+    REAL *bases[MOST_INPUTS + TEMPORARIES], *root = (REAL *)scratch + TEMPORARIES * chunk;
     for (long r = 0; r < TEMPORARIES; r++)
         bases[inputs + r] = (REAL *)scratch + r * chunk;
 

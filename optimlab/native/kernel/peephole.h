@@ -186,7 +186,7 @@ static void join_neighbours(Program *program)
 
 /* Join each instruction to the next that it meets, if nothing else needs its result. From the end
  * to the beginning, so that what an instruction is joined to has taken up all that it can. */
-static void join(Program *program, long inputs)
+static void make_superinstructions(Program *program, long inputs)
 {
     for (long k = program->length - 2; k >= 0; k--) {
         const Instruction first = program->instructions[k];

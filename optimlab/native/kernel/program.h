@@ -15,9 +15,10 @@
 #define CHUNK_FROM_MEMORY 128
 #define BYTES_IN_CACHE (16L << 20)
 
-#define INPUTS 16
+/* The limits of a program; the numbers are those of bytecode.py. */
+#define MOST_INPUTS 16
 #define TEMPORARIES 8
-#define MAX_INSTRUCTIONS 64
+#define MOST_INSTRUCTIONS 64
 #define LARGEST_FLOAT 3.4028234663852886e38
 
 /* Elements that a thread takes of a share at a time. */
@@ -73,7 +74,7 @@ typedef struct {
 } Instruction;
 
 typedef struct {
-    Instruction instructions[MAX_INSTRUCTIONS];
+    Instruction instructions[MOST_INSTRUCTIONS];
     long length;
 } Program;
 
@@ -113,7 +114,7 @@ typedef struct {
     double *code;               /* the step that is coming, then six numbers for each instruction */
     long length, inputs, count, total, step_count, written_count;
     int is_double, steps_are_double, threads;
-    int joined;                 /* whether superinstructions may be used */
+    int superinstructions;      /* whether they may be used */
 } Launch;
 
 /* How a call ended. Unless it is done nothing was changed. */

@@ -1,4 +1,4 @@
-"""The programs that become one superinstruction each: what is joined by ``kernel/peephole.h``."""
+"""Programs for the self-check, each of which ``kernel/peephole.h`` makes one superinstruction."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ Instruction = tuple[Opcode, int, int, int, int, float]
 _T1, _T2 = 4, 5  # temporaries; 0 to 3 are tensors
 
 
-def superinstructions(a: int, b: int, c: int, result: int) -> dict[str, list[Instruction]]:
-    """Write down what is joined to a single instruction, on given registers."""
+def superinstruction_programs(a: int, b: int, c: int, result: int) -> dict[str, list[Instruction]]:
+    """Write down programs that become a single superinstruction, on given registers."""
     op = Opcode
     scale = (op.MULTIPLY_SCALAR, _T1, a, a, a, 0.9)
     sign = (op.SIGN, _T2, b, b, b, 0.0)
@@ -48,8 +48,8 @@ def superinstructions(a: int, b: int, c: int, result: int) -> dict[str, list[Ins
     }
 
 
-def with_two_results() -> dict[str, list[Instruction]]:
-    """Write down what is joined to one instruction that has two results."""
+def two_result_programs() -> dict[str, list[Instruction]]:
+    """Write down programs that become one superinstruction with two results."""
     op = Opcode
     squares = [(op.MULTIPLY_SCALAR, 2, 2, 2, 2, 0.99), (op.ADD_PRODUCT, 2, 2, 1, 1, 0.01)]
     first: Instruction = (op.ADD_SCALED, 0, 0, 1, 1, 0.7)
