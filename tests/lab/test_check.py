@@ -278,9 +278,10 @@ def test_what_takes_size_or_length_is_found_by_an_event_of_the_thorough_extent(n
     coverage = Coverage(level="thorough")
     names = {event for _, event in asked.settings("default", "float32", coverage)}
     assert {*EVENTS, *THOROUGH_EVENTS, *PROGRAMS} == names
+    plain: tuple[str, str, dict[str, Any]] = ("default", "float32", {})
     outcomes = [
-        compare(hidden.wrong, hidden.right, asked.configuration(*where, coverage).scenario)
-        for where in (("default", "float32", {}, event) for event in THOROUGH_EVENTS)
+        compare(hidden.wrong, hidden.right, asked.configuration(*plain, event, coverage).scenario)
+        for event in THOROUGH_EVENTS
     ]
     assert 0 < sum(not outcome.equal for outcome in outcomes) < len(outcomes)
 
@@ -288,8 +289,7 @@ def test_what_takes_size_or_length_is_found_by_an_event_of_the_thorough_extent(n
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_random_program_has_one_meaning_and_raises_no_false_alarm(name: str) -> None:
     asked = shared(torch.optim.Adam, torch.optim.Adam, {}, {})
-    where = ("default", "float32", {}, name, Coverage(level="thorough"))
-    configuration = asked.configuration(*where)
+    configuration = asked.configuration("default", "float32", {}, name, Coverage(level="thorough"))
     make = partial(configuration.make, torch.optim.Adam, {})
     assert isinstance(compare(make, make, configuration.scenario), Equal)
     source = configuration.scenario.as_source()
