@@ -350,7 +350,7 @@ def steps_with_faults() -> Iterator[Any]:
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Take the native kernel for what is in order, or ATen for everything."""
     if request.param == "plain":
-        monkeypatch.setattr(native, "runner", lambda: None)
+        monkeypatch.setattr(native, "usable", lambda: None)
     return str(request.param)
 
 

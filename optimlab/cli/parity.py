@@ -56,6 +56,9 @@ STATE_NAMES = common.Kind("THEIRS=MINE", names_of_state)
 @click.argument("mine", required=False, type=common.MODULE_NAME, metavar="[MODULE:NAME]")
 @click.argument("reference", required=False, type=common.MODULE_NAME, metavar="[MODULE:NAME]")
 @click.option("--quick", is_flag=True, help="a few options in two dtypes: seconds, not minutes")
+@click.option(
+    "--thorough", is_flag=True, help="with two names: long runs, large tensors, random programs"
+)
 @common.words("--optimizer", "default: all of the table")
 @common.device_option
 @common.json_option
@@ -94,6 +97,8 @@ def parity(
         raise common.MisuseError(
             "two names are needed: of an optimizer, and of one to compare it with"
         )
+    if quick and of_pair["thorough"]:
+        raise common.MisuseError("--quick and --thorough exclude each other")
     if optimizer:
         raise common.MisuseError("--optimizer is for the table, which is not used with two names")
     pair = mine.load(), reference.load()

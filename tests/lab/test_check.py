@@ -31,8 +31,10 @@ from wrong_optimizers import (
 
 from optimlab.__main__ import main
 from optimlab.demo.training import reproducible
+from optimlab.lab.lockstep import scenario as scenarios
 from optimlab.lab.parity import (
     Difference,
+    Equal,
     ExpectedFailure,
     NothingCompared,
     ParityResult,
@@ -40,7 +42,9 @@ from optimlab.lab.parity import (
     check,
     compare,
 )
-from optimlab.lab.parity.events import CROSSED, EVENTS
+from optimlab.lab.parity.configurations import Coverage
+from optimlab.lab.parity.events import CROSSED, EVENTS, THOROUGH_EVENTS
+from optimlab.lab.parity.programs import PROGRAMS
 from optimlab.lab.parity.signatures import shared
 from optimlab.lab.parity.table import DTYPES, EXCLUSIONS, IMPLEMENTATIONS, TABLE, Row
 
@@ -265,6 +269,36 @@ def test_the_default_extent_finds_what_is_wrong_in_one_situation(hidden: Hidden)
     result = check(hidden.wrong, hidden.right, dtypes=["float32"], implementations=["default"])
     assert not result.equal
     assert {"plain"} != values_of(result.same, "event") != set()  # it is right in most
+
+
+@pytest.mark.parametrize("name", HIDDEN["thorough"])
+def test_what_takes_size_or_length_is_found_by_an_event_of_the_thorough_extent(name: str) -> None:
+    hidden = HIDDEN["thorough"][name]
+    asked = shared(hidden.wrong, hidden.right, {}, {})
+    coverage = Coverage(level="thorough")
+    names = {event for _, event in asked.settings("default", "float32", coverage)}
+    assert {*EVENTS, *THOROUGH_EVENTS, *PROGRAMS} == names
+    plain: tuple[str, str, dict[str, Any]] = ("default", "float32", {})
+    outcomes = [
+        compare(hidden.wrong, hidden.right, asked.configuration(*plain, event, coverage).scenario)
+        for event in THOROUGH_EVENTS
+    ]
+    assert 0 < sum(not outcome.equal for outcome in outcomes) < len(outcomes)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_random_program_has_one_meaning_and_raises_no_false_alarm(name: str) -> None:
+    asked = shared(torch.optim.Adam, torch.optim.Adam, {}, {})
+    configuration = asked.configuration("default", "float32", {}, name, Coverage(level="thorough"))
+    make = partial(configuration.make, torch.optim.Adam, {})
+    assert isinstance(compare(make, make, configuration.scenario), Equal)
+    source = configuration.scenario.as_source()
+    assert eval(source, vars(scenarios)) == configuration.scenario
+
+
+def test_a_check_is_quick_or_thorough() -> None:
+    with pytest.raises(ValueError, match="not both"):
+        check(PlainSGD, PlainSGD, quick=True, thorough=True)
 
 
 def test_a_square_of_complex_numbers_is_found_in_complex_dtypes_alone() -> None:
@@ -551,6 +585,9 @@ def test_the_report_fits_100_columns_and_its_numbers_add_up() -> None:
     assert told["counts"]["different"] == len(result.differences)
     assert told["compared"]["elements"] == result.compared.elements > 0
     assert "At most 20 steps in a configuration; the largest tensor has 33,001" in str(result)
+    assert told["extent"]["steps"] == 20
+    assert told["extent"]["hyperparameters"]["weight_decay"] == "0 to 0.1"
+    assert "--thorough goes further" in str(result)
 
 
 def test_progress_counts_every_configuration() -> None:

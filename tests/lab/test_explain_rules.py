@@ -56,8 +56,9 @@ def adam(
     corrected: str = "mv",
     decay: str = "",
     square: str = "addcmul",
+    names: tuple[str, str] = ("exp_avg", "exp_avg_sq"),
 ) -> None:
-    mean, second = zeros(state, p, "exp_avg", "exp_avg_sq")
+    mean, second = zeros(state, p, *names)
     if decay == "L2":
         g = g + weight_decay * p
     elif decay in ("lr", "bare"):
@@ -166,6 +167,13 @@ def test_the_same_rule_that_rounds_differently_is_not_called_another_rule(
         assert found.cause is not None
         assert found.cause.kind in kinds
         assert "both sides' numbers" not in found.cause.evidence
+
+
+def test_state_under_other_names_is_no_operation_missing() -> None:
+    found = explained({"eps_at": "inside", "names": ("m", "v")})
+    assert found.cause is not None
+    assert found.cause.kind == "another formula"
+    assert "eps inside the root" in found.cause.text
 
 
 def test_a_hand_written_sgd_has_the_same_bits_with_a_python_step_count() -> None:

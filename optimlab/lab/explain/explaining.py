@@ -260,7 +260,10 @@ class _Search:
             step_of_rule(group, step, grad, start, _held(each, number)[0], state)
             for (start, group, state), each in zip(held, after, strict=True)
         ]
-        return in_the_rules_words(cause, self.names, *sides)
+        # Moments under other names match no operation of the other side: none is missing.
+        given = replace(cause, kind="unknown") if all(self.alone) else cause
+        worded = in_the_rules_words(given, self.names, *sides)
+        return cause if worded is given else worded
 
 
 _Held: TypeAlias = tuple[Moved, Mapping[str, Any], Mapping[str, Any]]

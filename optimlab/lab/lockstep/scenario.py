@@ -7,7 +7,7 @@ starting bits, at each step the same fresh gradients, the same groups added and 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
@@ -137,6 +137,10 @@ class Scenario:
         """Names of the parameters, empty if they are given without."""
         return tuple(f"tensor{i}" for i in range(len(self.tensors))) if self.named else ()
 
+    def as_source(self) -> str:
+        """Write it as Python, without what is left at its default."""
+        return _source(self)
+
     def start(self) -> list[Tensor]:
         """Make the starting values of the parameters, afresh at each call."""
         values = _draw(self.tensors, "parameters", self.seed)
@@ -167,6 +171,16 @@ class Scenario:
         return gradient.requires_grad_(self.differentiable)
 
 
+def _source(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"({''.join(f'{_source(item)}, ' for item in value)})"
+    if not is_dataclass(value):
+        return repr(value)
+    given = ((each, getattr(value, each.name)) for each in fields(value))
+    shown = (f"{each.name}={_source(item)}" for each, item in given if item != each.default)
+    return f"{type(value).__name__}({', '.join(shown)})"
+
+
 def laid_out(values: Tensor, layout: Layout) -> Tensor:
     """Copy values into new memory of the given layout."""
     if layout == "expanded":
@@ -176,9 +190,8 @@ def laid_out(values: Tensor, layout: Layout) -> Tensor:
 
 def _empty(values: Tensor, layout: Layout) -> Tensor:
     if layout == "transposed":
-        return values.new_empty(tuple(reversed(values.shape))).permute(
-            *reversed(range(values.dim()))
-        )
+        order = tuple(reversed(range(values.dim())))
+        return values.new_empty(tuple(reversed(values.shape))).permute(order)
     if layout == "every second":
         return values.new_zeros((*values.shape, 2))[..., 0]
     if layout == "unaligned":

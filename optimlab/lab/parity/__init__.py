@@ -13,12 +13,13 @@ from optimlab.lab.compare.bits import Distance, Mismatch, compare_tensors
 from optimlab.lab.compare.diff import Compared, NothingCompared
 from optimlab.lab.lockstep.lockstep import compare
 from optimlab.lab.lockstep.outcome import Difference, Equal, EqualError, Outcome
-from optimlab.lab.lockstep.scenario import Scenario, TensorSpec
+from optimlab.lab.lockstep.scenario import Call, Scenario, TensorSpec
 from optimlab.lab.parity.case_result import CaseResult, ExpectedFailure
 from optimlab.lab.parity.checking import check
 from optimlab.lab.parity.result import ParityResult
 
 __all__ = [
+    "Call",
     "CaseResult",
     "Compared",
     "Difference",

@@ -14,7 +14,13 @@ from torch.optim import Optimizer
 from optimlab.lab.compare.diff import NothingCompared
 from optimlab.lab.lockstep.outcome import Difference, Equal
 from optimlab.lab.parity.case_result import CaseResult, ExpectedFailure, Progress
-from optimlab.lab.parity.configurations import Configuration, Coverage, Factory, configurations
+from optimlab.lab.parity.configurations import (
+    Configuration,
+    Coverage,
+    Factory,
+    Level,
+    configurations,
+)
 from optimlab.lab.parity.events import CROSSED, PLAIN
 from optimlab.lab.parity.mask import ABSENT, Key, Mask, Masked, compare_masked
 from optimlab.lab.parity.result import ParityResult
@@ -35,6 +41,7 @@ def check(
     ignore_options: Collection[str] = (),
     state_names: Mapping[str, str] | None = None,
     quick: bool = False,
+    thorough: bool = False,
     strict: bool = False,
     device: str = "cpu",
     seed: int = 0,
@@ -75,6 +82,8 @@ def check(
         ignore_options: names of such hyperparameters.
         state_names: my name of a state for each name of the reference's that differs.
         quick: whether to try a few configurations, in about a tenth of the time.
+        thorough: whether to try, in minutes, long runs, large tensors, many tensors and groups,
+            and programs drawn at random, too.
         strict: whether a configuration that only one side refuses, or both with different errors,
             is a difference.
         device: ``"cpu"`` or ``"cuda"``.
@@ -89,7 +98,8 @@ def check(
         NothingCompared: if there was no configuration in which both make a step, or no step ever
             changed a parameter.
         TypeError: if a factory makes something that is not an optimizer.
-        ValueError: if there is no such implementation or dtype.
+        ValueError: if there is no such implementation or dtype, or if it is to be quick and
+            thorough at once.
 
     Example:
         >>> import torch, optimlab
@@ -98,9 +108,10 @@ def check(
         >>> result.equal, len(result.same) > 20
         (True, True)
     """
-    coverage = Coverage(
-        tuple(implementations), tuple(dtypes), "quick" if quick else "full", device, seed
-    )
+    if quick and thorough:
+        raise ValueError("a check is quick or thorough, not both")
+    level: Level = "quick" if quick else "thorough" if thorough else "full"
+    coverage = Coverage(tuple(implementations), tuple(dtypes), level, device, seed)
     require_optimizers(mine, reference, options or {})
     asked = shared(mine, reference, options or {}, {k: tuple(v) for k, v in (values or {}).items()})
     _require_implementations(asked, coverage)
@@ -123,6 +134,7 @@ def check(
         narrowed=coverage.narrowed,
         strict=strict,
         device=device,
+        thorough=thorough,
     )
     _require_something(result)
     return result

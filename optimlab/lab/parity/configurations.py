@@ -22,8 +22,8 @@ Factory: TypeAlias = Callable[..., Optimizer]
 
 #: How much is compared of the table: a few options in two dtypes; every combination of options with
 #: each implementation and dtype, in fewer steps; the same over more tensors, with further settings
-#: in every dtype too.
-Level: TypeAlias = Literal["quick", "tests", "full"]
+#: in every dtype too. Of any two, ``"thorough"`` adds what takes minutes.
+Level: TypeAlias = Literal["quick", "tests", "full", "thorough"]
 
 _QUICK_DTYPES = ("bfloat16", "float32")
 

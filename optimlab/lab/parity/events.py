@@ -70,6 +70,11 @@ class Event:
         """Whether the optimizer is copied on the way."""
         return self._calls("deepcopy", "pickle")
 
+    @property
+    def long(self) -> bool:
+        """Whether it takes many steps, which autograd would have to remember."""
+        return int(self.changes.get("steps", 0)) > 50
+
     def _calls(self, *names: str) -> bool:
         return any(call.name in names for call in self.changes.get("calls", ()))
 
@@ -174,6 +179,20 @@ EVENTS: Mapping[str, Event] = MappingProxyType(
         ),
         "all at once": Event(
             {"tensors": _ALL, "lr_changed_at": 10, "resume": "from own checkpoint"}
+        ),
+    }
+)
+
+#: What a thorough check tries beside them: what takes size, number or length.
+THOROUGH_EVENTS: Mapping[str, Event] = MappingProxyType(
+    {
+        "70001 elements": Event({"tensors": (TensorSpec((70_001,)),), "steps": 4}),
+        "1100001 elements": Event({"tensors": (TensorSpec((1_100_001,)),), "steps": 2}),
+        "250 steps": Event({"tensors": SMALL[:2], "steps": 250}),
+        "1000 steps": Event({"tensors": (TensorSpec((9,)),), "steps": 1000}),
+        "300 tensors": Event({"tensors": (TensorSpec((3,)),) * 300, "steps": 2}),
+        "12 groups": Event(
+            {"tensors": tuple(TensorSpec((9,), group=i) for i in range(12)), "steps": 9}
         ),
     }
 )

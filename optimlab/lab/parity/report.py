@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from textwrap import TextWrapper
 from typing import Any, TypeAlias
 
-import torch
-
 from optimlab.lab.lockstep.outcome import Difference
 from optimlab.lab.parity.case_result import (
     CaseResult,
@@ -21,7 +19,9 @@ from optimlab.lab.parity.case_result import (
 )
 from optimlab.lab.parity.configurations import Configuration
 from optimlab.lab.parity.events import PLAIN
+from optimlab.lab.parity.extent import extent
 from optimlab.lab.parity.mask import ABSENT, BEGINNING, Key
+from optimlab.lab.parity.programs import PROGRAM
 from optimlab.lab.parity.table import DTYPES, IMPLEMENTATIONS
 
 WIDTH = 100
@@ -65,7 +65,10 @@ def matrix(compared: Sequence[CaseResult]) -> Iterator[str]:
 
 
 def totals(
-    names: Names, kinds: Mapping[Kind, Sequence[CaseResult]], compared: Sequence[CaseResult]
+    names: Names,
+    kinds: Mapping[Kind, Sequence[CaseResult]],
+    compared: Sequence[CaseResult],
+    thorough: bool,
 ) -> Iterator[str]:
     """Say how much was compared and what came of it."""
     count = {kind: len(found) for kind, found in kinds.items()}
@@ -75,12 +78,9 @@ def totals(
         f"{count.get('different', 0):,} different{excepted}."
     )
     yield amount(compared)
-    ran = [each.configuration.scenario for each in compared]
-    largest = max(torch.Size(spec.shape).numel() for each in ran for spec in each.tensors)
-    yield (
-        f"At most {max(each.steps for each in ran)} steps in a configuration; the largest tensor "
-        f"has {largest:,} elements."
-    )
+    yield from extent(compared).lines()
+    further = "" if thorough else "; thorough=True or --thorough goes further"
+    yield f"Not tried: anything beyond these{further}."
     by: dict[Kind, str] = {
         "refused": "both",
         "refused by mine": f"{names[0]} alone",
@@ -140,6 +140,8 @@ def differences(found: Sequence[CaseResult], compared: Sequence[CaseResult]) -> 
     for first, *others in groups[:SHOWN]:
         more = f", and {len(others):,} more with the same first difference" if others else ""
         yield f"  {first.configuration}{more}"
+        if first.configuration.event.startswith(PROGRAM):
+            yield f"    {first.configuration.scenario.as_source()}"
         # A tensor that is printed in an outcome may have lines of its own.
         for line in re.split(r"\n  (?=\S)", str(first.outcome)):
             yield f"    {_shortened(line)}"

@@ -19,6 +19,7 @@ from optimlab.lab.parity.case_result import (
     total,
 )
 from optimlab.lab.parity.configurations import Configuration, printed
+from optimlab.lab.parity.extent import Extent, extent
 from optimlab.lab.parity.mask import Key
 
 
@@ -38,6 +39,7 @@ class ParityResult:
         narrowed: whether only some configurations were asked for.
         strict: whether a refusal by one side is a difference.
         device: where it ran.
+        thorough: whether what takes minutes was tried, too.
     """
 
     mine: str
@@ -50,6 +52,7 @@ class ParityResult:
     narrowed: bool = False
     strict: bool = False
     device: str = "cpu"
+    thorough: bool = False
 
     tried = renamed.attribute("tried", "results")
 
@@ -95,6 +98,11 @@ class ParityResult:
         ]
         return exceptions + ignored
 
+    @property
+    def extent(self) -> Extent:
+        """How far the configurations went in which something was compared."""
+        return extent([each for each in self.results if each.compared])
+
     def refusals(self) -> list[tuple[str, list[CaseResult]]]:
         """Return each error with which configurations were refused, with these."""
         kept = ("refused", "refused by mine", "refused by reference")
@@ -120,6 +128,8 @@ class ParityResult:
             "equal": self.equal,
             "counts": {kind: len(found) for kind, found in self.kinds.items()},
             "compared": asdict(self.compared),
+            "extent": asdict(self.extent),
+            "thorough": self.thorough,
             "kept": [
                 {"what": key[0], "name": key[1], "mine": mine, "reference": theirs}
                 | {"configurations": len(found)}
@@ -142,7 +152,7 @@ class ParityResult:
             [
                 report.heading(names, self.device),
                 report.matrix(compared),
-                report.totals(names, self.kinds, compared),
+                report.totals(names, self.kinds, compared, self.thorough),
                 report.kept(names, self.forms, self.defaults),
                 report.differences(self.differences, compared),
                 report.expected(declared, self.exceptions, self.ignored, self.outdated),

@@ -17,7 +17,15 @@ from torch.optim import Optimizer
 from optimlab.lab.lockstep.clone import clone
 from optimlab.lab.lockstep.scenario import Call
 from optimlab.lab.parity.configurations import Configuration, Coverage, Factory, typed
-from optimlab.lab.parity.events import EVENTS, FEW_EVENTS, PLAIN, QUICK_EVENTS, SMALL
+from optimlab.lab.parity.events import (
+    EVENTS,
+    FEW_EVENTS,
+    PLAIN,
+    QUICK_EVENTS,
+    SMALL,
+    THOROUGH_EVENTS,
+)
+from optimlab.lab.parity.programs import PROGRAMS, event_of
 from optimlab.lab.parity.table import IMPLEMENTATIONS, Options
 
 #: What is tried of an option, by its name, unless it is the default. Pairs take the first value.
@@ -99,16 +107,19 @@ class Shared:
         if dtype != "float32" or coverage.quick:
             plain = [each for each in self.combinations if len(each) <= 1 or each in few]
         events: Sequence[str] = QUICK_EVENTS if coverage.quick else tuple(EVENTS)
+        if coverage.level == "thorough":
+            events = (*events, *THOROUGH_EVENTS, *PROGRAMS)
         for name in events if dtype == "float32" else FEW_EVENTS:
             # Loaded state is a leaf, which cannot be changed in place while autograd records.
-            if way != "differentiable" or not (EVENTS[name].loads or EVENTS[name].copies):
+            event = event_of(name)
+            if way != "differentiable" or not (event.loads or event.copies or event.long):
                 yield from ((options, name) for options in (plain if name == PLAIN else few))
 
     def configuration(
         self, way: str, dtype: str, options: Options, event: str, coverage: Coverage
     ) -> Configuration:
         """Make a configuration of small tensors, to which the event happens."""
-        changes = {"tensors": SMALL, "lr_changed_at": 0, **EVENTS[event].changes}
+        changes = {"tensors": SMALL, "lr_changed_at": 0, **event_of(event).changes}
         if "lr" not in self.group_keys:
             changes["lr_changed_at"] = 0
         changes["tensors"] = typed(changes["tensors"], way, dtype)
@@ -118,7 +129,7 @@ class Shared:
             {name: value for name, value in options.items() if name in self.group_keys}
             for options in _OVERRIDES
         )
-        scenario = EVENTS[event].kind(
+        scenario = event_of(event).kind(
             **changes,
             overrides=(second, third),
             seed=coverage.seed,
