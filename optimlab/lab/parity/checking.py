@@ -118,11 +118,7 @@ def check(
     ignored = frozenset[Key](("state", name) for name in ignore_state)
     ignored |= frozenset[Key](("option", name) for name in ignore_options)
     checker = _Checker(asked, ignored, {n: theirs for theirs, n in (state_names or {}).items()})
-    todo = list(configurations(asked, coverage))
-    for done, configuration in enumerate(todo):
-        if progress is not None:
-            progress(done, len(todo), str(configuration))
-        checker.run(configuration)
+    checker.run_all(list(configurations(asked, coverage)), progress)
     result = ParityResult(
         mine=_name(mine),
         reference=_name(reference),
@@ -152,6 +148,13 @@ class _Checker:
     forms: dict[tuple[Key, str, str], list[Configuration]] = field(default_factory=dict)
     needed: set[Key] = field(default_factory=set)  # ignored, and something would differ if not
     hidden: frozenset[Key] = frozenset()  # what had to be left out last
+
+    def run_all(self, todo: Sequence[Configuration], progress: Progress | None) -> None:
+        """Compare in all of them, in turn."""
+        for done, configuration in enumerate(todo):
+            if progress is not None:
+                progress(done, len(todo), str(configuration))
+            self.run(configuration)
 
     def run(self, configuration: Configuration) -> None:
         """Compare in one configuration, unless it is one in which torch gives random bits."""
