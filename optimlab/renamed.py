@@ -136,7 +136,7 @@ HIDDEN = (
 """Old modules that bear the name of a function; importing one must not bind it in its place."""
 
 
-_INSIDE = ("optimlab", __name__, "importlib", "importlib._bootstrap")
+_INSIDE = ("optimlab", "importlib")
 
 
 def moved_from(module: str) -> Callable[[str], Any]:
@@ -156,8 +156,7 @@ def attribute(old: str, new: str) -> Any:
     """Return a property that leads from the old name of an attribute to its new one."""
 
     def get(self: object) -> Any:
-        text = f"{type(self).__name__}.{old} is {new} now; the old name works for one release"
-        warnings.warn(text, DeprecationWarning, stacklevel=2)
+        warn(f"{type(self).__name__}.{old} is {new} now; the old name works for one release")
         return getattr(self, new)
 
     return property(get)
@@ -211,12 +210,16 @@ def install() -> None:
 
 
 def _warn(old: str) -> None:
+    warn(f"{old} is {RENAMED[old]} now; the old name works for one release")
+
+
+def warn(text: str) -> None:
     """Warn the first caller that is neither this package nor importlib: the user."""
     frame = sys._getframe(1)
-    while frame.f_back and frame.f_globals.get("__name__") in _INSIDE:
+    while frame.f_back and str(frame.f_globals.get("__name__")).partition(".")[0] in _INSIDE:
         frame = frame.f_back
     warnings.warn_explicit(
-        f"{old} is {RENAMED[old]} now; the old name works for one release",
+        text,
         DeprecationWarning,
         frame.f_code.co_filename,
         frame.f_lineno,

@@ -226,14 +226,20 @@ class Rule(Optimizer):
         return batch
 
     def _collect(self, group: ParamGroup) -> Batch:
-        """Collect what a parameter group takes part in a step with, and miss what it lacks."""
+        """Collect what a parameter group takes part in a step with.
+
+        Raises:
+            KeyError: for what the group, or the state of a parameter, lacks.
+        """
         pairs = ((param, param.grad) for param in group["params"])
         members = [self._collect_member(p, grad, group) for p, grad in pairs if grad is not None]
         for key in self.keys:
             _ = group[key]
+        # torch asks what is kept parameter by parameter, but once a group for what its rule makes.
+        asks = bool(members) or self.state_spec.made_by_rule
         return Batch(
             group,
-            self.state_spec.names(group),
+            self.state_spec.names(group) if asks else (),
             members,
             self._execution(group, [member.param for member in members]),
             self._flag(group, "capturable"),

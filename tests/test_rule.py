@@ -525,6 +525,26 @@ def test_a_change_between_two_steps_is_seen(
         pair.compare()
 
 
+@names
+def test_a_hyperparameter_is_not_judged_where_no_parameter_has_a_gradient(name: str) -> None:
+    pair = Pair(name, SMALL, **STATEFUL[name])
+    pair.step(3)
+    for side in pair.sides:
+        for key in ("momentum", "amsgrad"):
+            group = side.optimizer.param_groups[1]
+            group.update({key: torch.ones(2)} if key in group else {})
+    for _ in range(3):
+        pair.set_gradients()
+        for side in pair.sides:
+            for param in side.optimizer.param_groups[1]["params"]:
+                param.grad = None
+        ours, theirs = (raised(partial(step, side)) for side in pair.sides)
+        assert ours == theirs
+        if ours is not None:
+            return
+    pair.compare()
+
+
 # Arguments of `step`, hooks that change them, and profiles.
 
 ARGUMENTS: dict[str, Callable[[Any], Any]] = {

@@ -6,8 +6,6 @@ A subclass of :class:`optimlab.Optimizer` that defines ``update`` becomes a subc
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -16,6 +14,7 @@ from torch import Tensor
 
 from optimlab.core.groups import ParamGroup
 from optimlab.core.state import Count, StateSpec
+from optimlab.renamed import warn
 
 OLD_STATE = (
     *("state_names", "init_state", "init_step", "reading_order"),
@@ -45,19 +44,19 @@ def adopt(cls: Any) -> None:
         return
     (rule,) = _rules
     if "update" in vars(cls) and not issubclass(cls, rule):
-        _warn(f"{cls.__qualname__} is derived from Optimizer", "derive a rule from optimlab.Rule")
+        warn(f"{cls.__qualname__} is derived from Optimizer; derive a rule from optimlab.Rule")
         cls.__bases__ = tuple(rule if base is rule.__base__ else base for base in cls.__bases__)
         cls.state_spec = StateSpec(Count())  # which was the default
         super(cls, cls).__init_subclass__()  # which comes back here
         return
     if old := [name for name in OLD_STATE if name in vars(cls)]:
-        _warn(f"{cls.__qualname__} defines {', '.join(old)}", "declare state_spec")
+        warn(f"{cls.__qualname__} defines {', '.join(old)}; declare state_spec")
         cls._spec_before = cls.state_spec
         cls.state_spec = property(_OldState)
         if not issubclass(cls, OldMethods):
             cls.__bases__ = (*cls.__bases__, OldMethods)
     for name in OLD_NAMES.keys() & vars(cls).keys():
-        _warn(f"{cls.__qualname__} defines {name}", f"it is called {OLD_NAMES[name]}")
+        warn(f"{cls.__qualname__} defines {name}; it is called {OLD_NAMES[name]}")
         setattr(cls, OLD_NAMES[name], vars(cls)[name])
 
 
@@ -68,10 +67,10 @@ def old_attribute(optimizer: Any, name: str) -> Any:
         AttributeError: if it is none.
     """
     if name in OLD_STATE:
-        _warn(f"{type(optimizer).__name__}.{name} is old", "ask state_spec")
+        warn(f"{type(optimizer).__name__}.{name} is old; ask state_spec")
         return vars(OldMethods)[name].__get__(optimizer)
     if name in OLD_NAMES:
-        _warn(f"{type(optimizer).__name__}.{name} is old", f"it is called {OLD_NAMES[name]}")
+        warn(f"{type(optimizer).__name__}.{name} is old; it is called {OLD_NAMES[name]}")
         return getattr(optimizer, OLD_NAMES[name])
     raise AttributeError(f"{type(optimizer).__name__!r} object has no attribute {name!r}")
 
@@ -135,12 +134,3 @@ class _OldState(StateSpec):
         if self.count is not None:
             yield "step", self._of.init_step(param, group)
         yield from self._of.init_state(param, group).items()
-
-
-def _warn(what: str, instead: str) -> None:
-    """Warn the first caller outside of this package."""
-    depth, package = 2, f"{__name__.partition('.')[0]}."
-    frame = sys._getframe(1)
-    while frame.f_back is not None and f"{frame.f_globals.get('__name__')}.".startswith(package):
-        frame, depth = frame.f_back, depth + 1
-    warnings.warn(f"{what}; {instead}", DeprecationWarning, stacklevel=depth)

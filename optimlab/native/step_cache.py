@@ -215,7 +215,10 @@ class CachedGroup:
                 asks_names = True
                 if not self._read(optimizer, launch):
                     return False
-        return not asks_names or optimizer.state_spec.names(group) == self._state_names
+        if not (asks_names and self.launches):
+            return True
+        names: tuple[str, ...] = optimizer.state_spec.names(group)
+        return names == self._state_names
 
     def _read(self, optimizer: Stepped, launch: Launch) -> bool:
         """Read the rule for the coming step, and trace it for those after it."""

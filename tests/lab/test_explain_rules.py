@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 import optimlab
+from optimlab.lab.compare.snapshot import parameters
+from optimlab.lab.explain import rules
 from optimlab.lab.explain.explanation import Explanation
 
 __all__ = ["one_thread"]
@@ -216,3 +218,38 @@ def test_the_words_are_the_same_from_either_side(
     found = optimlab.explain(theirs, mine) if reverse else optimlab.explain(mine, theirs)
     assert found.cause is not None
     assert words in found.cause.text
+
+
+DECAY: Options = {"weight_decay": 0.1}
+OWN: dict[str, tuple[str, Options, dict[str, str]]] = {
+    "Adam": ("Adam", {}, {"decay": "none"}),
+    "Adam, decay": ("Adam", DECAY, {"decay": "L2"}),
+    "AdamW": ("AdamW", DECAY, {"decay": "decoupled"}),
+    "SGD": ("SGD", {"lr": 0.1}, {"decay": "none"}),
+    "SGD, momentum": ("SGD", {**MOMENTUM, **DECAY, "dampening": 0.3}, {"decay": "L2"}),
+    "SGD, Nesterov": ("SGD", {**MOMENTUM, "nesterov": True}, {"decay": "none", "nesterov": "yes"}),
+    "RMSprop": ("RMSprop", DECAY, {"decay": "L2"}),
+    "RMSprop, momentum": ("RMSprop", {"momentum": 0.9}, {"decay": "none"}),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_the_first_variant_of_a_rule_is_the_rule_of_the_class(name: str) -> None:
+    cls, options, traits = OWN[name]
+    values = torch.Generator().manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(50, generator=values, dtype=torch.float64))
+    optimizer = getattr(optimlab, cls)([weight], **options)
+    for number in range(1, 5):
+        grad = torch.randn(50, generator=values, dtype=torch.float64)
+        (start, group, state) = rules.held_by(optimizer, 0)
+        weight.grad = grad
+        optimizer.step()
+        end, _, counts = rules.held_by(optimizer, 0)
+        step = rules.step_of_rule(group, number, grad, start, end, state)
+        found = rules._rule_of(group)
+        assert found is not None
+        rule, words = found
+        choice = {trait: next(iter(each)) for trait, each in words.items()} | traits
+        assert step.ends_with(rule(step, choice))
+        assert parameters(optimizer)[0] is weight
+        assert counts.get("step", number) == number

@@ -514,3 +514,24 @@ def test_sparse_gradients_are_watched_and_traced() -> None:
     assert watched.readings["param 0"].zero == 0.8
     assert watched.readings["param 0"].grad_max == 2.0
     assert "param" in str(traced)
+
+
+@pytest.mark.parametrize("lay", ["data", "set_"])
+def test_a_step_that_lays_the_parameter_elsewhere_is_traced(lay: str) -> None:
+    class Elsewhere(torch.optim.SGD):
+        @torch.no_grad()
+        def step(self, closure: Any = None) -> Any:
+            (weight,) = self.param_groups[0]["params"]
+            moved = weight - 0.5 * weight.grad
+            if lay == "data":
+                weight.data = moved
+            else:
+                weight.set_(moved)
+
+    weight = torch.nn.Parameter(torch.tensor([2.0, 4.0]))
+    weight.grad = torch.tensor([1.0, -1.0])
+    optimizer = Elsewhere([weight])
+    with optimlab.trace(optimizer) as traced:
+        optimizer.step()
+    assert weight.tolist() == [1.5, 4.5]
+    assert "sub(param, mul) = 2 - 0.5 = 1.5" in str(traced)

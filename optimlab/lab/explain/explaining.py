@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import replace
-from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from optimlab.lab.compare.snapshot import parameters
 from optimlab.lab.explain.diagnosis import diagnosed
 from optimlab.lab.explain.divergence import Divergence, RecordedStep, divergence
 from optimlab.lab.explain.explanation import Cause, Explanation
-from optimlab.lab.explain.rules import COUNTS, Moved, in_the_rules_words, step_of_rule
+from optimlab.lab.explain.rules import Held, held_by, in_the_rules_words, step_of_rule
 from optimlab.lab.explain.side_by_side import lines_of, values_at
 from optimlab.lab.lockstep.clone import clone_optimizer, give_gradients
 from optimlab.lab.lockstep.replica import Make
@@ -29,7 +28,6 @@ from optimlab.lab.record.pair import (
     live,
     made,
     mismatch_of,
-    number_of,
     outputs,
 )
 from optimlab.lab.record.recording import Recording
@@ -216,7 +214,7 @@ class _Search:
         gradients: Gradients,
     ) -> Explanation:
         start = parameters(before[1])[number].detach().clone()
-        held = [_held(each, number) for each in before]
+        held = [held_by(each, number) for each in before]
         recorded = [_recorded(each, number, gradients) for each in before]
         ours, theirs = (outputs(each, parameters(each)[number]) for each in before)
         if not any(mismatch_of(ours[n], {**theirs, "grad": gradients[number]}[n]) for n in found):
@@ -249,7 +247,7 @@ class _Search:
         cause: Cause,
         step: int,
         number: int,
-        held: list[_Held],
+        held: list[Held],
         after: list[Optimizer],
         grad: Tensor | None,
     ) -> Cause:
@@ -257,30 +255,13 @@ class _Search:
         if grad is None or not grad.is_floating_point() or grad.layout is not torch.strided:
             return cause
         sides = [
-            step_of_rule(group, step, grad, start, _held(each, number)[0], state)
+            step_of_rule(group, step, grad, start, held_by(each, number)[0], state)
             for (start, group, state), each in zip(held, after, strict=True)
         ]
         # Moments under other names match no operation of the other side: none is missing.
         given = replace(cause, kind="unknown") if all(self.alone) else cause
         worded = in_the_rules_words(given, self.names, *sides)
         return cause if worded is given else worded
-
-
-_Held: TypeAlias = tuple[Moved, Mapping[str, Any], Mapping[str, Any]]
-
-
-def _held(optimizer: Optimizer, number: int) -> _Held:
-    """Return copies of a parameter and the moments of its state, its group, and its state."""
-    param = parameters(optimizer)[number]
-    groups = [group for group in optimizer.param_groups for _ in group["params"]]
-    state = {**groups[number], **optimizer.state.get(param, {})}
-    moments = [
-        value.detach().clone()
-        for name, value in optimizer.state.get(param, {}).items()
-        if isinstance(value, Tensor) and value.shape == param.shape and name not in COUNTS
-    ]
-    counts = {name: count for name in COUNTS if (count := number_of(state.get(name))) is not None}
-    return (param.detach().clone(), moments), dict(groups[number]), counts
 
 
 def _words(mismatch: Mismatch) -> str:

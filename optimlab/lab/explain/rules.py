@@ -1,7 +1,9 @@
 """Which textbook rule each of two steps computes: variants of it, carried out in double precision.
 
 Where the two sides compute different variants of one rule, what differs is said in the rule's own
-words, such as eps, betas and bias correction, however each of them spells its operations.
+words, such as eps, betas and bias correction, however each of them spells its operations. The first
+variant of each is the rule of the class itself, which the tests hold it to; what is compared with
+variants is a cause, and never whether bits are the same.
 """
 
 from __future__ import annotations
@@ -14,8 +16,11 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
+from optimlab.lab.compare.snapshot import parameters
 from optimlab.lab.explain.explanation import Cause
+from optimlab.lab.record.pair import number_of
 
 Choice: TypeAlias = Mapping[str, str]  # by trait
 Moved: TypeAlias = tuple[Tensor, list[Tensor]]  # a parameter and the moments of its state
@@ -241,6 +246,23 @@ def _choices(traits: Mapping[str, Mapping[str, str]], step: StepOfRule) -> Itera
     some = [each for each in itertools.product(*every) if deviations(each) <= _MOST_DEVIATIONS]
     for chosen in sorted(some, key=deviations):
         yield dict(zip(traits, chosen, strict=True))
+
+
+Held: TypeAlias = tuple[Moved, Mapping[str, Any], Mapping[str, Any]]
+
+
+def held_by(optimizer: Optimizer, number: int) -> Held:
+    """Return copies of a parameter and the moments of its state, its group and step counts."""
+    param = parameters(optimizer)[number]
+    groups = [group for group in optimizer.param_groups for _ in group["params"]]
+    state = {**groups[number], **optimizer.state.get(param, {})}
+    moments = [
+        value.detach().clone()
+        for name, value in optimizer.state.get(param, {}).items()
+        if isinstance(value, Tensor) and value.shape == param.shape and name not in COUNTS
+    ]
+    counts = {name: count for name in COUNTS if (count := number_of(state.get(name))) is not None}
+    return (param.detach().clone(), moments), dict(groups[number]), counts
 
 
 def step_of_rule(
